@@ -1,0 +1,39 @@
+# Two commands do everything: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help demo test lint clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/demo: pyproject.toml | $(VENV)/pip
+	$(PIP) install --quiet --editable '.[demo]'
+	@touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/pip
+	$(PIP) install --quiet --editable '.[demo,feeds,state,train,test]'
+	@touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
+	$(BIN)/streamer demo $(ARGS)
+
+test: $(VENV)/test ## Install and run the tests; options in ARGS="-k batch"
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test ## Format, lint, types and import boundaries
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+clean: ## Remove the environment and what the commands wrote
+	rm -rf $(VENV) demo-report state build *.egg-info

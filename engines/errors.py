@@ -1,0 +1,61 @@
+"""Every error that `engines` raises; a leaf, imported by both packages.
+
+EngineError(code)
+├ ManifestInvalid     manifest.json is missing, malformed, or of a schema this version does not know
+├ ReleaseCorrupt      a file of the release is missing, or its SHA-256 is not the manifest's
+├ EngineUnavailable   the runtime cannot load the model on this machine
+├ InferenceFailed     the runtime raised, or returned something that is not one finite logit per pair
+├ ImageRefused        these bytes are not an image that we accept (see its codes)
+├ TextRefused         there is nothing in the text to compare a picture with
+├ CatalogInvalid      a catalogue folder or feed cannot be read
+└ ParityExceeded      an exported model does not reproduce its source within tolerance
+
+`code` is a stable slug: the metric label, the dead letter's reason and the log field.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all; carries a stable `code` beside the words for people."""
+
+    code: str = "engine_error"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class ManifestInvalid(EngineError):
+    code = "manifest_invalid"
+
+
+class ReleaseCorrupt(EngineError):
+    code = "release_corrupt"
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+
+
+class InferenceFailed(EngineError):
+    code = "inference_failed"
+
+
+class ImageRefused(EngineError):
+    """Codes: image_malformed, image_truncated, image_too_large (pixels), image_unsupported (format or mode)."""
+
+    code = "image_malformed"
+
+
+class TextRefused(EngineError):
+    code = "text_empty"
+
+
+class CatalogInvalid(EngineError):
+    code = "catalog_invalid"
+
+
+class ParityExceeded(EngineError):
+    code = "parity_exceeded"

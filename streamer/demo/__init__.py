@@ -1,0 +1,1 @@
+"""Everything `streamer demo` adds to the real worker: broker, image host, traffic, display, report."""

@@ -1,0 +1,286 @@
+"""The wire contracts, version 1: what stands in each topic, byte for byte. No I/O, no clock.
+
+    product-updates    ProductUpdate   in, from catalogue systems; a null value is a tombstone
+    product-scores     ProductScore    one per event that was not rejected: the ledger of outcomes
+    mismatch-alerts    MismatchAlert   CloudEvents 1.0, structured JSON mode
+    dead-letters       DeadLetter      one per rejected event, with its original bytes
+
+JSON is read and written by orjson, typed by msgspec. Unknown fields of a ProductUpdate are ignored here and kept in
+the topic; a `schema_version` that this code does not know is rejected, never guessed at. Golden files in
+`tests/contract/golden/` pin the bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import unicodedata
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+import orjson
+from msgspec import Meta
+
+from streamer.errors import RejectedEvent
+
+SCHEMA_VERSION = 1
+
+PRODUCT_UPDATES = "product-updates"
+PRODUCT_SCORES = "product-scores"
+MISMATCH_ALERTS = "mismatch-alerts"
+DEAD_LETTERS = "dead-letters"
+
+MAX_ID_CHARS = 256
+MAX_URL_CHARS = 2048  # Google Merchant allows 2,000 characters in image_link
+MAX_ADDITIONAL_IMAGES = 32
+
+Outcome = Literal["scored", "unchanged", "superseded", "deleted", "rejected"]
+"""What became of one product update; every event ends in exactly one."""
+
+OUTCOMES: tuple[Outcome, ...] = ("scored", "unchanged", "superseded", "deleted", "rejected")
+
+ProductId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Url = Annotated[str, Meta(max_length=MAX_URL_CHARS)]
+# Kafka offsets and our versions are signed 64-bit.
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+AttributeValue = str | int | float | bool | list[str] | None
+
+
+class ProductUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """One product as its catalogue system knows it now; field names are Google Merchant's.
+
+    `version` (any growing integer) or `updated_at` (RFC 3339 with an offset) orders the updates of one product; a
+    source must not mix the two. `deleted` true is a tombstone that carries its version.
+    """
+
+    id: ProductId
+    schema_version: int = SCHEMA_VERSION
+    version: Int64 | None = None
+    updated_at: datetime | None = None
+    deleted: bool = False
+    title: str | None = None
+    description: str | None = None
+    brand: str | None = None
+    color: str | None = None
+    material: str | None = None
+    pattern: str | None = None
+    gender: str | None = None
+    size: str | None = None
+    product_type: str | None = None
+    item_group_id: str | None = None
+    price: str | float | None = None
+    attributes: dict[str, AttributeValue] = {}
+    image_link: Url | None = None
+    additional_image_link: Annotated[list[Url], Meta(max_length=MAX_ADDITIONAL_IMAGES)] = []
+
+    @property
+    def order(self) -> int:
+        """The update's place among the updates of its product: `version`, else `updated_at` in microseconds."""
+        if self.version is not None:
+            return self.version
+        if self.updated_at is None:
+            raise RejectedEvent("version_missing", "neither `version` nor `updated_at` is set")
+        return microseconds(self.updated_at)
+
+    @property
+    def category(self) -> str:
+        """The top level of `product_type` (`Apparel > Shoes` → `Apparel`), or an empty string."""
+        return (self.product_type or "").split(">", 1)[0].strip()
+
+    def text_fields(self) -> dict[str, str]:
+        """Return what the text says, by field, empty fields left out; `attributes` follow under their own names."""
+        named = {
+            "title": self.title,
+            "brand": self.brand,
+            "product_type": self.product_type,
+            "color": self.color,
+            "material": self.material,
+            "pattern": self.pattern,
+            "gender": self.gender,
+            "size": self.size,
+            "description": self.description,
+        }
+        extra = {k: _attribute_text(v) for k, v in self.attributes.items() if k not in named}
+        return {k: v.strip() for k, v in (named | extra).items() if v and v.strip()}
+
+
+class SourcePosition(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the event that led to this record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
+    """The outcome of one product update that was not rejected.
+
+    `probability`, `threshold`, `release` and the digests are set when outcome is `scored` or `unchanged`; `order` is
+    null only for a tombstone without a version. Times are RFC 3339 in UTC.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    product_id: str
+    order: int | None
+    outcome: Literal["scored", "unchanged", "superseded", "deleted"]
+    source: SourcePosition
+    published_at: datetime
+    scored_at: datetime
+    title: str | None = None
+    category: str | None = None
+    image_url: str | None = None
+    image_sha256: str | None = None
+    text_sha256: str | None = None
+    probability: float | None = None
+    threshold: float | None = None
+    release: str | None = None
+    superseded_by: int | None = None
+
+
+Transition = Literal["opened", "updated", "resolved"]
+AlertType = Literal["catalogue.mismatch.opened", "catalogue.mismatch.updated", "catalogue.mismatch.resolved"]
+
+
+class MismatchData(msgspec.Struct, frozen=True, kw_only=True):
+    """What an alert says; `alert_id` is the id of the event that opened it and stays the same until resolved.
+
+    `reason` of a resolution: `matches` (the picture now shows what the text says) or `deleted` (product gone).
+    """
+
+    alert_id: str
+    product_id: str
+    order: int
+    title: str | None
+    category: str | None
+    image_url: str | None
+    image_sha256: str | None
+    text_sha256: str | None
+    probability: float | None
+    threshold: float | None
+    release: str | None
+    first_seen: datetime
+    reason: Literal["mismatch", "matches", "deleted"]
+
+
+class MismatchAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """CloudEvents 1.0. Source: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    type: AlertType
+    subject: str
+    time: datetime
+    datacontenttype: Literal["application/json"] = "application/json"
+    dataschema: Literal["urn:mismatch-streamer:mismatch-alert:v1"] = "urn:mismatch-streamer:mismatch-alert:v1"
+    data: MismatchData
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that could not be scored, why, and its original bytes, so that it can be replayed as it was.
+
+    `key`, `value` and header values are standard base64 (RFC 4648 §4); `value` is null for a null value.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    reason: str
+    message: str
+    attempts: int
+    source: SourcePosition
+    product_id: str | None
+    image_url: str | None
+    release: str | None
+    published_at: datetime
+    rejected_at: datetime
+    key: str | None
+    value: str | None
+    headers: list[tuple[str, str | None]]
+
+
+def parse_update(key: bytes | None, value: bytes | None) -> ProductUpdate:
+    """Return the update that stands in these bytes; a null value is a tombstone of the product that `key` names.
+
+    Raises:
+        RejectedEvent: malformed_json, malformed_event, schema_unsupported, key_missing.
+    """
+    if value is None:
+        return ProductUpdate(id=_tombstone_id(key), deleted=True)
+    try:
+        loaded = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise RejectedEvent("malformed_json", f"not JSON: {error}") from error
+    if isinstance(loaded, dict) and loaded.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        given = str(loaded["schema_version"])[:40]
+        raise RejectedEvent("schema_unsupported", f"schema_version {given}; this worker reads {SCHEMA_VERSION}")
+    try:
+        return msgspec.convert(loaded, ProductUpdate)
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
+        raise RejectedEvent("malformed_event", str(error)[:500]) from error
+
+
+def parse_score(value: bytes) -> ProductScore:
+    """Return the score that stands in these bytes.
+
+    Raises:
+        RejectedEvent: malformed_event.
+    """
+    try:
+        return msgspec.convert(orjson.loads(value), ProductScore)
+    except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
+        raise RejectedEvent("malformed_event", str(error)[:500]) from error
+
+
+def encode(event: msgspec.Struct) -> bytes:
+    """Return the event as JSON: fields in the order of the contract, times in RFC 3339 ending in Z."""
+    return orjson.dumps(msgspec.to_builtins(event, builtin_types=(datetime,)), option=orjson.OPT_UTC_Z)
+
+
+def text_digest(fields: dict[str, str]) -> str:
+    """Return the SHA-256, in hex, of the fields' canonical form: NFC, keys sorted, UTF-8 JSON."""
+    canonical: dict[str, str] = {k: unicodedata.normalize("NFC", v) for k, v in fields.items()}
+    try:
+        return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except orjson.JSONEncodeError as error:
+        raise RejectedEvent("text_not_unicode", f"the text has no UTF-8 form: {error}") from error
+
+
+def alert_id(score: ProductScore, transition: Transition, order: int) -> str:
+    """Return the id of a transition: the same for every redelivery of the score, another for any other score.
+
+    `order` is part of it, so an alert that opens again after its repair, with the same picture and text, is a new
+    event to consumers that drop ids they have seen.
+    """
+    facts = (score.product_id, str(order), score.image_sha256, score.text_sha256, score.release, transition)
+    return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:32]
+
+
+def encode_bytes(raw: bytes | None) -> str | None:
+    """Return base64 of the bytes, None for None."""
+    return None if raw is None else base64.b64encode(raw).decode("ascii")
+
+
+def microseconds(moment: datetime) -> int:
+    """Return microseconds since 1970-01-01 UTC, exactly; a time without an offset is rejected."""
+    if moment.tzinfo is None:
+        raise RejectedEvent("malformed_event", "`updated_at` has no UTC offset: write 2026-01-31T12:00:00Z")
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def _attribute_text(value: Any) -> str:  # noqa: ANN401 - AttributeValue, as msgspec has checked
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "" if value is None or isinstance(value, bool) else str(value)
+
+
+def _tombstone_id(key: bytes | None) -> str:
+    if not key:
+        raise RejectedEvent("key_missing", "a null value without a key: there is no product to delete")
+    try:
+        product_id = key.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RejectedEvent("key_missing", "a null value whose key is not UTF-8") from error
+    if len(product_id) > MAX_ID_CHARS:
+        raise RejectedEvent("key_missing", f"a null value whose key is longer than {MAX_ID_CHARS} characters")
+    return product_id
