@@ -28,18 +28,26 @@ class EngineError(Exception):
 
 
 class ManifestInvalid(EngineError):
+    """`manifest.json` is missing, malformed, or of an unknown schema."""
+
     code = "manifest_invalid"
 
 
 class ReleaseCorrupt(EngineError):
+    """A file of the release is missing or altered."""
+
     code = "release_corrupt"
 
 
 class EngineUnavailable(EngineError):
+    """The runtime cannot load the model on this machine."""
+
     code = "engine_unavailable"
 
 
 class InferenceFailed(EngineError):
+    """The runtime raised, or returned a logit that is not finite."""
+
     code = "inference_failed"
 
 
@@ -50,12 +58,18 @@ class ImageRefused(EngineError):
 
 
 class TextRefused(EngineError):
+    """There is nothing in the text to compare a picture with."""
+
     code = "text_empty"
 
 
 class CatalogInvalid(EngineError):
+    """A catalogue folder or feed cannot be read."""
+
     code = "catalog_invalid"
 
 
 class ParityExceeded(EngineError):
+    """An exported model does not reproduce its source within tolerance."""
+
     code = "parity_exceeded"

@@ -23,16 +23,20 @@ class _Section(BaseModel):
 class BrokerSettings(_Section):
     """How to reach Kafka, and how fast a dead worker is noticed."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="HOST:PORT[,HOST:PORT…]")
-    group: str = Field("mismatch-scorer", description="consumer group; also the prefix of the state's changelog topic")
+    bootstrap: str = Field(default="127.0.0.1:9092", description="HOST:PORT[,HOST:PORT…]")
+    group: str = Field(
+        default="mismatch-scorer", description="consumer group; also the prefix of the state's changelog topic"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     username: str | None = None
     password: SecretStr | None = None
-    ca_file: Path | None = Field(None, description="PEM bundle that signs the brokers; the system's when unset")
-    session_timeout_s: float = Field(15.0, gt=0, description="silence after which the group gives partitions away")
-    heartbeat_interval_s: float = Field(3.0, gt=0)
-    commit_interval_s: float = Field(1.0, gt=0, description="how often offsets are committed")
+    ca_file: Path | None = Field(default=None, description="PEM bundle that signs the brokers; the system's when unset")
+    session_timeout_s: float = Field(
+        default=15.0, gt=0, description="silence after which the group gives partitions away"
+    )
+    heartbeat_interval_s: float = Field(default=3.0, gt=0)
+    commit_interval_s: float = Field(default=1.0, gt=0, description="how often offsets are committed")
 
 
 class TopicSettings(_Section):
@@ -42,23 +46,25 @@ class TopicSettings(_Section):
     scores: str = events.PRODUCT_SCORES
     alerts: str = events.MISMATCH_ALERTS
     dead_letters: str = events.DEAD_LETTERS
-    partitions: int = Field(12, ge=1, le=10_000)
-    replication: int = Field(1, ge=1, description="use 3 where there are three brokers")
+    partitions: int = Field(default=12, ge=1, le=10_000)
+    replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 
 
 class FetchSettings(_Section):
     """Limits on what the image fetcher will do for one URL."""
 
-    timeout_s: float = Field(10.0, gt=0, description="from the first connection attempt to the last byte, one try")
-    connect_timeout_s: float = Field(3.0, gt=0)
-    attempts: int = Field(3, ge=1, le=10, description="tries in all for transient failures")
-    backoff_s: float = Field(0.5, ge=0, description="before the second try; doubles, with full jitter")
-    max_image_bytes: int = Field(20 * 2**20, ge=1024)
-    max_redirects: int = Field(3, ge=0, le=10)
-    concurrency: int = Field(64, ge=1, description="connections in all")
-    concurrency_per_host: int = Field(32, ge=1)
+    timeout_s: float = Field(
+        default=10.0, gt=0, description="from the first connection attempt to the last byte, one try"
+    )
+    connect_timeout_s: float = Field(default=3.0, gt=0)
+    attempts: int = Field(default=3, ge=1, le=10, description="tries in all for transient failures")
+    backoff_s: float = Field(default=0.5, ge=0, description="before the second try; doubles, with full jitter")
+    max_image_bytes: int = Field(default=20 * 2**20, ge=1024)
+    max_redirects: int = Field(default=3, ge=0, le=10)
+    concurrency: int = Field(default=64, ge=1, description="connections in all")
+    concurrency_per_host: int = Field(default=32, ge=1)
     allow_hosts: tuple[str, ...] = Field(
-        (), description="HOST:PORT whose private address is allowed (a shop's own CDN)"
+        default=(), description="HOST:PORT whose private address is allowed (a shop's own CDN)"
     )
     user_agent: str = "mismatch-streamer/1 (+catalogue image check)"
 
@@ -66,26 +72,32 @@ class FetchSettings(_Section):
 class EngineSettings(_Section):
     """Which model runs, and on how much of the machine."""
 
-    release: Path | None = Field(None, description="release directory; the one that ships in the package when unset")
-    threads: int = Field(0, ge=0, description="CPU threads of one inference; 0: one per core")
-    max_batch: int | None = Field(None, ge=1, description="cap under the manifest's own; the manifest's when unset")
+    release: Path | None = Field(
+        default=None, description="release directory; the one that ships in the package when unset"
+    )
+    threads: int = Field(default=0, ge=0, description="CPU threads of one inference; 0: one per core")
+    max_batch: int | None = Field(
+        default=None, ge=1, description="cap under the manifest's own; the manifest's when unset"
+    )
 
 
 class PipelineSettings(_Section):
     """How much work is held at once. When a bound is reached, consumption stops until there is room."""
 
-    max_in_flight: int = Field(512, ge=1, description="events between consumption and acknowledgement")
-    max_pixels: int = Field(50_000_000, ge=4096, description="declared width x height of one picture, before decoding")
-    preprocess_threads: int = Field(2, ge=1)
-    score_cache_entries: int = Field(200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
-    drain_timeout_s: float = Field(25.0, gt=0, description="on SIGTERM; keep it under the pod's grace period")
+    max_in_flight: int = Field(default=512, ge=1, description="events between consumption and acknowledgement")
+    max_pixels: int = Field(
+        default=50_000_000, ge=4096, description="declared width x height of one picture, before decoding"
+    )
+    preprocess_threads: int = Field(default=2, ge=1)
+    score_cache_entries: int = Field(default=200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
+    drain_timeout_s: float = Field(default=25.0, gt=0, description="on SIGTERM; keep it under the pod's grace period")
 
 
 class TelemetrySettings(_Section):
     """Logs on stderr, metrics and health over HTTP."""
 
     host: str = "127.0.0.1"
-    port: int = Field(9102, ge=0, le=65535, description="/metrics, /healthz, /readyz; 0 turns them off")
+    port: int = Field(default=9102, ge=0, le=65535, description="/metrics, /healthz, /readyz; 0 turns them off")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
@@ -94,7 +106,7 @@ class StateSettings(_Section):
     """Where the alert agent keeps its table; it can always be rebuilt from the changelog topic."""
 
     store: Literal["memory", "rocksdb"] = "memory"
-    directory: Path = Field(Path("state"), description="one per worker; only for rocksdb")
+    directory: Path = Field(default=Path("state"), description="one per worker; only for rocksdb")
 
 
 class Settings(BaseSettings):
