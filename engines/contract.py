@@ -104,10 +104,12 @@ class Engine(Protocol):
     @property
     def manifest(self) -> Manifest:
         """The release this engine runs."""
+        ...
 
     @property
     def device(self) -> str:
         """Where it runs, for people: `cpu (onnxruntime)`, `cuda:0 (tensorrt)`."""
+        ...
 
     def infer(self, batch: Batch) -> NDArray[np.float32]:
         """Return logits (B,), float32: the log-odds, before calibration, that picture and text do NOT match.
@@ -115,6 +117,7 @@ class Engine(Protocol):
         Raises:
             InferenceFailed: the runtime raised, or a logit is not finite.
         """
+        ...
 
     def close(self) -> None:
         """Free the memory; no call may follow."""
