@@ -1,20 +1,94 @@
 """The topics of the stream and the way to the broker: who connects, connects with `client_kwargs`.
 
 Every Kafka client of the project (scorer, publisher, doctor, tests) takes its security from here, so that one setting
-reaches them all.
+reaches them all. Topics are created here and nowhere else; nothing ever changes or deletes one that exists.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import ssl
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    InvalidConfigurationError,
+    KafkaConnectionError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.helpers import create_ssl_context
 
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
-    from streamer.settings import BrokerSettings
+    from collections.abc import AsyncGenerator, Generator, Sequence
+
+    from streamer.settings import BrokerSettings, TopicSettings
+
+CONNECT_TIMEOUT_S = 10.0  # for people at a terminal: a healthy broker answers in milliseconds, a far one in a second
+
+DAY_MS = 86_400_000
+MAX_DEAD_LETTER_BYTES = 2 * 2**20
+"""A dead letter carries its event in base64, 4/3 of at most 1 MiB (the broker's default), and the words around it."""
+
+
+@dataclass(frozen=True)
+class TopicSpec:
+    """One topic as it should be; `role` says what it is for."""
+
+    name: str
+    role: str
+    partitions: int
+    replication: int
+    config: dict[str, str]
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """One topic as the broker has it."""
+
+    name: str
+    partitions: int
+    replication: int
+
+
+@dataclass
+class Creation:
+    """What `create` did: the names that are new, and what people should know about the others."""
+
+    created: list[str] = field(default_factory=list)
+    existing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
+    """Return the four topics, in the order of the flow.
+
+    All are kept by time, none is compacted: each record has its own outcome, and compaction would drop updates (and
+    open gaps in the offsets) before they have had theirs. The catalogue system stays the source of truth: to score
+    everything again, publish the feed again. Scores are a ledger for a week of questions; people work on alerts and
+    dead letters, so these stay a month.
+    """
+    return (
+        _spec(topics, topics.updates, "in: product updates", days=7),
+        _spec(topics, topics.scores, "out: outcome of each update", days=7),
+        _spec(topics, topics.alerts, "out: mismatch alerts", days=30),
+        _spec(topics, topics.dead_letters, "out: rejected updates", days=30, max_bytes=MAX_DEAD_LETTER_BYTES),
+    )
+
+
+def _spec(topics: TopicSettings, name: str, role: str, *, days: int, max_bytes: int | None = None) -> TopicSpec:
+    config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
+    if topics.replication >= 3:  # noqa: PLR2004 - with three copies, acks=all survives the loss of one broker
+        config["min.insync.replicas"] = "2"
+    if max_bytes is not None:
+        config["max.message.bytes"] = str(max_bytes)
+    return TopicSpec(name, role, topics.partitions, topics.replication, config)
 
 
 def client_kwargs(broker: BrokerSettings) -> dict[str, Any]:
@@ -33,11 +107,12 @@ def client_kwargs(broker: BrokerSettings) -> dict[str, Any]:
 
 def _ssl_context(broker: BrokerSettings) -> ssl.SSLContext:
     try:
-        return create_ssl_context(cafile=broker.ca_file)
+        context: ssl.SSLContext = create_ssl_context(cafile=broker.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise FatalError(
             "settings_invalid", f"STREAMER_BROKER__CA_FILE: {broker.ca_file} is not a readable PEM bundle: {error}"
         ) from error
+    return context
 
 
 def _sasl_kwargs(broker: BrokerSettings) -> dict[str, Any]:
@@ -51,3 +126,120 @@ def _sasl_kwargs(broker: BrokerSettings) -> dict[str, Any]:
         "sasl_plain_username": broker.username,
         "sasl_plain_password": broker.password.get_secret_value(),
     }
+
+
+@contextlib.contextmanager
+def connecting(broker: BrokerSettings) -> Generator[None]:
+    """Translate a client's failure to reach the broker, with the reason that aiokafka only logs.
+
+    Raises:
+        FatalError: broker_unreachable, saying what to look at.
+    """
+    reasons = _Reasons()
+    logger = logging.getLogger("aiokafka")
+    logger.addHandler(reasons)
+    try:
+        yield
+    except (KafkaConnectionError, TimeoutError) as error:
+        raise FatalError("broker_unreachable", _advice(broker, reasons.last or str(error) or "no answer")) from error
+    finally:
+        logger.removeHandler(reasons)
+
+
+class _Reasons(logging.Handler):
+    """Keeps the client's last complaint, which its exception does not carry."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            self.last = record.getMessage()
+
+
+def _advice(broker: BrokerSettings, reason: str) -> str:
+    return (
+        f"no Kafka answers at {broker.bootstrap} ({reason}). Is it running, and does it advertise an address that "
+        f"this machine reaches? Set STREAMER_BROKER__BOOTSTRAP or --bootstrap HOST:PORT; security is "
+        f"{broker.security_protocol} (STREAMER_BROKER__SECURITY_PROTOCOL)"
+    )
+
+
+@contextlib.asynccontextmanager
+async def admin(broker: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncGenerator[AIOKafkaAdminClient]:
+    """Yield a connected admin client.
+
+    Raises:
+        FatalError: broker_unreachable, settings_invalid, or broker_refused for any other error of the broker.
+    """
+    client = AIOKafkaAdminClient(**client_kwargs(broker), request_timeout_ms=int(timeout_s * 1000))
+    try:
+        with connecting(broker):
+            await asyncio.wait_for(client.start(), timeout_s)
+            yield client
+    except KafkaError as error:
+        raise FatalError("broker_refused", f"{broker.bootstrap} answered {error}") from error
+    finally:
+        await client.close()
+
+
+async def describe(client: AIOKafkaAdminClient) -> dict[str, TopicState]:
+    """Return every topic by name. Asks for all of them: asking for one by name makes some brokers create it."""
+    described = await client.describe_topics()
+    return {topic["topic"]: _state(topic["topic"], topic["partitions"]) for topic in described}
+
+
+def _state(name: str, partitions: Sequence[dict[str, Any]]) -> TopicState:
+    return TopicState(name, len(partitions), min((len(p["replicas"]) for p in partitions), default=0))
+
+
+async def create(broker: BrokerSettings, wanted: Sequence[TopicSpec]) -> Creation:
+    """Create the topics that do not exist, and compare those that do.
+
+    Raises:
+        FatalError: topic_not_created with the broker's words, or what `admin` raises.
+    """
+    done = Creation()
+    async with admin(broker) as client:
+        existing = await describe(client)
+        for spec in wanted:
+            if spec.name in existing:
+                done.existing.append(spec.name)
+                done.notes += differences(spec, existing[spec.name])
+            else:
+                await _create_one(client, spec, done)
+    return done
+
+
+def differences(spec: TopicSpec, state: TopicState) -> list[str]:
+    """Return in words where a topic differs from what the settings ask for."""
+    notes: list[str] = []
+    if state.partitions != spec.partitions:
+        notes.append(
+            f"{spec.name} has {state.partitions} partitions, the settings say {spec.partitions}: left as it is "
+            f"(more partitions move products to others; set STREAMER_TOPICS__PARTITIONS={state.partitions} to agree)"
+        )
+    if state.replication != spec.replication:
+        notes.append(f"{spec.name} has {state.replication} copies, the settings say {spec.replication}: left as it is")
+    return notes
+
+
+async def _create_one(client: AIOKafkaAdminClient, spec: TopicSpec, done: Creation) -> None:
+    error, message = await _request(client, spec, spec.config)
+    if error is InvalidConfigurationError:
+        done.notes.append(f"{spec.name}: this broker refuses {spec.config} ({message}); created with its own defaults")
+        error, message = await _request(client, spec, {})
+    if error is TopicAlreadyExistsError:  # another worker was faster
+        done.existing.append(spec.name)
+    elif error is None:
+        done.created.append(spec.name)
+    else:
+        raise FatalError("topic_not_created", f"{spec.name}: {message or error.__name__}")
+
+
+async def _request(
+    client: AIOKafkaAdminClient, spec: TopicSpec, config: dict[str, str]
+) -> tuple[type[KafkaError] | None, str]:
+    topic = NewTopic(spec.name, spec.partitions, spec.replication, topic_configs=config)
+    response: Any = await client.create_topics([topic])
+    code, message = response.topic_errors[0][1:3]
+    return (for_code(code) if code else None), str(message or "")
