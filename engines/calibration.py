@@ -1,0 +1,185 @@
+"""Logits → probabilities → decisions: fit a calibration, choose a threshold, and say how sure a figure is.
+
+Labels are 1 for a mismatch, 0 for a match. Pairs for training and evaluation are drawn half and half, catalogues
+are wrong far less often: `prevalence` is the share of mismatches that figures are stated for, reached by weighing
+the pairs. numpy only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from engines.contract import Calibration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.floating]
+    Labels = NDArray[np.integer]
+
+_NEWTON_STEPS: Final = 50
+_RIDGE: Final = 1e-6  # keeps the Hessian invertible when all logits are equal
+
+
+class Interval(NamedTuple):
+    """A figure with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class OperatingPoints(NamedTuple):
+    """Every threshold that tells the pairs apart, ascending in recall; three arrays (N,), float64."""
+
+    thresholds: NDArray[np.float64]
+    recalls: NDArray[np.float64]
+    precisions: NDArray[np.float64]
+
+
+def apply(calibration: Calibration, logits: Floats) -> NDArray[np.float64]:
+    """Return P(mismatch), float64, of the shape of `logits`: `sigmoid(scale * logit + shift)`."""
+    z = calibration.scale * logits.astype(np.float64) + calibration.shift
+    return _sigmoid(z)
+
+
+def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5) -> Calibration:
+    """Return scale and shift that maximise the likelihood of `labels` (N,) given `logits` (N,), by Newton's method.
+
+    Targets are smoothed as Platt did, so perfectly separated pairs still have a finite answer. With another
+    `prevalence` than one half, probabilities are those of a catalogue in which that share is wrong.
+
+    Raises:
+        ValueError: one of the two classes is missing.
+
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines"; Lin, Lin, Weng 2007.
+    """
+    positives, negatives = _counts(labels)
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    weights = np.where(labels == 1, prevalence / positives, (1 - prevalence) / negatives)
+    design = np.stack([logits.astype(np.float64), np.ones(len(logits))], axis=1)  # (N, 2)
+    parameters = np.array([1.0, np.log(prevalence / (1 - prevalence))])
+    for _ in range(_NEWTON_STEPS):
+        parameters = _newton_step(parameters, design, targets, weights)
+    return Calibration(scale=float(parameters[0]), shift=float(parameters[1]))
+
+
+def operating_points(scores: Floats, labels: Labels, *, prevalence: float) -> OperatingPoints:
+    """Return recall and precision of the decision `score >= threshold`, for every threshold there is.
+
+    A threshold stands half way between two neighbouring scores: a new pair near it falls on either side with equal
+    reason.
+
+    Raises:
+        ValueError: one of the two classes is missing.
+    """
+    positives, negatives = _counts(labels)
+    order = np.argsort(-scores, kind="stable")
+    ranked = scores[order].astype(np.float64)
+    hits = np.cumsum(labels[order] == 1) / positives
+    false_alarms = np.cumsum(labels[order] == 0) / negatives
+    precisions = prevalence * hits / (prevalence * hits + (1 - prevalence) * false_alarms)
+    thresholds = (ranked + np.append(ranked[1:], ranked[-1])) / 2
+    last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores cannot be told apart
+    return OperatingPoints(thresholds[last], hits[last], precisions[last])
+
+
+def threshold_for_precision(scores: Floats, labels: Labels, *, prevalence: float, precision: float) -> float | None:
+    """Return the threshold of the greatest recall whose precision is at least `precision`, None if none reaches it."""
+    points = operating_points(scores, labels, prevalence=prevalence)
+    (reached,) = np.nonzero((points.precisions >= precision) & (points.recalls > 0))
+    return float(points.thresholds[reached[-1]]) if len(reached) else None
+
+
+def recall_at_precision(scores: Floats, labels: Labels, *, prevalence: float, precision: float) -> float:
+    """Return the greatest recall of a threshold whose precision is at least `precision`, 0 if none reaches it."""
+    points = operating_points(scores, labels, prevalence=prevalence)
+    reached = points.recalls[points.precisions >= precision]
+    return float(reached.max()) if len(reached) else 0.0
+
+
+def at_threshold(scores: Floats, labels: Labels, *, prevalence: float, threshold: float) -> tuple[float, float]:
+    """Return (recall, precision) of the decision `score >= threshold`; precision is 1 when nothing is alerted."""
+    _counts(labels)
+    alerted = scores >= threshold
+    recall = float(alerted[labels == 1].mean())
+    false_alarms = float(alerted[labels == 0].mean())
+    share = prevalence * recall + (1 - prevalence) * false_alarms
+    return recall, (prevalence * recall / share if share > 0 else 1.0)
+
+
+def auc(scores: Floats, labels: Labels) -> float:
+    """Return the probability that a mismatch scores above a match, ties counted half.
+
+    Source: Hanley, McNeil 1982 (the Mann-Whitney statistic).
+    """
+    positives, negatives = _counts(labels)
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # one per distinct score, ranks from 1
+    rank_sum = mean_rank[inverse][labels == 1].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def bootstrap(
+    statistic: Callable[[Floats, Labels], float],
+    scores: Floats,
+    labels: Labels,
+    *,
+    samples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the statistic with its percentile bootstrap interval; mismatches and matches are resampled apart.
+
+    Source: Efron, Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    """
+    generator = np.random.default_rng(seed)
+    classes = [np.nonzero(labels == label)[0] for label in (0, 1)]
+    values: list[float] = []
+    for _ in range(samples):
+        drawn = np.concatenate([generator.choice(members, size=len(members)) for members in classes])
+        values.append(statistic(scores[drawn], labels[drawn]))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(statistic(scores, labels), float(low), float(high))
+
+
+def _newton_step(
+    parameters: NDArray[np.float64],
+    design: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return the parameters (2,) after one step, halved until the loss does not grow."""
+    z = design @ parameters
+    probabilities = _sigmoid(z)
+    gradient = design.T @ (weights * (probabilities - targets))
+    curvature = weights * probabilities * (1 - probabilities)
+    hessian = (design * curvature[:, None]).T @ design + _RIDGE * np.eye(2)
+    step = np.linalg.solve(hessian, gradient)
+    before = _loss(z, targets, weights)
+    for _ in range(30):
+        if _loss(design @ (parameters - step), targets, weights) <= before:
+            return parameters - step
+        step = step / 2
+    return parameters
+
+
+def _loss(z: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    return float((weights * (np.logaddexp(0, z) - targets * z)).sum())
+
+
+def _sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.exp(-np.logaddexp(0, -z))  # never overflows
+
+
+def _counts(labels: Labels) -> tuple[int, int]:
+    positives = int((labels == 1).sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        raise ValueError(f"{positives} mismatches and {negatives} matches: both are needed")
+    return positives, negatives

@@ -1,0 +1,189 @@
+"""A release on disk: read, verified, written. A directory that never changes and is named by what stands in it.
+
+    <family>-<12 hex>/   manifest.json   model.onnx   tokenizer.json
+
+No model is loaded here, and nothing here knows a runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from engines.contract import MANIFEST_SCHEMA, Manifest
+from engines.errors import ManifestInvalid, ReleaseCorrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+MANIFEST_FILE: Final = "manifest.json"
+MODEL_FILE: Final = "model.onnx"
+TOKENIZER_FILE: Final = "tokenizer.json"
+
+_REQUIRED_FILES: Final = frozenset({MODEL_FILE, TOKENIZER_FILE})
+
+
+class _Schema(msgspec.Struct):
+    schema_version: int
+
+
+def shipped() -> Path:
+    """Return the directory of the release that ships in this package."""
+    return Path(str(importlib.resources.files("engines").joinpath("shipped")))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Return the manifest of the release in `directory`; its files are not looked at.
+
+    Raises:
+        ManifestInvalid: it is missing, malformed, of an unknown schema, or contradicts itself.
+    """
+    path = directory / MANIFEST_FILE
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ManifestInvalid(f"{path} cannot be read ({error.strerror}): not the directory of a release?") from error
+    try:
+        schema = msgspec.json.decode(raw, type=_Schema).schema_version
+        if schema != MANIFEST_SCHEMA:
+            raise ManifestInvalid(f"{path} has schema {schema}, this version reads {MANIFEST_SCHEMA}")
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ManifestInvalid(f"{path}: {error}") from error
+    _check(manifest, path)
+    return manifest
+
+
+def verify(directory: Path) -> Manifest:
+    """Return the manifest after comparing every file of the release with its SHA-256.
+
+    Raises:
+        ManifestInvalid: as `read_manifest`.
+        ReleaseCorrupt: a file is missing or altered.
+    """
+    manifest = read_manifest(directory)
+    for name, expected in manifest.files.items():
+        path = directory / name
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise ReleaseCorrupt(f"{path} cannot be read ({error.strerror}): fetch the release again") from error
+        if found != expected:
+            raise ReleaseCorrupt(f"{path} has SHA-256 {found[:12]}…, the manifest says {expected[:12]}…")
+    return manifest
+
+
+def write_release(parent: Path, manifest: Manifest, files: Mapping[str, Path]) -> Path:
+    """Publish a release atomically and return its directory, `parent/<family>-<12 hex>`.
+
+    `manifest.release` and `manifest.files` are filled in here. A reader sees the whole directory or none: it is written
+    beside its place, synced, and renamed. The same content published twice is the same directory.
+
+    Raises:
+        ManifestInvalid: the manifest contradicts itself.
+        ReleaseCorrupt: the name is taken by a directory whose content is not what its manifest says.
+    """
+    digests = {name: _sha256(path) for name, path in sorted(files.items())}
+    release = f"{manifest.family}-{_content_digest(manifest, digests)[:12]}"
+    complete = msgspec.structs.replace(manifest, release=release, files=digests)
+    _check(complete, parent / release / MANIFEST_FILE)
+    target = parent / release
+    if target.exists():
+        verify(target)
+        return target
+    _publish(target, complete, files)
+    return target
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return the bytes of `manifest.json`, indented for people."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _publish(target: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
+    parent = target.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with _staging(parent) as staging:
+        for name, source in files.items():
+            _write_synced(staging / name, source.read_bytes())
+        _write_synced(staging / MANIFEST_FILE, encode_manifest(manifest))
+        _sync_directory(staging)
+        staging.rename(target)
+    _sync_directory(parent)
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ManifestInvalid(f"{path} names the file {name!r}, which is outside the release")
+    if missing := _REQUIRED_FILES - manifest.files.keys():
+        raise ManifestInvalid(f"{path} lacks {', '.join(sorted(missing))} in `files`")
+    if not all(0 <= value <= 1 for value in (manifest.threshold, *manifest.thresholds.values())):
+        raise ManifestInvalid(f"{path}: a threshold is a probability, 0..1")
+    if manifest.max_batch < 1:
+        raise ManifestInvalid(f"{path}: max_batch is {manifest.max_batch}")
+    _check_inputs(manifest, path)
+
+
+def _check_inputs(manifest: Manifest, path: Path) -> None:
+    expected = {
+        "pixel_values": ("uint8", (None, 3, manifest.image.height, manifest.image.width)),
+        "input_ids": ("int32", (None, manifest.text.max_tokens)),
+        "attention_mask": ("int32", (None, manifest.text.max_tokens)),
+    }
+    declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.inputs}
+    if declared != expected:
+        raise ManifestInvalid(f"{path}: `inputs` is {declared}, but `image` and `text` make {expected}")
+
+
+def _content_digest(manifest: Manifest, digests: Mapping[str, str]) -> str:
+    """Return SHA-256 over everything that decides an alert: files, specs, calibration, thresholds."""
+    decisive = (
+        sorted(digests.items()),
+        manifest.image,
+        manifest.text,
+        manifest.calibration,
+        manifest.threshold,
+        sorted(manifest.thresholds.items()),
+    )
+    return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
+
+
+@contextmanager
+def _staging(parent: Path) -> Generator[Path]:
+    """Give a directory beside the release's place; what is left of it after a failure is removed."""
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    staging.chmod(0o755)  # mkdtemp's 0700 would keep a scorer that runs as another user out
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

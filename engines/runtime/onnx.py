@@ -1,0 +1,129 @@
+"""The CPU engine: ONNX Runtime, the reference that every other runtime is compared with.
+
+Knows a model file and its manifest; nothing of products, events or files around them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import onnxruntime
+
+from engines.contract import Batch
+from engines.errors import EngineUnavailable, InferenceFailed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Manifest, TensorSpec
+
+_ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)"}
+
+
+class OnnxEngine:
+    """An `engines.contract.Engine` on the CPU.
+
+    Args:
+        model: The release's `model.onnx`.
+        manifest: What the model expects; a graph that says otherwise is refused.
+        threads: CPU threads of one inference; 0: one per core this process may use.
+        spin: Whether idle threads wait busily for the next operator. A few per cent faster, but the threads burn the
+            cores that decode pictures; off in a scorer.
+
+    Raises:
+        EngineUnavailable: ONNX Runtime cannot load the model, or the graph is not what the manifest says.
+    """
+
+    def __init__(self, model: Path, manifest: Manifest, *, threads: int = 0, spin: bool = False) -> None:
+        try:
+            session: Any = onnxruntime.InferenceSession(
+                str(model), _session_options(threads, spin=spin), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's errors have no common base
+            raise EngineUnavailable(f"ONNX Runtime cannot load {model}: {error}") from error
+        _check_graph(session, manifest)
+        self._session: Any = session
+        self._manifest = manifest
+
+    @property
+    def manifest(self) -> Manifest:
+        """The release this engine runs."""
+        return self._manifest
+
+    @property
+    def device(self) -> str:
+        """Where it runs, for people."""
+        return "cpu (onnxruntime)"
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        """Return logits (B,), float32: the log-odds, before calibration, that picture and text do NOT match.
+
+        Raises:
+            InferenceFailed: the batch is not what the manifest says, the runtime raised, or a logit is not finite.
+        """
+        inputs = self._inputs(batch)
+        try:
+            (logits,) = self._session.run(None, inputs)
+        except Exception as error:  # the runtime's errors have no common base
+            raise InferenceFailed(f"ONNX Runtime: {error}") from error
+        if logits.shape != (len(batch),) or not np.isfinite(logits).all():
+            raise InferenceFailed(f"{len(batch)} pairs gave logits of shape {logits.shape}, or not all are finite")
+        return np.asarray(logits, dtype=np.float32)
+
+    def warm(self) -> None:
+        """Run the smallest and the largest batch, so the first products do not pay for allocations.
+
+        Raises:
+            InferenceFailed: the model does not run.
+        """
+        for size in sorted({1, self._manifest.max_batch}):
+            self.infer(_blank_batch(self._manifest, size))
+
+    def close(self) -> None:
+        """Free the memory; no call may follow."""
+        del self._session
+
+    def _inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
+        """Return the batch by input name, checked: the runtime's own messages do not say which input is wrong."""
+        if not 1 <= len(batch) <= self._manifest.max_batch:
+            raise InferenceFailed(f"{len(batch)} pairs in a batch; this engine takes 1 to {self._manifest.max_batch}")
+        inputs: dict[str, NDArray[Any]] = {spec.name: getattr(batch, spec.name) for spec in self._manifest.inputs}
+        for spec in self._manifest.inputs:
+            _check_tensor(inputs[spec.name], spec, len(batch))
+        return inputs
+
+
+def _session_options(threads: int, *, spin: bool) -> Any:  # noqa: ANN401 - the runtime has no types
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3  # errors; the runtime writes to stderr by itself
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    return options
+
+
+def _check_graph(session: Any, manifest: Manifest) -> None:  # noqa: ANN401 - the runtime has no types
+    graph = {node.name: (node.type, tuple(node.shape[1:])) for node in session.get_inputs()}
+    declared = {spec.name: (_ONNX_TYPES[spec.dtype], spec.shape[1:]) for spec in manifest.inputs}
+    if graph != declared:
+        raise EngineUnavailable(f"the graph takes {graph}, the manifest of {manifest.release} says {declared}")
+
+
+def _check_tensor(tensor: NDArray[Any], spec: TensorSpec, size: int) -> None:
+    shape = (size, *spec.shape[1:])
+    if tensor.dtype != spec.dtype or tensor.shape != shape:
+        raise InferenceFailed(f"{spec.name} is {tensor.dtype} {tensor.shape}; it must be {spec.dtype} {shape}")
+
+
+def _blank_batch(manifest: Manifest, size: int) -> Batch:
+    image, tokens = manifest.image, manifest.text.max_tokens
+    return Batch(
+        pixel_values=np.zeros((size, 3, image.height, image.width), dtype=np.uint8),
+        input_ids=np.zeros((size, tokens), dtype=np.int32),
+        attention_mask=np.ones((size, tokens), dtype=np.int32),
+    )
