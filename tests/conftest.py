@@ -1,0 +1,34 @@
+"""Fixtures shared by every test: real brokers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamer.demo.broker import EmbeddedBroker
+from tests.brokers import GivenKafka, Kafka, running_kafka
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out."""
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | GivenKafka]:
+    """A real Apache Kafka, shared by the session; it must run when a test ends (`with kafka.stopped():` sees to it)."""
+    with running_kafka(tmp_path_factory.mktemp("kafka")) as running:
+        yield running
+
+
+@pytest.fixture
+def tansu() -> Iterator[EmbeddedBroker]:
+    """The embedded broker, new and empty for each test."""
+    with EmbeddedBroker() as broker:
+        yield broker
