@@ -1,0 +1,87 @@
+"""`engines.calibration`: known answers on drawn logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines import calibration
+from engines.contract import Calibration
+
+
+def drawn(count: int = 4000, separation: float = 2.0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return scores of two unit normals `separation` apart, and their labels."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    return generator.normal(separation * (labels - 0.5), 1.0), labels
+
+
+def test_apply_is_the_scaled_sigmoid() -> None:
+    """Probabilities are sigmoid(scale * logit + shift), also far out."""
+    probabilities = calibration.apply(Calibration(scale=2.0, shift=-1.0), np.array([-1e4, 0.5, 1e4], dtype=np.float32))
+    assert probabilities.tolist() == pytest.approx([0.0, 0.5, 1.0])
+
+
+def test_fit_platt_recovers_the_log_odds() -> None:
+    """Two normals one sigma wide, two apart, have log-odds of twice the score."""
+    logits, labels = drawn()
+    fitted = calibration.fit_platt(logits, labels)
+    assert fitted.scale == pytest.approx(2.0, abs=0.15)
+    assert fitted.shift == pytest.approx(0.0, abs=0.1)
+
+
+def test_fit_platt_stated_prevalence_shifts_by_its_log_odds() -> None:
+    """At 5 % prevalence the same logits mean log(0.05 / 0.95) less."""
+    logits, labels = drawn()
+    balanced = calibration.fit_platt(logits, labels)
+    rare = calibration.fit_platt(logits, labels, prevalence=0.05)
+    assert rare.shift - balanced.shift == pytest.approx(np.log(0.05 / 0.95), abs=0.2)
+
+
+def test_fit_platt_perfect_separation_stays_finite() -> None:
+    """Smoothed targets keep the scale finite."""
+    fitted = calibration.fit_platt(np.array([-9.0, -8.0, 8.0, 9.0]), np.array([0, 0, 1, 1]))
+    assert np.isfinite([fitted.scale, fitted.shift]).all()
+    assert fitted.scale > 0
+
+
+def test_fit_platt_one_class_is_an_error() -> None:
+    """Nothing can be fitted to one class."""
+    with pytest.raises(ValueError, match="both are needed"):
+        calibration.fit_platt(np.zeros(3), np.ones(3, dtype=int))
+
+
+def test_threshold_for_precision_reweighs_to_the_prevalence() -> None:
+    """With one false alarm in ten matches, precision at 5 % is 0.05 / (0.05 + 0.95 * 0.1), not one half."""
+    scores = np.concatenate([np.full(10, 0.9), [0.9], np.full(9, 0.1)])
+    labels = np.array([1] * 10 + [0] * 10)
+    reached = calibration.at_threshold(scores, labels, prevalence=0.05, threshold=0.5)
+    assert reached == pytest.approx((1.0, 0.05 / (0.05 + 0.95 * 0.1)))
+    assert calibration.threshold_for_precision(scores, labels, prevalence=0.05, precision=0.5) is None
+    assert calibration.threshold_for_precision(scores, labels, prevalence=0.5, precision=0.5) is not None
+
+
+def test_threshold_for_precision_keeps_its_promise() -> None:
+    """The decision at the threshold has the precision that was asked for and the recall that was promised."""
+    scores, labels = drawn(separation=5.0)
+    threshold = calibration.threshold_for_precision(scores, labels, prevalence=0.05, precision=0.8)
+    assert threshold is not None
+    recall, precision = calibration.at_threshold(scores, labels, prevalence=0.05, threshold=threshold)
+    assert precision >= 0.8
+    assert recall == calibration.recall_at_precision(scores, labels, prevalence=0.05, precision=0.8)
+
+
+def test_auc_ties_count_half() -> None:
+    """Scores that say nothing have an AUC of one half."""
+    assert calibration.auc(np.zeros(10), np.arange(10) % 2) == 0.5
+    assert calibration.auc(np.arange(10.0), (np.arange(10) >= 5).astype(int)) == 1.0
+
+
+def test_bootstrap_interval_holds_the_value_and_repeats() -> None:
+    """The interval surrounds the figure and is the same for the same seed."""
+    scores, labels = drawn(400)
+    first = calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)
+    assert first.low < first.value < first.high
+    assert first == calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)

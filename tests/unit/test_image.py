@@ -1,0 +1,254 @@
+"""`engines.image`: every accepted kind of picture, and every refusal by its code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from engines.contract import ImageSpec
+from engines.errors import ImageRefused
+from engines.image import decode
+
+SPEC = ImageSpec(height=32, width=32)
+RED, BLUE, WHITE = (220, 30, 40), (20, 60, 200), (255, 255, 255)
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401 - as Pillow takes them
+    """Return the picture as a file of this format."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(width: int = 64, height: int = 64) -> Image.Image:
+    """Return a picture whose left half is red and whose right half is blue."""
+    picture = Image.new("RGB", (width, height), RED)
+    picture.paste(BLUE, (width // 2, 0, width, height))
+    return picture
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Return a picture of random pixels, the same every time."""
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def decoded(data: bytes, spec: ImageSpec = SPEC, max_pixels: int = 10_000_000) -> np.ndarray[Any, Any]:
+    """Decode with the limits of these tests."""
+    return decode(data, spec, max_pixels=max_pixels)
+
+
+def refusal(data: bytes, max_pixels: int = 10_000_000) -> str:
+    """Return the code with which these bytes are refused."""
+    with pytest.raises(ImageRefused) as caught:
+        decode(data, SPEC, max_pixels=max_pixels)
+    return caught.value.code
+
+
+def assert_halves(pixels: np.ndarray[Any, Any], tolerance: int = 12) -> None:
+    """Check that red is on the left and blue on the right."""
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.flags.c_contiguous
+    assert np.abs(pixels[:, 16, 6].astype(int) - RED).max() <= tolerance
+    assert np.abs(pixels[:, 16, 26].astype(int) - BLUE).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}),
+        ("JPEG", {"quality": 95, "progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+        ("AVIF", {"quality": 95}),
+    ],
+)
+def test_decode_each_accepted_format_keeps_colours(kind: str, options: dict[str, Any]) -> None:
+    """A picture in any accepted format becomes contiguous RGB planes."""
+    assert_halves(decoded(encoded(halves(), kind, **options)))
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "YCbCr"])
+def test_decode_other_colour_mode_becomes_rgb(mode: str) -> None:
+    """Palettes and print colours become the same RGB."""
+    kind = "PNG" if mode == "P" else "JPEG"
+    options = {} if mode == "P" else {"quality": 95, "subsampling": 0}
+    assert_halves(decoded(encoded(halves().convert(mode), kind, **options)), tolerance=16)
+
+
+def test_decode_greyscale_becomes_three_equal_planes() -> None:
+    """Grey has red = green = blue."""
+    pixels = decoded(encoded(Image.new("L", (40, 40), 77), "PNG"))
+    assert (pixels == 77).all()
+
+
+def test_decode_16_bit_png_keeps_the_upper_bits() -> None:
+    """Sixteen bits a sample are scaled to eight, not clipped."""
+    values = np.full((40, 40), 0x4D10, dtype=np.uint16)
+    pixels = decoded(encoded(Image.fromarray(values), "PNG"))
+    assert (pixels == 0x4D).all()
+
+
+def test_decode_bilevel_png_becomes_black_and_white() -> None:
+    """One bit a pixel is black and white."""
+    pixels = decoded(encoded(Image.new("1", (40, 40), 1), "PNG"))
+    assert (pixels == 255).all()
+
+
+def test_decode_transparent_pixels_take_the_background() -> None:
+    """Alpha is composed onto the spec's background, whatever colour hides under it."""
+    picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    picture.paste((*RED, 255), (0, 0, 32, 64))
+    pixels = decoded(encoded(picture, "PNG"), ImageSpec(height=32, width=32, background=(1, 2, 3)))
+    assert pixels[:, 16, 6].tolist() == list(RED)
+    assert pixels[:, 16, 26].tolist() == [1, 2, 3]
+
+
+def test_decode_palette_with_transparency_takes_the_background() -> None:
+    """A GIF's transparent index shows the background."""
+    picture = Image.new("P", (64, 64), 0)
+    picture.putpalette([0, 0, 0, *RED])
+    picture.paste(1, (0, 0, 32, 64))
+    pixels = decoded(encoded(picture, "GIF", transparency=0))
+    assert pixels[:, 16, 6].tolist() == list(RED)
+    assert pixels[:, 16, 26].tolist() == list(WHITE)
+
+
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_decode_exif_orientation_matches_pillows_own(orientation: int) -> None:
+    """A rotated photo becomes upright exactly as `ImageOps.exif_transpose` makes it."""
+    picture = halves(96, 64)
+    picture.paste((10, 200, 30), (0, 0, 96, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(picture, "PNG", exif=exif)
+    upright = picture.transpose(_EXPECTED[orientation]) if orientation in _EXPECTED else picture
+    assert np.array_equal(decoded(data), decoded(encoded(upright, "PNG")))
+
+
+_EXPECTED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as `engines.image` does; pytest undoes it
+def test_decode_damaged_exif_is_ignored() -> None:
+    """EXIF that cannot be read does not cost the picture."""
+    data = encoded(halves(), "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert_halves(decoded(data))
+
+
+def test_decode_animated_gif_takes_the_first_frame() -> None:
+    """Of an animation only the first frame counts."""
+    data = encoded(halves(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), WHITE)])
+    assert_halves(decoded(data))
+
+
+def test_decode_pad_keeps_the_aspect_and_fills_with_background() -> None:
+    """A wide picture stands in the middle between bands of background."""
+    pixels = decoded(encoded(Image.new("RGB", (64, 32), RED), "PNG"))
+    assert (pixels[:, :8] == 255).all()
+    assert (pixels[:, 24:] == 255).all()
+    assert (pixels[:, 8:24] == np.array(RED, dtype=np.uint8)[:, None, None]).all()
+
+
+def test_decode_stretch_fills_the_whole_canvas() -> None:
+    """With `fit="stretch"` there are no bands."""
+    spec = ImageSpec(height=32, width=32, fit="stretch")
+    pixels = decoded(encoded(Image.new("RGB", (64, 32), RED), "PNG"), spec)
+    assert (pixels == np.array(RED, dtype=np.uint8)[:, None, None]).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
+def test_decode_extreme_shape_is_accepted(size: tuple[int, int]) -> None:
+    """One pixel is a picture, and so is a line."""
+    assert decoded(encoded(Image.new("RGB", size, RED), "PNG")).shape == (3, 32, 32)
+
+
+def test_decode_large_jpeg_at_reduced_scale_stays_close_to_full() -> None:
+    """Draft mode saves time, not quality: within a few levels of decoding every pixel."""
+    smooth = noise(20, 15).resize((1600, 1200), Image.Resampling.BICUBIC)
+    full = Image.new("RGB", (32, 32), WHITE)
+    data = encoded(smooth, "JPEG", quality=95)
+    full.paste(Image.open(io.BytesIO(data)).resize((32, 24), Image.Resampling.BILINEAR), (0, 4))
+    difference = np.abs(decoded(data).astype(int) - np.asarray(full).transpose(2, 0, 1))
+    assert difference.mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_decode_cut_file_is_truncated(kind: str, share: float) -> None:
+    """A file that stops early is refused as truncated, not scored as a grey half."""
+    data = encoded(noise(64, 64), kind)
+    assert refusal(data[: int(len(data) * share)]) == "image_truncated"
+
+
+def test_decode_cut_avif_is_refused() -> None:
+    """AVIF says less about where it ends; it is refused all the same."""
+    data = encoded(noise(64, 64), "AVIF")
+    assert refusal(data[: len(data) // 2]) in {"image_truncated", "image_malformed"}
+
+
+def test_decode_nothing_is_truncated() -> None:
+    """An empty body is a picture that was cut before its first byte."""
+    assert refusal(b"") == "image_truncated"
+
+
+@pytest.mark.parametrize("data", [b"<html>not found</html>", b"BM" + bytes(60), b"\0" * 100, b"II*\0" + bytes(60)])
+def test_decode_other_content_is_unsupported(data: bytes) -> None:
+    """Web pages, and formats outside the list, are unsupported."""
+    assert refusal(data) == "image_unsupported"
+
+
+def test_decode_damaged_png_is_malformed() -> None:
+    """A whole file with wrong content is malformed, not truncated."""
+    data = bytearray(encoded(noise(64, 64), "PNG"))
+    data[41:43] = b"\xff\xff"  # the two bytes that begin the compressed pixels
+    assert refusal(bytes(data)) == "image_malformed"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_decode_above_the_pixel_limit_is_too_large(kind: str) -> None:
+    """The declared size is compared with the limit."""
+    data = encoded(Image.new("RGB", (101, 100), RED), kind)
+    assert refusal(data, max_pixels=10_000) == "image_too_large"
+    assert decoded(data, max_pixels=10_100).shape == (3, 32, 32)
+
+
+def test_decode_bomb_is_refused_before_its_pixels_are_decoded() -> None:
+    """A header that declares 4 gigapixels costs nothing: the rest of the file is not even there."""
+    header = encoded(Image.new("L", (1, 1)), "PNG")[:16] + (65_535).to_bytes(4, "big") * 2 + b"\x08\0\0\0\0" + bytes(8)
+    with pytest.raises(ImageRefused) as caught:
+        decode(header, SPEC, max_pixels=50_000_000)
+    assert caught.value.code in {"image_too_large", "image_truncated"}
+
+
+def test_decode_limit_above_pillows_own_is_honoured() -> None:
+    """The setting decides, not Pillow's process-wide limit of 89 megapixels."""
+    data = encoded(Image.new("1", (10_000, 9_000)), "PNG")
+    assert decoded(data, max_pixels=100_000_000).shape == (3, 32, 32)
+
+
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]), st.data())
+def test_decode_altered_bytes_decode_or_are_refused(kind: str, data: st.DataObject) -> None:
+    """Whatever stands in the file, the only error is ImageRefused."""
+    content = bytearray(encoded(halves(16, 16), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageRefused):
+        assert decoded(bytes(content), max_pixels=100_000).shape == (3, 32, 32)
