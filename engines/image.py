@@ -81,12 +81,12 @@ def _decode(picture: ImageFile, spec: ImageSpec, max_pixels: int) -> NDArray[np.
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageRefused(f"{width} x {height} pixels; the limit is {max_pixels}", code="image_too_large")
+    longest = max(spec.height, spec.width)
+    picture.draft(None, _fitted(width, height, longest, longest))  # enough whichever way up the picture stands
+    picture.load()  # here and only here: a second load of a damaged picture succeeds, with black pixels
     orientation = _orientation(picture)
-    box_height, box_width = spec.height, spec.width
-    if orientation in _SIDEWAYS:
-        box_height, box_width = box_width, box_height
-    size = _fitted(width, height, box_width, box_height) if spec.fit == "pad" else (box_width, box_height)
-    picture.draft(None, size)
+    box = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
+    size = _fitted(width, height, *box) if spec.fit == "pad" else box
     scaled = _resizable(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     upright = scaled.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else scaled
     return _on_canvas(_opaque(upright, spec.background), spec)
@@ -146,7 +146,6 @@ def _fitted(width: int, height: int, box_width: int, box_height: int) -> tuple[i
 
 def _resizable(picture: Image.Image) -> Image.Image:
     """Return the picture in a mode whose pixels may be averaged: palettes and bits resolved, 16 bits made 8."""
-    picture.load()
     if picture.mode.startswith(("I", "F")):
         return Image.fromarray(np.clip(np.asarray(picture) / 256, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
