@@ -34,8 +34,11 @@ DEAD_LETTERS = "dead-letters"
 MAX_ID_CHARS = 256
 MAX_URL_CHARS = 2048  # Google Merchant allows 2,000 characters in image_link
 MAX_ADDITIONAL_IMAGES = 32
+MAX_TITLE_CHARS = 300  # of a title that is carried along for people to read
+MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.message.bytes of 2 MiB
 
-Outcome = Literal["scored", "unchanged", "superseded", "deleted", "rejected"]
+RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]
+Outcome = RecordedOutcome | Literal["rejected"]
 """What became of one product update; every event ends in exactly one."""
 
 OUTCOMES: tuple[Outcome, ...] = ("scored", "unchanged", "superseded", "deleted", "rejected")
@@ -123,7 +126,7 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     product_id: str
     order: int | None
-    outcome: Literal["scored", "unchanged", "superseded", "deleted"]
+    outcome: RecordedOutcome
     source: SourcePosition
     published_at: datetime
     scored_at: datetime
@@ -180,7 +183,8 @@ class MismatchAlert(msgspec.Struct, frozen=True, kw_only=True):
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """An event that could not be scored, why, and its original bytes, so that it can be replayed as it was.
 
-    `key`, `value` and header values are standard base64 (RFC 4648 §4); `value` is null for a null value.
+    `key`, `value` and header values are standard base64 (RFC 4648 §4); `value` is null for a null value, and when the
+    value is larger than MAX_DEAD_LETTER_VALUE (`value_omitted` is then true, and `source` says where it stands).
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -195,6 +199,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     rejected_at: datetime
     key: str | None
     value: str | None
+    value_omitted: bool = False
     headers: list[tuple[str, str | None]]
 
 

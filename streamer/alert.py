@@ -1,0 +1,179 @@
+"""One score and what is known of its product → the next state and, when something changed, an alert. Pure.
+
+The alert agent calls `decide` for one score of a product at a time and keeps the state in a Faust table. A score that
+is older than the state, or that the state has already seen, changes nothing: redelivery is harmless.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
+from typing import Literal
+
+import msgspec
+
+from streamer.events import (
+    AlertType,
+    MismatchAlert,
+    MismatchData,
+    ProductScore,
+    Transition,
+    alert_id,
+)
+
+
+class AlertState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is remembered of one product.
+
+    `order` is the newest update seen; `alert` is the id of the alert that is open, None when none is.
+    """
+
+    order: int
+    deleted: bool = False
+    alert: str | None = None
+    first_seen: datetime | None = None
+    image_sha256: str | None = None
+    text_sha256: str | None = None
+    release: str | None = None
+    threshold: float | None = None
+
+
+def to_table(state: AlertState) -> dict[str, object]:
+    """Return the state as it stands in the table and its changelog topic: JSON's own types."""
+    plain: dict[str, object] = msgspec.to_builtins(state)
+    return plain
+
+
+def from_table(plain: dict[str, object] | None) -> AlertState | None:
+    """Return the state that `to_table` wrote."""
+    return None if plain is None else msgspec.convert(plain, AlertState)
+
+
+def decide(
+    state: AlertState | None, score: ProductScore, *, source: str
+) -> tuple[AlertState | None, MismatchAlert | None]:
+    """Return the product's next state and the alert to publish before that state is written.
+
+    Args:
+        state: what the table holds, None for a product never seen.
+        score: the outcome of one update; `superseded` ones say nothing about the product.
+        source: CloudEvents `source` of the alerts.
+    """
+    if score.outcome == "superseded":
+        return state, None
+    if score.outcome == "deleted":
+        return _delete(state, score, source)
+    if score.order is None or score.probability is None or score.threshold is None:
+        return state, None
+    if state is not None and _seen(state, score):
+        return state, None
+    mismatch = score.probability >= score.threshold
+    if mismatch and (state is None or state.alert is None):
+        return _transition("opened", state, score, source)
+    if mismatch:
+        return _transition("updated", state, score, source)
+    if state is not None and state.alert is not None:
+        return _transition("resolved", state, score, source)
+    return _next_state(score, alert=None, first_seen=None), None
+
+
+def _seen(state: AlertState, score: ProductScore) -> bool:
+    assert score.order is not None
+    if score.order != state.order or state.deleted:
+        return score.order <= state.order
+    known = (state.image_sha256, state.text_sha256, state.release, state.threshold)
+    return known == (score.image_sha256, score.text_sha256, score.release, score.threshold)
+
+
+def _transition(
+    transition: Transition, state: AlertState | None, score: ProductScore, source: str
+) -> tuple[AlertState, MismatchAlert | None]:
+    assert score.order is not None
+    if transition == "updated" and state is not None and _same_evidence(state, score):
+        return _next_state(score, alert=state.alert, first_seen=state.first_seen), None
+    identity = alert_id(score, transition, score.order)
+    opened_as = identity if state is None or state.alert is None else state.alert
+    first_seen = score.scored_at if state is None or state.first_seen is None else state.first_seen
+    reason: Literal["mismatch", "matches"] = "matches" if transition == "resolved" else "mismatch"
+    alert = _alert(identity, transition, score, score.order, opened_as, first_seen, reason, source)
+    if transition == "resolved":
+        return _next_state(score, alert=None, first_seen=None), alert
+    return _next_state(score, alert=opened_as, first_seen=first_seen), alert
+
+
+def _same_evidence(state: AlertState, score: ProductScore) -> bool:
+    return (state.image_sha256, state.text_sha256, state.release) == (
+        score.image_sha256,
+        score.text_sha256,
+        score.release,
+    )
+
+
+def _delete(
+    state: AlertState | None, score: ProductScore, source: str
+) -> tuple[AlertState | None, MismatchAlert | None]:
+    """Close the product; its order stays, so that an older update that comes late does not bring it back."""
+    if state is None and score.order is None:
+        return None, None
+    known = state.order if state is not None else score.order
+    order = known if score.order is None else score.order
+    assert order is not None
+    if state is not None and (state.deleted or order < state.order):
+        return state, None
+    deleted = AlertState(order=order, deleted=True)
+    if state is None or state.alert is None:
+        return deleted, None
+    identity = alert_id(score, "resolved", order)
+    first_seen = state.first_seen or score.scored_at
+    return deleted, _alert(identity, "resolved", score, order, state.alert, first_seen, "deleted", source)
+
+
+def _next_state(score: ProductScore, *, alert: str | None, first_seen: datetime | None) -> AlertState:
+    assert score.order is not None
+    return AlertState(
+        order=score.order,
+        alert=alert,
+        first_seen=first_seen,
+        image_sha256=score.image_sha256,
+        text_sha256=score.text_sha256,
+        release=score.release,
+        threshold=score.threshold,
+    )
+
+
+def _alert(
+    identity: str,
+    transition: Transition,
+    score: ProductScore,
+    order: int,
+    opened_as: str,
+    first_seen: datetime,
+    reason: Literal["mismatch", "matches", "deleted"],
+    source: str,
+) -> MismatchAlert:
+    types: dict[Transition, AlertType] = {
+        "opened": "catalogue.mismatch.opened",
+        "updated": "catalogue.mismatch.updated",
+        "resolved": "catalogue.mismatch.resolved",
+    }
+    return MismatchAlert(
+        id=identity,
+        source=source,
+        type=types[transition],
+        subject=score.product_id,
+        time=score.scored_at,
+        data=MismatchData(
+            alert_id=opened_as,
+            product_id=score.product_id,
+            order=order,
+            title=score.title,
+            category=score.category,
+            image_url=score.image_url,
+            image_sha256=score.image_sha256,
+            text_sha256=score.text_sha256,
+            probability=score.probability,
+            threshold=score.threshold,
+            release=score.release,
+            first_seen=first_seen,
+            reason=reason,
+        ),
+    )

@@ -1,0 +1,162 @@
+"""Dynamic batching: the engine's own thread takes what is waiting, up to a cap, and never waits while there is work.
+
+There is no window to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
+at once; under load batches fill by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engines.contract import Batch
+from engines.errors import EngineError, InferenceFailed
+from streamer.errors import FatalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Engine
+
+MAX_FAILURES_IN_A_ROW = 16
+"""A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One product ready for the engine.
+
+    pixel_values: uint8 (3, H, W). input_ids, attention_mask: int32 (T,).
+    """
+
+    pixel_values: NDArray[np.uint8]
+    input_ids: NDArray[np.int32]
+    attention_mask: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The engine's answer for one pair: its logit, how long it waited for the engine, how long its batch ran."""
+
+    logit: float
+    waited_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    pair: Pair
+    result: asyncio.Future[Scored]
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What one run of the engine took, in seconds."""
+
+    size: int
+    infer_s: float
+
+
+class Batcher:
+    """Feeds one engine from one thread; `logit` may be awaited by any number of tasks of one event loop."""
+
+    def __init__(self, engine: Engine, *, max_batch: int, report: Callable[[BatchReport], None]) -> None:
+        self._engine = engine
+        self._max_batch = max_batch
+        self._report = report
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._failures = 0
+        self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many pairs stand in the queue."""
+        return self._queue.qsize()
+
+    async def logit(self, pair: Pair) -> Scored:
+        """Return the engine's answer for the pair.
+
+        Raises:
+            InferenceFailed: the engine cannot score this pair, not even alone.
+        """
+        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter())
+        self._queue.put(waiting)
+        return await waiting.result
+
+    async def close(self) -> None:
+        """Score what is queued, then end the thread."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        more = True
+        while more:
+            taken, more = self._take()
+            if taken:
+                self._score(taken)
+
+    def _take(self) -> tuple[list[_Waiting], bool]:
+        taken: list[_Waiting] = []
+        while len(taken) < self._max_batch:
+            try:
+                waiting = self._queue.get(block=not taken)
+            except queue.Empty:
+                break
+            if waiting is None:
+                return taken, False
+            if not waiting.result.done():  # superseded while it waited
+                taken.append(waiting)
+        return taken, True
+
+    def _score(self, taken: list[_Waiting]) -> None:
+        started = time.perf_counter()
+        results = self._infer(taken)
+        infer_s = time.perf_counter() - started
+        self._loop.call_soon_threadsafe(self._deliver, taken, results, started, infer_s)
+
+    def _infer(self, taken: list[_Waiting]) -> list[float | EngineError]:
+        """Return one logit or error per pair; a batch that fails is tried again pair by pair."""
+        try:
+            logits = self._engine.infer(_collate([waiting.pair for waiting in taken]))
+        except InferenceFailed as error:
+            if len(taken) == 1:
+                self._failures += 1
+                return [error]
+            return [result for waiting in taken for result in self._infer([waiting])]
+        self._failures = 0
+        return [float(logit) for logit in logits]
+
+    def _deliver(
+        self, taken: list[_Waiting], results: list[float | EngineError], started: float, infer_s: float
+    ) -> None:
+        self._report(BatchReport(len(taken), infer_s))
+        for waiting, result in zip(taken, results, strict=True):
+            if waiting.result.done():
+                continue
+            if isinstance(result, EngineError):
+                waiting.result.set_exception(result)
+            else:
+                waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
+        if self._failures >= MAX_FAILURES_IN_A_ROW and not self.fatal.done():
+            reason = f"the engine failed {self._failures} times in a row; the last error is above"
+            self.fatal.set_result(FatalError("engine_failing", reason))
+
+
+def _collate(pairs: list[Pair]) -> Batch:
+    return Batch(
+        pixel_values=np.stack([pair.pixel_values for pair in pairs]),
+        input_ids=np.stack([pair.input_ids for pair in pairs]),
+        attention_mask=np.stack([pair.attention_mask for pair in pairs]),
+    )

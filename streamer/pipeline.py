@@ -1,0 +1,398 @@
+"""One event's whole way through the scorer, top to bottom; the one place where an error becomes an outcome.
+
+    admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate → publish
+
+Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
+goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
+when the broker has that record. Faust does not enter here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import structlog
+from cachetools import FIFOCache
+
+from engines import calibration
+from engines.errors import EngineError
+from engines.image import decode
+from engines.text import compose
+from streamer import events
+from streamer.batch import Pair
+from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
+from streamer.events import DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
+from streamer.fetch import NotModified
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from concurrent.futures import Executor
+
+    from engines.contract import Manifest
+    from engines.text import Tokenizer
+    from streamer.batch import Batcher
+    from streamer.fetch import Fetcher, Validator
+    from streamer.settings import PipelineSettings, TopicSettings
+    from streamer.telemetry import Telemetry
+
+log = structlog.get_logger(__name__)
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class Publish(Protocol):
+    """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
+
+    def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One record of product-updates, and the call that acknowledges it."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    position: SourcePosition
+    published_at: datetime
+    acknowledge: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Passage:
+    """One event on its way: what is known of it so far."""
+
+    incoming: Incoming
+    update: ProductUpdate | None
+    order: int | None
+    previous: asyncio.Task[None] | None
+    started: float = field(default_factory=time.perf_counter)
+    superseded_by: int | None = None
+    superseded: bool = False
+    work: asyncio.Task[ProductScore] | None = None
+    stages_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Latest:
+    """The newest update of a product that this worker has admitted; a cache: forgetting it costs work, not truth.
+
+    `passage` and `task` are None once the update has its outcome.
+    """
+
+    order: int | None
+    passage: _Passage | None
+    task: asyncio.Task[None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a URL last showed."""
+
+    validator: Validator
+    image_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A pair ready for the engine, or, when this picture was scored with this text before, its probability."""
+
+    image_sha256: str
+    pair: Pair | None = None
+    probability: float | None = None
+    decode_s: float = 0.0
+    tokenise_s: float = 0.0
+
+
+class Pipeline:
+    """Takes product updates to their outcomes; all methods belong to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        fetcher: Fetcher,
+        tokenizer: Tokenizer,
+        manifest: Manifest,
+        batcher: Batcher,
+        executor: Executor,
+        publish: Publish,
+        topics: TopicSettings,
+        settings: PipelineSettings,
+        telemetry: Telemetry,
+    ) -> None:
+        self._fetcher = fetcher
+        self._tokenizer = tokenizer
+        self._manifest = manifest
+        self._batcher = batcher
+        self._executor = executor
+        self._publish = publish
+        self._topics = topics
+        self._settings = settings
+        self._telemetry = telemetry
+        self._room = asyncio.Semaphore(settings.max_in_flight)
+        self._tasks: set[asyncio.Task[None]] = set()
+        # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
+        self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
+        self._probabilities: FIFOCache[tuple[str, str, str], float] = FIFOCache(max(settings.score_cache_entries, 1))
+        self._seen: FIFOCache[str, _Seen] = FIFOCache(max(settings.score_cache_entries, 1))
+        self.fatal: asyncio.Future[StreamerError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def in_flight(self) -> int:
+        """How many admitted events have no outcome yet."""
+        return len(self._tasks)
+
+    # -- the way of an event
+
+    async def admit(self, incoming: Incoming) -> None:
+        """Wait for room, then start the event on its way. Call in the order of the partition."""
+        await self._room.acquire()
+        passage, refused = self._parse(incoming)
+        task = asyncio.create_task(self._travel(passage, refused))
+        self._tasks.add(task)
+        task.add_done_callback(self._leave)
+        if passage.update is not None and not passage.superseded:
+            self._latest[passage.update.id] = _Latest(passage.order, passage, task)
+
+    async def drain(self) -> None:
+        """Return when nothing is in flight."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def abandon(self) -> None:
+        """Give up what is in flight: no outcome, no acknowledgement; another worker will be given these events."""
+        abandoned = list(self._tasks)
+        for task in abandoned:
+            task.cancel()
+        await asyncio.gather(*abandoned, return_exceptions=True)
+
+    def _parse(self, incoming: Incoming) -> tuple[_Passage, RejectedEvent | None]:
+        started = time.perf_counter()
+        try:
+            update = events.parse_update(incoming.key, incoming.value)
+            order = None if update.deleted and update.version is None and update.updated_at is None else update.order
+        except RejectedEvent as error:
+            return _Passage(incoming, None, None, None), error
+        finally:
+            self._telemetry.stage("parse", time.perf_counter() - started)
+        passage = _Passage(incoming, update, order, None)
+        self._supersede(passage, update)
+        return passage, None
+
+    def _supersede(self, passage: _Passage, update: ProductUpdate) -> None:
+        """Let the newer of two updates of one product win; an equal or newer one waits for the one before it."""
+        latest = self._latest.get(update.id)
+        if latest is None:
+            return
+        passage.previous = latest.task
+        if passage.order is not None and latest.order is not None and passage.order < latest.order:
+            passage.superseded, passage.superseded_by = True, latest.order
+            return
+        newer = passage.order is None or latest.order is None or passage.order > latest.order
+        if newer and latest.passage is not None:
+            latest.passage.superseded, latest.passage.superseded_by = True, passage.order
+            if latest.passage.work is not None:
+                latest.passage.work.cancel()
+        if passage.order is None:
+            passage.order = latest.order if update.deleted else None
+
+    async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
+        incoming = passage.incoming
+        record: ProductScore | DeadLetter
+        try:
+            if passage.previous is not None:
+                await asyncio.wait({passage.previous})
+            record = self._dead_letter(passage, refused) if refused else await self._outcome(passage)
+            await self._emit(passage, record)
+        except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
+            self._stop(error)
+            return
+        finally:
+            self._forget(passage)
+        incoming.acknowledge()
+        self._account(passage, record)
+
+    def _forget(self, passage: _Passage) -> None:
+        """Let go of what a finished event holds; its order stays, so that older updates are still superseded."""
+        latest = self._latest.get(passage.update.id) if passage.update is not None else None
+        if latest is not None and latest.passage is passage:
+            latest.passage = latest.task = None
+
+    async def _outcome(self, passage: _Passage) -> ProductScore | DeadLetter:
+        """Return the record that the event ends in: the one place where an error becomes an outcome."""
+        assert passage.update is not None
+        try:
+            if passage.superseded:
+                return self._record(passage, "superseded")
+            if passage.update.deleted:
+                return self._record(passage, "deleted")
+            passage.work = asyncio.create_task(self._score(passage, passage.update))
+            return await passage.work
+        except (RejectedEvent, TransientError, EngineError) as error:
+            return self._dead_letter(passage, error)
+        except asyncio.CancelledError:
+            if passage.superseded and passage.work is not None and passage.work.cancelled():
+                return self._record(passage, "superseded")
+            if passage.work is not None:
+                passage.work.cancel()
+            raise
+
+    async def _score(self, passage: _Passage, update: ProductUpdate) -> ProductScore:
+        url = update.image_link
+        if not url:
+            raise RejectedEvent("image_missing", "the update has no `image_link`")
+        fields = update.text_fields()
+        text = compose(fields, self._manifest.text)
+        text_sha256 = events.text_digest(fields)
+        prepared = await self._prepare(passage, url, text, text_sha256)
+        if prepared.pair is None:
+            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.probability)
+        scored = await self._batcher.logit(prepared.pair)
+        self._clock(passage, "queue", scored.waited_s)
+        self._clock(passage, "engine", scored.infer_s)
+        probability = float(calibration.apply(self._manifest.calibration, np.asarray([scored.logit]))[0])
+        if self._settings.score_cache_entries:
+            self._probabilities[prepared.image_sha256, text_sha256, self._manifest.release] = probability
+        return self._record(passage, "scored", prepared.image_sha256, text_sha256, probability)
+
+    async def _prepare(self, passage: _Passage, url: str, text: str, text_sha256: str) -> _Prepared:
+        """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""
+        seen = self._seen.get(url)
+        known = None if seen is None else self._known(seen.image_sha256, text_sha256)
+        started = time.perf_counter()
+        fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
+        self._clock(passage, "fetch", time.perf_counter() - started)
+        if isinstance(fetched, NotModified):
+            assert seen is not None
+            return _Prepared(seen.image_sha256, probability=known)
+        loop = asyncio.get_running_loop()
+        prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, text, text_sha256)
+        self._clock(passage, "decode", prepared.decode_s)
+        self._clock(passage, "tokenise", prepared.tokenise_s)
+        if fetched.validator is not None and self._settings.score_cache_entries:
+            self._seen[url] = _Seen(fetched.validator, prepared.image_sha256)
+        return prepared
+
+    def _make_ready(self, body: bytes, text: str, text_sha256: str) -> _Prepared:
+        """Digest, decode and tokenise; runs in a preprocessing thread."""
+        started = time.perf_counter()
+        image_sha256 = hashlib.sha256(body).hexdigest()
+        known = self._known(image_sha256, text_sha256)
+        if known is not None:
+            return _Prepared(image_sha256, probability=known, decode_s=time.perf_counter() - started)
+        pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
+        decoded = time.perf_counter()
+        input_ids, attention_mask = self._tokenizer.encode([text])
+        pair = Pair(pixels, input_ids[0], attention_mask[0])
+        tokenise_s = time.perf_counter() - decoded
+        return _Prepared(image_sha256, pair, decode_s=decoded - started, tokenise_s=tokenise_s)
+
+    def _known(self, image_sha256: str, text_sha256: str) -> float | None:
+        try:
+            return self._probabilities[image_sha256, text_sha256, self._manifest.release]
+        except KeyError:
+            return None
+
+    # -- records
+
+    def _record(
+        self,
+        passage: _Passage,
+        outcome: RecordedOutcome,
+        image_sha256: str | None = None,
+        text_sha256: str | None = None,
+        probability: float | None = None,
+    ) -> ProductScore:
+        update = passage.update
+        assert update is not None
+        scored = probability is not None
+        return ProductScore(
+            product_id=update.id,
+            order=passage.order,
+            outcome=outcome,
+            source=passage.incoming.position,
+            published_at=passage.incoming.published_at,
+            scored_at=datetime.now(UTC),
+            title=(update.title or "")[: events.MAX_TITLE_CHARS] or None,
+            category=update.category[: events.MAX_TITLE_CHARS] or None,
+            image_url=update.image_link,
+            image_sha256=image_sha256,
+            text_sha256=text_sha256,
+            probability=probability,
+            threshold=self._threshold(update) if scored else None,
+            release=self._manifest.release if scored else None,
+            superseded_by=passage.superseded_by,
+        )
+
+    def _threshold(self, update: ProductUpdate) -> float:
+        return self._manifest.thresholds.get(update.category, self._manifest.threshold)
+
+    def _dead_letter(self, passage: _Passage, error: StreamerError | EngineError) -> DeadLetter:
+        incoming = passage.incoming
+        omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
+        return DeadLetter(
+            reason=error.code,
+            message=str(error),
+            attempts=getattr(error, "attempts", 1),
+            source=incoming.position,
+            product_id=passage.update.id if passage.update else None,
+            image_url=passage.update.image_link if passage.update else None,
+            release=self._manifest.release,
+            published_at=incoming.published_at,
+            rejected_at=datetime.now(UTC),
+            key=events.encode_bytes(incoming.key),
+            value=None if omitted else events.encode_bytes(incoming.value),
+            value_omitted=omitted,
+            headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
+        )
+
+    async def _emit(self, passage: _Passage, record: ProductScore | DeadLetter) -> None:
+        started = time.perf_counter()
+        if isinstance(record, DeadLetter):
+            await self._publish(self._topics.dead_letters, passage.incoming.key, events.encode(record))
+        else:
+            await self._publish(self._topics.scores, record.product_id.encode(), events.encode(record))
+        self._clock(passage, "publish", time.perf_counter() - started)
+
+    # -- accounting
+
+    def _account(self, passage: _Passage, record: ProductScore | DeadLetter) -> None:
+        """Count the outcome and write the event's canonical log line."""
+        self._telemetry.latency(record.published_at)
+        facts: dict[str, object] = {
+            "product_id": record.product_id,
+            "topic": record.source.topic,
+            "partition": record.source.partition,
+            "offset": record.source.offset,
+            "release": record.release,
+            "total_ms": round((time.perf_counter() - passage.started) * 1e3, 2),
+            **passage.stages_ms,
+        }
+        if isinstance(record, DeadLetter):
+            self._telemetry.outcome("rejected", record.reason)
+            log.warning("event.rejected", reason=record.reason, message=record.message, outcome="rejected", **facts)
+            return
+        self._telemetry.outcome(record.outcome)
+        if record.probability is not None:
+            self._telemetry.probability(record.probability)
+        log.debug(f"product.{record.outcome}", outcome=record.outcome, probability=record.probability, **facts)
+
+    def _clock(self, passage: _Passage, stage: str, seconds: float) -> None:
+        passage.stages_ms[f"{stage}_ms"] = round(seconds * 1e3, 2)
+        self._telemetry.stage(stage, seconds)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._room.release()
+
+    def _stop(self, error: BaseException) -> None:
+        log.error("pipeline.failed", error=repr(error), exc_info=error)
+        if not self.fatal.done():
+            wrapped = FatalError("pipeline_failed", f"{type(error).__name__}: {error}")
+            self.fatal.set_result(error if isinstance(error, FatalError) else wrapped)

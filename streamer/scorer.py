@@ -1,0 +1,295 @@
+"""Composition root of the scoring worker: settings → engine, fetcher, pipeline → a Faust app with two agents.
+
+    product-updates ─► [score] ─► product-scores ─► [alert] ─► mismatch-alerts
+                          └──────► dead-letters ◄──────┘
+
+`score` holds many events in flight; `alert` takes one at a time and keeps one table entry per product. Both
+acknowledge by hand, after the broker has what the event led to. An error that no outcome covers stops the worker
+without committing: another worker, or its next start, is given the event again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import faust
+import structlog
+import uvloop
+
+from engines.errors import EngineError
+from engines.runtime import loader
+from streamer import alert as alerting
+from streamer import events, topics
+from streamer.batch import Batcher
+from streamer.errors import FatalError, RejectedEvent, StreamerError
+from streamer.fetch import Fetcher
+from streamer.outbox import Outbox
+from streamer.pipeline import Incoming, Pipeline
+from streamer.telemetry import HealthServer, Telemetry, configure_logging
+from streamer.transport import OrderedTransport
+
+if TYPE_CHECKING:
+    from streamer.settings import BrokerSettings, Settings
+    from streamer.transport import OrderedConsumer
+
+log = structlog.get_logger(__name__)
+
+REBALANCE_MARGIN_S = 30.0
+"""A rebalance waits for every member's drain; this much more, for members that are slow to answer."""
+
+
+class ScorerApp(faust.App):  # type: ignore[misc]
+    """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
+
+    def _new_transport(self) -> OrderedTransport:
+        return OrderedTransport(self.conf.broker_consumer, self)
+
+
+def run(settings: Settings) -> int:
+    """Score until SIGTERM or SIGINT; return the process's exit code.
+
+    Raises:
+        FatalError: the worker cannot do its work; nothing was committed that has no outcome.
+    """
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Scorer(settings).run())
+
+
+class Scorer:
+    """One scoring worker, from start to drained stop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._telemetry = Telemetry()
+        self._app: ScorerApp
+        self._outbox: Outbox
+        self._pipeline: Pipeline
+        self._batcher: Batcher
+        self._state: Any  # the alert agent's Faust table
+        self._fatal: asyncio.Future[StreamerError]
+
+    async def run(self) -> int:
+        """Start, serve until told to stop, drain, stop."""
+        self._fatal = asyncio.get_running_loop().create_future()
+        async with AsyncExitStack() as stack:
+            await self._build(stack)
+            stopping = self._on_signals()
+            await self._app.start()
+            await self._serve(stopping)
+            await self._drain()
+        return 0
+
+    # -- parts
+
+    async def _build(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        partitions = await self._partitions()
+        engine = _load_engine(settings)
+        stack.callback(engine.close)
+        self._telemetry.engine(engine)
+        max_batch = min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
+        self._batcher = Batcher(engine, max_batch=max_batch, report=self._telemetry.batch)
+        stack.push_async_callback(self._batcher.close)
+        executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        self._pipeline = Pipeline(
+            fetcher=fetcher,
+            tokenizer=loader.load_tokenizer(settings.engine.release),
+            manifest=engine.manifest,
+            batcher=self._batcher,
+            executor=executor,
+            publish=self._outbox.send,
+            topics=settings.topics,
+            settings=settings.pipeline,
+            telemetry=self._telemetry,
+        )
+        self._app = _faust_app(settings)
+        stack.push_async_callback(self._app.stop)
+        self._add_agents(partitions)
+        await self._serve_health(stack)
+
+    async def _partitions(self) -> int:
+        """Return how many partitions product-scores has; the state is partitioned alike."""
+        names = self._settings.topics
+        async with topics.admin(self._settings.broker) as client:
+            existing = await topics.describe(client)
+        missing = [spec.name for spec in topics.specs(names) if spec.name not in existing]
+        if missing:
+            raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
+        return existing[names.scores].partitions
+
+    def _add_agents(self, partitions: int) -> None:
+        app, names = self._app, self._settings.topics
+        raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+        self._state = app.Table("alert-state", partitions=partitions, key_type=str)
+        app.agent(app.topic(names.updates, **raw), name="score")(self._score)
+        app.agent(app.topic(names.scores, **raw), name="alert")(self._alert)
+
+    async def _serve_health(self, stack: AsyncExitStack) -> None:
+        telemetry = self._settings.telemetry
+        self._telemetry.watch_depth("in_flight", lambda: self._pipeline.in_flight)
+        self._telemetry.watch_depth("engine", lambda: self._batcher.waiting)
+        if telemetry.port:
+            health = HealthServer(self._telemetry, alive=self._alive, ready=self._ready)
+            await health.start(telemetry.host, telemetry.port)
+            stack.push_async_callback(health.stop)
+
+    # -- the two agents
+
+    async def _score(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
+        async for event in stream.noack().events():
+            await self._pipeline.admit(_incoming(event))
+
+    async def _alert(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
+        async for event in stream.noack().events():
+            try:
+                await self._decide(event)
+            except Exception as error:
+                self._stop(error)
+                raise
+            event.ack()
+
+    async def _decide(self, event: Any) -> None:  # noqa: ANN401 - Faust's event
+        """Publish what the score changes, then write the state: a crash in between repeats the alert, same id."""
+        try:
+            score = events.parse_score(event.value)
+        except RejectedEvent as error:
+            log.error(
+                "score.unreadable", partition=event.message.partition, offset=event.message.offset, error=str(error)
+            )
+            return
+        state = alerting.from_table(self._state.get(score.product_id))
+        source = f"/{self._settings.broker.group}"
+        next_state, alert = alerting.decide(state, score, source=source)
+        if alert is not None:
+            await self._outbox.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
+            self._telemetry.alert(alert.type.rpartition(".")[2])
+            log.info(
+                alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
+            )
+        if next_state is not None and next_state != state:
+            self._state[score.product_id] = alerting.to_table(next_state)
+
+    # -- life
+
+    def _on_signals(self) -> asyncio.Event:
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        return stopping
+
+    async def _serve(self, stopping: asyncio.Event) -> None:
+        """Return when told to stop.
+
+        Raises:
+            StreamerError: a part has failed.
+        """
+        told = asyncio.ensure_future(stopping.wait())
+        crashed = asyncio.ensure_future(self._app._crashed.wait())  # noqa: SLF001 - mode has no public way to wait for it
+        failures = (self._fatal, self._pipeline.fatal, self._batcher.fatal)
+        await asyncio.wait({told, crashed, *failures}, return_when=asyncio.FIRST_COMPLETED)
+        for waiter in (told, crashed):
+            waiter.cancel()
+        for failure in failures:
+            if failure.done():
+                await self._pipeline.abandon()
+                raise failure.result()
+        if self._app._crashed.is_set():  # noqa: SLF001
+            await self._pipeline.abandon()
+            reason = self._app._crash_reason  # noqa: SLF001
+            raise FatalError("consumer_crashed", f"Faust stopped: {reason!r}") from reason
+
+    async def _drain(self) -> None:
+        """Stop consuming, finish what is in flight within the deadline; Faust's own stop then commits."""
+        consumer: OrderedConsumer = self._app.consumer
+        log.info("worker.draining", in_flight=self._pipeline.in_flight)
+        started = time.monotonic()
+        consumer.stop_flow()
+        try:
+            await asyncio.wait_for(self._pipeline.drain(), self._settings.pipeline.drain_timeout_s)
+        except TimeoutError:
+            log.warning("worker.drain_timed_out", abandoned=self._pipeline.in_flight)
+            await self._pipeline.abandon()
+        await consumer.commit()
+        log.info("worker.drained", seconds=round(time.monotonic() - started, 3))
+
+    def _stop(self, error: Exception) -> None:
+        log.exception("worker.failed", exc_info=error)
+        if not self._fatal.done():
+            wrapped = FatalError("alert_agent_failed", f"{type(error).__name__}: {error}")
+            self._fatal.set_result(error if isinstance(error, FatalError) else wrapped)
+
+    def _alive(self) -> tuple[bool, str]:
+        return (True, "alive")
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._app.rebalancing or not self._app.tables.recovery.completed.is_set():
+            return False, "waiting for partitions"
+        return True, "ready"
+
+
+def _load_engine(settings: Settings) -> Any:  # noqa: ANN401
+    try:
+        return loader.load(
+            settings.engine.release, threads=settings.engine.threads, max_batch=settings.engine.max_batch
+        )
+    except EngineError as error:
+        raise FatalError(error.code, f"the engine does not load: {error}") from error
+
+
+def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
+    message = event.message
+    return Incoming(
+        key=message.key,
+        value=message.value,
+        headers=list(message.headers or ()),
+        position=events.SourcePosition(topic=message.topic, partition=message.partition, offset=message.offset),
+        published_at=datetime.fromtimestamp(message.timestamp, UTC),
+        acknowledge=event.ack,
+    )
+
+
+def _faust_app(settings: Settings) -> ScorerApp:
+    broker, state = settings.broker, settings.state
+    app = ScorerApp(
+        broker.group,
+        broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
+        broker_credentials=_credentials(broker),
+        broker_session_timeout=broker.session_timeout_s,
+        broker_heartbeat_interval=broker.heartbeat_interval_s,
+        broker_commit_interval=broker.commit_interval_s,
+        broker_rebalance_timeout=settings.pipeline.drain_timeout_s + REBALANCE_MARGIN_S,
+        consumer_auto_offset_reset="earliest",
+        producer_linger=0.005,
+        store="memory://" if state.store == "memory" else "rocksdb://?driver=rocksdict",
+        datadir=str(state.directory),
+        topic_replication_factor=settings.topics.replication,
+        topic_disable_leader=True,
+        stream_wait_empty=True,
+        web_enabled=False,
+    )
+    consumer: OrderedConsumer = app.consumer
+    consumer.drain_timeout_s = settings.pipeline.drain_timeout_s
+    return app
+
+
+def _credentials(broker: BrokerSettings) -> Any:  # noqa: ANN401 - Faust's credentials
+    options = topics.client_kwargs(broker)
+    context = options.get("ssl_context")
+    if broker.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=broker.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None

@@ -1,0 +1,157 @@
+"""Metrics, health and logs of a worker. Labels are bounded: stages, outcomes, reason codes, transitions.
+
+`/metrics` speaks Prometheus; `/healthz` answers 200 while the worker makes progress, `/readyz` once its engine is warm
+and its partitions are assigned.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from streamer.events import OUTCOMES, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import datetime
+
+    from engines.contract import Engine
+    from streamer.batch import BatchReport
+
+STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "publish")
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_TENTHS = tuple(i / 20 for i in range(1, 21))
+
+
+class Telemetry:
+    """The scorer's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self._events = Counter("streamer_events", "Product updates by outcome", ["outcome"], registry=r)
+        self._rejected = Counter("streamer_rejected", "Rejected product updates by reason", ["reason"], registry=r)
+        self._alerts = Counter("streamer_alerts", "Alerts published by transition", ["transition"], registry=r)
+        self._stage = Histogram(
+            "streamer_stage_seconds", "Time of one event in a stage", ["stage"], buckets=_SECONDS, registry=r
+        )
+        self._latency = Histogram(
+            "streamer_event_latency_seconds",
+            "From publication of an update to its outcome",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self._batch = Histogram("streamer_batch_size", "Pairs in one run of the engine", buckets=_SIZES, registry=r)
+        self._busy = Counter("streamer_engine_busy_seconds", "Time the engine spent in inference", registry=r)
+        self._depth = Gauge("streamer_queue_depth", "Events waiting, by queue", ["queue"], registry=r)
+        self._probability = Histogram(
+            "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
+        )
+        self._engine = Gauge("streamer_engine_info", "The engine that runs", ["release", "device"], registry=r)
+        self._committed = Gauge(
+            "streamer_committed_offset", "Committed offset by partition", ["topic", "partition"], registry=r
+        )
+        self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
+        self._outcomes = {outcome: self._events.labels(outcome) for outcome in OUTCOMES}
+
+    def stage(self, stage: str, seconds: float) -> None:
+        self._stages[stage].observe(seconds)
+
+    def outcome(self, outcome: Outcome, reason: str | None = None) -> None:
+        self._outcomes[outcome].inc()
+        if reason is not None:
+            self._rejected.labels(reason).inc()
+
+    def latency(self, published_at: datetime) -> None:
+        self._latency.observe(max(0.0, time.time() - published_at.timestamp()))
+
+    def probability(self, probability: float) -> None:
+        self._probability.observe(probability)
+
+    def alert(self, transition: str) -> None:
+        self._alerts.labels(transition).inc()
+
+    def batch(self, report: BatchReport) -> None:
+        self._batch.observe(report.size)
+        self._busy.inc(report.infer_s)
+
+    def engine(self, engine: Engine) -> None:
+        self._engine.labels(engine.manifest.release, engine.device).set(1)
+
+    def committed(self, topic: str, partition: int, offset: int) -> None:
+        self._committed.labels(topic, str(partition)).set(offset)
+
+    def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
+        """Read the depth of a queue whenever metrics are scraped."""
+        self._depth.labels(name).set_function(depth)
+
+
+class HealthServer:
+    """Serves `/metrics`, `/healthz` and `/readyz`.
+
+    Args:
+        telemetry: what `/metrics` shows.
+        alive: whether the worker makes progress, and why not.
+        ready: whether the worker can take events, and why not.
+    """
+
+    def __init__(
+        self, telemetry: Telemetry, *, alive: Callable[[], tuple[bool, str]], ready: Callable[[], tuple[bool, str]]
+    ) -> None:
+        self._telemetry = telemetry
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", _probe(alive))
+        app.router.add_get("/readyz", _probe(ready))
+        self._runner = web.AppRunner(app, access_log=None)
+
+    async def start(self, host: str, port: int) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        body = generate_latest(self._telemetry.registry)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def _probe(check: Callable[[], tuple[bool, str]]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def answer(_: web.Request) -> web.Response:
+        good, reason = check()
+        return web.Response(status=200 if good else 503, text=reason + "\n")
+
+    return answer
+
+
+def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
+    """Send structlog and the standard library's loggers to stderr, one line per event."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    for name in ("streamer", "engines"):
+        logging.getLogger(name).setLevel(level.upper())

@@ -1,0 +1,298 @@
+"""Faust's Kafka consumer, made to lose nothing when partitions change hands. Imported by the composition roots only.
+
+Stock Faust 0.15.3 commits past events in flight, skips records it has fetched when a rebalance interrupts their
+delivery, and commits nothing when partitions are revoked (docs/adr/0002). This module replaces its bookkeeping:
+
+* each partition has a `PartitionLedger`; what is committed is the first offset not acknowledged, in delivered order;
+* each fetch is stamped with the epoch in which it began; every seek and revocation begins a new epoch, and records of
+  an older one, or records that could not be delivered, are thrown away and their partition is sought back;
+* a partition without a committed offset is sought to its earliest offset explicitly;
+* when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
+* offsets are committed only after the producers have flushed, and not at all once a delivery has failed.
+
+It reaches into private parts of exactly this Faust and aiokafka; both are pinned in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from faust.transport.consumer import ensure_TP
+from faust.transport.drivers import aiokafka as driver
+
+from streamer.errors import FatalError
+from streamer.offsets import PartitionLedger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+    from faust.types import TP
+
+log = structlog.get_logger(__name__)
+
+_FETCH_WAIT_S = 1.0
+_DRAIN_POLL_S = 0.01
+
+
+class _RebalanceListener(driver.ConsumerRebalanceListener):
+    def on_partitions_revoked(self, revoked: Iterable[Any]) -> Awaitable[None]:
+        self._thread.begin_epoch()
+        awaitable: Awaitable[None] = super().on_partitions_revoked(revoked)
+        return awaitable
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):
+    """The thread that owns the aiokafka consumer; everything here but `epoch` runs in its event loop."""
+
+    epoch: int = 0
+
+    def begin_epoch(self) -> None:
+        self.epoch += 1
+
+    async def _fetch_records(self, consumer: Any, active_partitions: Any, **kwargs: Any) -> Any:
+        """Return (epoch, records); a fetch that a seek overtook puts its records back and returns none.
+
+        Nothing can run between the return of the fetch and the seek back: both happen in this thread's event loop,
+        without an await between them. That holds for fetches that nobody waits for any more, too.
+        """
+        epoch = self.epoch
+        records = await super()._fetch_records(consumer, active_partitions, **kwargs)
+        if epoch != self.epoch:
+            for tp, batch in records.items():
+                if batch and tp in consumer.assignment():
+                    consumer.seek(tp, batch[0].offset)
+            return epoch, {}
+        return epoch, {ensure_TP(tp): batch for tp, batch in records.items()}
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        self.begin_epoch()
+        await super()._seek_wait(consumer, partitions)
+
+    async def rewind(self, positions: Mapping[TP, int]) -> None:
+        """Seek those of the partitions that are still assigned, beginning a new epoch."""
+        await self.call_thread(self._rewind, positions)
+
+    async def _rewind(self, positions: Mapping[TP, int]) -> None:
+        consumer = self._ensure_consumer()
+        self.begin_epoch()
+        assigned = consumer.assignment()
+        for tp, offset in positions.items():
+            if tp in assigned:
+                consumer.seek(tp, offset)
+
+    async def committed(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
+        """Return the group's committed offset of each partition, None where it has none."""
+        return await self.call_thread(self._committed, list(partitions))  # type: ignore[no-any-return]
+
+    async def _committed(self, partitions: list[TP]) -> dict[TP, int | None]:
+        consumer = self._ensure_consumer()
+        offsets = await asyncio.gather(*(consumer.committed(tp) for tp in partitions))
+        return dict(zip(partitions, offsets, strict=True))
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; False when the broker cannot take it now: the same offsets are tried again at the next interval."""
+        consumer = self._ensure_consumer()
+        assigned = consumer.assignment()
+        wanted = {driver.ensure_aiokafka_TP(tp): offset for tp, offset in offsets.items() if tp in assigned}
+        if not wanted:
+            return False
+        try:
+            await consumer.commit(wanted)
+        except (CommitFailedError, IllegalStateError) as error:
+            log.info("offsets.refused", reason=str(error))
+            return False
+        except KafkaError as error:
+            log.warning("offsets.not_committed", reason=repr(error))
+            return False
+        return True
+
+
+class OrderedConsumer(driver.Consumer):
+    """Delivers each partition in order, and commits no offset before the broker has what its event led to.
+
+    Set by the composition root before the app starts:
+        drain_timeout_s: how long what is in flight may take to finish when partitions are revoked.
+        before_commit: awaited before each commit; raises when a delivery has failed, which stops the worker.
+    """
+
+    RebalanceListener = _RebalanceListener
+    _thread: _ConsumerThread
+
+    drain_timeout_s: float = 25.0
+    before_commit: Callable[[], Awaitable[None]] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._ledgers: dict[TP, PartitionLedger] = {}
+        self._behind: set[TP] = set()
+        self._commit_lock = asyncio.Lock()
+        self.commits = 0
+        super().__init__(*args, **kwargs)
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- positions
+
+    async def perform_seek(self) -> None:
+        """Seek every stream partition to the group's committed offset, or to its earliest when there is none."""
+        streams = [tp for tp in self.assignment() if not self._is_changelog_tp(tp)]
+        committed = await self._thread.committed(streams)
+        fresh = [tp for tp, offset in committed.items() if offset is None]
+        earliest = await self.earliest_offsets(*fresh) if fresh else {}
+        starts = {tp: offset if offset is not None else earliest[tp] for tp, offset in committed.items()}
+        self._start_at(starts)
+        await self._thread.seek_wait(starts)
+        log.info("partitions.sought", partitions=len(starts), uncommitted=len(fresh))
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        """Seek changelog partitions, for recovery."""
+        self._start_at(partitions)
+        await super().seek_wait(partitions)
+
+    async def seek(self, partition: TP, offset: int) -> None:
+        """Seek one partition."""
+        await self.seek_wait({partition: offset})
+
+    def _start_at(self, positions: Mapping[TP, int]) -> None:
+        for tp, offset in positions.items():
+            self._ledgers[tp] = PartitionLedger(offset)
+            for acknowledged in (self._acked, self._acked_index, self._committed_offset):
+                acknowledged.pop(tp, None)
+
+    # -- delivery
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        # A fetcher that was stopped may have left with records in its hands.
+        self._behind.update(self._ledgers)
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self._catch_up()
+                answer, active = await self._wait_next_records(_FETCH_WAIT_S)
+                if not answer:
+                    continue
+                epoch, records = answer
+                if records:
+                    await self._deliver_or_rewind(epoch, records, active)
+        except self.consumer_stopped_errors:
+            if not self.app.should_stop:
+                raise
+
+    async def _catch_up(self) -> None:
+        behind, self._behind = self._behind, set()
+        positions = {tp: self._ledgers[tp].next_offset for tp in behind if tp in self._ledgers}
+        if positions:
+            await self._thread.rewind(positions)
+
+    async def _deliver_or_rewind(self, epoch: int, records: Any, active: set[TP] | None) -> None:
+        delivery = asyncio.ensure_future(self._deliver(epoch, records, active))
+        suspended = asyncio.ensure_future(self.suspend_flow.wait())
+        try:
+            await asyncio.wait({delivery, suspended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            suspended.cancel()
+            if not delivery.done():
+                delivery.cancel()
+                self._behind.update(records)
+        if delivery.done() and not delivery.cancelled():
+            delivery.result()
+
+    async def _deliver(self, epoch: int, records: Any, active: set[TP] | None) -> None:
+        for tp, record in self.scheduler.iterate(records):
+            if tp in self._behind:
+                continue
+            if epoch != self._thread.epoch or not self._is_open(tp, active):
+                self._behind.add(tp)
+                continue
+            ledger = self._ledger_of(tp)
+            if record.offset >= ledger.next_offset:
+                ledger.deliver(record.offset)
+                await self.callback(self._to_message(tp, record))
+
+    def _is_open(self, tp: TP, active: set[TP] | None) -> bool:
+        return self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
+
+    def _ledger_of(self, tp: TP) -> PartitionLedger:
+        ledger = self._ledgers.get(tp)
+        if ledger is None:
+            raise FatalError("partition_not_sought", f"{tp} delivers records but was never sought; restart the worker")
+        return ledger
+
+    # -- acknowledgement
+
+    def unfinished(self) -> int:
+        """Return how many delivered events have no outcome yet."""
+        self._collect_acknowledgements()
+        return sum(len(ledger) for tp, ledger in self._ledgers.items() if not self._is_changelog_tp(tp))
+
+    def committed_offsets(self) -> dict[TP, int]:
+        """Return where a successor would start, by stream partition."""
+        return {tp: ledger.committed for tp, ledger in self._ledgers.items() if not self._is_changelog_tp(tp)}
+
+    def _collect_acknowledgements(self) -> None:
+        # The compiled stream iterator writes these two itself instead of calling `ack`.
+        for tp, offsets in self._acked.items():
+            if offsets and (ledger := self._ledgers.get(tp)):
+                for offset in offsets:
+                    ledger.acknowledge(offset)
+            offsets.clear()
+            self._acked_index[tp].clear()
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what has been acknowledged; a second caller waits and then commits what came meanwhile."""
+        async with self._commit_lock:
+            return await self.force_commit(topics, start_new_transaction=start_new_transaction)
+
+    async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002 - Faust's signature
+        """Flush the producers, then commit the offsets that were committable before the flush began."""
+        self._collect_acknowledgements()
+        offsets = {
+            tp: offset
+            for tp, ledger in self._ledgers.items()
+            if not self._is_changelog_tp(tp) and (offset := ledger.committable()) is not None
+        }
+        if not offsets:
+            return False
+        await self.app.producer.flush()
+        if self.before_commit is not None:
+            await self.before_commit()
+        if not await self._commit(offsets):
+            return False
+        self.commits += 1
+        for tp, offset in offsets.items():
+            if tp in self._ledgers:
+                self._ledgers[tp].committed = max(offset, self._ledgers[tp].committed)
+        return True
+
+    # -- handing over
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Finish what is in flight, commit it, and forget the partitions."""
+        self._collect_acknowledgements()
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._ledgers.pop(tp, None)
+        self._behind -= revoked
+
+    async def wait_empty(self) -> None:
+        """Wait until what the agents have taken is finished, at most `drain_timeout_s`; then commit."""
+        deadline = time.monotonic() + self.drain_timeout_s
+        while any(not m.acked for m in list(self._unacked_messages)) and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)  # noqa: ASYNC110 - the compiled iterator signals nothing
+        abandoned = sum(not m.acked for m in list(self._unacked_messages))
+        self._unacked_messages.clear()
+        if abandoned:
+            log.warning("events.abandoned", events=abandoned, drain_timeout_s=self.drain_timeout_s)
+        await self.commit()
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Do nothing: Faust's own detector reads the bookkeeping that is replaced here."""
+
+
+class OrderedTransport(driver.Transport):
+    """Faust's aiokafka transport with the consumer above."""
+
+    Consumer = OrderedConsumer
