@@ -1,0 +1,155 @@
+"""A catalogue folder: `catalog.jsonl`, one product a line in Google Merchant field names, and its pictures.
+
+    shop/catalog.jsonl   {"id": "1", "title": "Blue mug", "color": "Blue", "image_link": "images/1.jpg", ...}
+    shop/images/1.jpg
+
+`image_link` and `additional_image_link` are relative to the folder and may not leave it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+import orjson
+
+from engines.errors import CatalogInvalid
+
+CATALOG_FILE = "catalog.jsonl"
+
+NAMED_FIELDS = (
+    "title",
+    "brand",
+    "product_type",
+    "color",
+    "material",
+    "pattern",
+    "gender",
+    "size",
+    "description",
+)
+"""The text fields every catalogue shares, in the order in which a scorer reads them; others follow."""
+
+_NOT_TEXT = frozenset(
+    {
+        "id",
+        "schema_version",
+        "version",
+        "updated_at",
+        "deleted",
+        "item_group_id",
+        "price",
+        "image_link",
+        "additional_image_link",
+    }
+)
+
+
+@dataclass(frozen=True)
+class CatalogItem:
+    """One product of a folder: what its text says by field, and where its pictures are."""
+
+    id: str
+    fields: dict[str, str]
+    image_path: Path
+    additional_image_paths: tuple[Path, ...]
+    item_group_id: str | None
+    raw: dict[str, Any]
+
+
+def read_folder(path: Path) -> list[CatalogItem]:
+    """Return the products of the catalogue folder at `path`, in the order of its lines; blank lines are skipped.
+
+    Raises:
+        CatalogInvalid: there is no readable `catalog.jsonl`, or a line is not a product with a picture in the folder;
+            the message names the line and says what to do.
+    """
+    catalog = path / CATALOG_FILE
+    items: dict[str, CatalogItem] = {}
+    for number, line in enumerate(_lines(catalog), start=1):
+        if not line.strip():
+            continue
+        where = f"{catalog}, line {number}"
+        item = _read_line(line, path, where)
+        if item.id in items:
+            raise CatalogInvalid(f"{where}: the id {item.id!r} was used above; give each product its own id")
+        items[item.id] = item
+    if not items:
+        raise CatalogInvalid(f"{catalog} holds no products; write one JSON object a line")
+    return list(items.values())
+
+
+def text_fields(raw: dict[str, Any]) -> dict[str, str]:
+    """Return the non-empty text of a product's columns: the named fields in order, then the others as they stand."""
+    others = [name for name in raw if name not in NAMED_FIELDS and name not in _NOT_TEXT]
+    texts = ((name, _text(raw.get(name))) for name in (*NAMED_FIELDS, *others))
+    return {name: text for name, text in texts if text}
+
+
+def _lines(catalog: Path) -> list[bytes]:
+    try:
+        return catalog.read_bytes().split(b"\n")
+    except OSError as error:
+        raise CatalogInvalid(f"cannot read {catalog}: {error.strerror}; a catalogue folder holds that file") from error
+
+
+def _read_line(line: bytes, folder: Path, where: str) -> CatalogItem:
+    raw = _parse(line, where)
+    product_id = raw.get("id")
+    if not isinstance(product_id, (str, int)) or isinstance(product_id, bool) or product_id == "":
+        raise CatalogInvalid(f'{where}: no `id`; add one, as in {{"id": "SKU-1"}}')
+    group = raw.get("item_group_id")
+    return CatalogItem(
+        id=str(product_id),
+        fields=text_fields(raw),
+        image_path=_picture(raw.get("image_link"), folder, where),
+        additional_image_paths=tuple(
+            _picture(link, folder, where) for link in _links(raw.get("additional_image_link"), where)
+        ),
+        item_group_id=None if group in (None, "") else str(group),
+        raw=raw,
+    )
+
+
+def _parse(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        raw = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise CatalogInvalid(f"{where}: not JSON ({error}); write one JSON object a line") from error
+    if not isinstance(raw, dict):
+        raise CatalogInvalid(f"{where}: a {type(raw).__name__}, not a product; write one JSON object a line")
+    return cast("dict[str, Any]", raw)
+
+
+def _links(value: object, where: str) -> list[object]:
+    """Return the links of `additional_image_link`: a list, or one string of links separated by commas."""
+    if value in (None, ""):
+        return []
+    if isinstance(value, str):
+        return [link.strip() for link in value.split(",") if link.strip()]
+    if isinstance(value, list):
+        return cast("list[object]", value)
+    raise CatalogInvalid(f"{where}: `additional_image_link` is not a list; write a list of paths in the folder")
+
+
+def _picture(link: object, folder: Path, where: str) -> Path:
+    """Return the path of a picture that stands in the folder, symbolic links followed."""
+    if not isinstance(link, str) or not link:
+        raise CatalogInvalid(f"{where}: no `image_link`; write the picture's path in the folder, as in images/1.jpg")
+    relative = PurePosixPath(link)
+    outside = relative.is_absolute() or ".." in relative.parts or "\\" in link or "\0" in link
+    if outside or not (folder / relative).resolve().is_relative_to(folder.resolve()):
+        raise CatalogInvalid(f"{where}: the picture {link!r} is outside the folder; copy it into images/ and link that")
+    picture = folder / relative
+    if not picture.is_file():
+        raise CatalogInvalid(f"{where}: there is no picture {link!r} in the folder; add it or remove the line")
+    return picture
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(part).strip() for part in cast("list[object]", value) if str(part).strip())
+    if value is None or isinstance(value, (bool, dict)):
+        return ""
+    return str(value).strip()
