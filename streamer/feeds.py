@@ -30,6 +30,7 @@ from streamer.errors import FatalError, RejectedEvent
 from streamer.events import ProductUpdate, parse_update
 
 if TYPE_CHECKING:
+    from _csv import Reader as CsvReader  # the standard library gives the type no other name
     from collections.abc import Callable, Generator, Iterable, Iterator
     from pathlib import Path
 
@@ -94,7 +95,7 @@ def _text(path: Path, raw: BinaryIO, form: str, *, compressed: bool) -> Feed:
 def _readable(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
     try:
         yield from rows
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise FatalError("feed_unreadable", f"{path}: the file is damaged: {error}") from error
 
 
@@ -118,24 +119,27 @@ def _csv_rows(path: Path, stream: BinaryIO, *, delimiter: str) -> Iterator[Row]:
     # surrogateescape: a byte that is not UTF-8 spoils its own row, not the file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(MAX_CELL_CHARS)
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
-    header = [_column(name) for name in next(reader, [])]
-    if "id" not in header:
-        raise FatalError("feed_unreadable", f"{path}: no `id` column; the first line reads {header[:8]}")
-    number = 0
+    try:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        header = [_column(name) for name in next(reader, [])]
+        if "id" not in header:
+            raise FatalError("feed_unreadable", f"{path}: no `id` column; the first line reads {header[:8]}")
+        lines = ((line, cells) for line, cells in _csv_lines(reader) if cells)
+        for number, (line, cells) in enumerate(lines, start=1):
+            yield Row(number, line, cells if isinstance(cells, RejectedEvent) else _csv_fields(header, cells))
+    finally:
+        text.detach()  # a wrapper that is collected closes the file, which is not its own
+
+
+def _csv_lines(reader: CsvReader) -> Iterator[tuple[int, list[str] | RejectedEvent]]:
     while True:
         line = reader.line_num + 1
         try:
-            cells = next(reader)
+            yield line, next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            number += 1
-            yield Row(number, line, RejectedEvent("malformed_csv", str(error)))
-            continue
-        if cells:
-            number += 1
-            yield Row(number, line, _csv_fields(header, cells))
+            yield line, RejectedEvent("malformed_csv", str(error))
 
 
 def _csv_fields(header: list[str], cells: list[str]) -> Fields | RejectedEvent:

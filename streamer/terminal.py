@@ -64,9 +64,12 @@ def _written(value: object) -> str:
 
 def settings_table(settings: Settings) -> Table:
     """Return every setting; what differs from its default stands out."""
-    name = Column("setting", min_width=40)  # the longest name, unbroken, also on 80 columns
-    value_column, default = Column("value", overflow="fold"), Column("default", overflow="fold")
-    table = Table(name, value_column, default, title="from the environment and .env", box=SIMPLE, pad_edge=False)
+    columns = (  # the longest name stays whole on 80 columns
+        Column("setting", min_width=40),
+        Column("value", overflow="fold", max_width=17),
+        Column("default", overflow="fold", max_width=17),
+    )
+    table = Table(*columns, title="from the environment and .env", box=SIMPLE, pad_edge=False)
     for row in setting_rows(settings):
         value = escape(row.value)
         about = f"\n[dim]{escape(row.description)}[/]" if row.description else ""
