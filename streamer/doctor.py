@@ -130,14 +130,19 @@ def engine(settings: EngineSettings) -> list[Finding]:
     except EngineError as error:
         return [release, _failure("engine", error, "this release does not run on this machine: see its message")]
     try:
-        return [release, _timed(loaded, load_s)]
+        return [release, time_engine(loaded, load_s)]
     except EngineError as error:
         return [release, _failure("engine", error, "the model loads but does not score: build the release again")]
     finally:
         loaded.close()
 
 
-def _timed(loaded: Engine, load_s: float) -> Finding:
+def time_engine(loaded: Engine, load_s: float) -> Finding:
+    """Score blank pairs, alone and in full batches; `load_s` is how long loading took.
+
+    Raises:
+        InferenceFailed: the engine does not score.
+    """
     one = _ms_per_pair(loaded, 1)
     many = loaded.manifest.max_batch
     found = f"{loaded.device}, loaded in {load_s:.1f} s; {one:.1f} ms a pair alone"
@@ -212,7 +217,7 @@ async def topics_exist(settings: Settings) -> list[Finding]:
     """Compare the topics with the settings."""
     async with topics.admin(settings.broker) as client:
         existing = await topics.describe(client)
-    findings = [_topic(spec, existing.get(spec.name)) for spec in topics.specs(settings.topics)]
+    findings = [judge_topic(spec, existing.get(spec.name)) for spec in topics.specs(settings.topics)]
     updates, scores = existing.get(settings.topics.updates), existing.get(settings.topics.scores)
     if updates and scores and updates.partitions != scores.partitions:
         found = f"{updates.partitions} partitions of {updates.name}, {scores.partitions} of {scores.name}"
@@ -220,7 +225,8 @@ async def topics_exist(settings: Settings) -> list[Finding]:
     return findings
 
 
-def _topic(spec: topics.TopicSpec, state: topics.TopicState | None) -> Finding:
+def judge_topic(spec: topics.TopicSpec, state: topics.TopicState | None) -> Finding:
+    """Say whether the topic is there, and where it differs from the settings."""
     check = f"topic {spec.name}"
     if state is None:
         return Finding(check, "fail", "does not exist", "create it: streamer topics create")
@@ -291,10 +297,11 @@ async def clock(broker_settings: BrokerSettings) -> list[Finding]:
             skew_s = await _skew_s(broker_settings, name)
         finally:
             await client.delete_topics([name])
-    return [_judged(skew_s)]
+    return [judge_skew(skew_s)]
 
 
-def _judged(skew_s: float | None) -> Finding:
+def judge_skew(skew_s: float | None) -> Finding:
+    """Say whether the clocks agree; `skew_s` is the broker's time minus this machine's."""
     if skew_s is None:
         return Finding("clock", "skipped", "not checked: this broker does not stamp records with its own clock")
     found = f"{abs(skew_s) * 1000:.0f} ms {'behind' if skew_s > 0 else 'ahead of'} the broker"
