@@ -8,6 +8,7 @@ an address at the moment a connection to it is opened, because a name may resolv
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from yarl import URL
@@ -110,6 +111,7 @@ def acceptable_url(text: str) -> URL:
     return url
 
 
+@lru_cache(maxsize=4096)  # a feed names few hosts many times
 def _check_host(host: str) -> None:
     if ":" in host or _ENDS_IN_NUMBER.fullmatch(host):
         _check_literal(host)

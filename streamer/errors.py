@@ -14,7 +14,12 @@ from __future__ import annotations
 
 
 class StreamerError(Exception):
-    """Base of all; `code` is for machines, the message for people and says what to do."""
+    """Base of all; `code` is for machines, the message for people and says what to do.
+
+    `attempts` counts the tries that led to it, for those that are tried again.
+    """
+
+    attempts: int = 1
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)

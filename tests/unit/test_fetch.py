@@ -1,0 +1,587 @@
+"""The fetcher against a real HTTP server on 127.0.0.1."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+from collections import defaultdict
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.test_utils import TestServer
+
+from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
+from streamer.fetch import MAX_WAIT_S, Fetched, Fetcher, NotModified, Validator, _retry_after_s
+from streamer.settings import FetchSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+PICTURE = bytes(range(256)) * 40
+LIMIT = 4096
+
+
+class Site:
+    """A server whose answers the test writes down; it keeps the requests that it saw."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[Handler]] = defaultdict(list)
+        self.requests: list[web.Request] = []
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        self.server = TestServer(app, host="127.0.0.1")
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server.port}"
+
+    def url(self, path: str = "/a.jpg") -> str:
+        return f"http://{self.address}{path}"
+
+    def respond(self, *answers: dict[str, Any], path: str = "/a.jpg") -> str:
+        """Answer with these responses in turn, the last one again and again; return the URL."""
+
+        def handler(answer: dict[str, Any]) -> Handler:
+            async def respond(request: web.Request) -> web.Response:
+                return web.Response(**answer)
+
+            return respond
+
+        self.answers[path] = [handler(answer) for answer in answers]
+        return self.url(path)
+
+    def handle(self, handler: Handler, path: str = "/a.jpg") -> str:
+        """Answer by this handler; return the URL."""
+        self.answers[path] = [handler]
+        return self.url(path)
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        handlers = self.answers[request.path]
+        return await (handlers.pop(0) if len(handlers) > 1 else handlers[0])(request)
+
+
+class FixedResolver(AbstractResolver):
+    """Resolves every name to the given addresses; none at all is a DNS failure."""
+
+    def __init__(self, *addresses: str) -> None:
+        self._addresses = addresses
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        if not self._addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [
+            ResolveResult(hostname=host, host=a, port=port, family=socket.AF_INET, proto=0, flags=0)
+            for a in self._addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Site]:
+    """Run a site for the length of the block."""
+    site = Site()
+    await site.server.start_server()
+    try:
+        yield site
+    finally:
+        await site.server.close()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """A site to fetch from."""
+    async with serving() as running:
+        yield running
+
+
+def settings(*sites: Site, **changes: Any) -> FetchSettings:  # noqa: ANN401 - fields as pydantic takes them
+    """Return settings that allow the sites, try once and wait for nothing, unless changed."""
+    defaults: dict[str, Any] = {"allow_hosts": [s.address for s in sites], "backoff_s": 0, "attempts": 1}
+    return FetchSettings(**{**defaults, **changes})
+
+
+async def error_of(fetcher: Fetcher, url: str) -> StreamerError:
+    """Return the error that fetching this URL raises."""
+    with pytest.raises(StreamerError) as caught:
+        await fetcher.get(url)
+    return caught.value
+
+
+# -- what comes back
+
+
+async def test_get_picture_returns_its_bytes_and_validator(site: Site) -> None:
+    """A plain 200 gives the body and what to ask with next time."""
+    url = site.respond({"body": PICTURE, "headers": {"ETag": '"v1"', "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"}})
+    async with Fetcher(settings(site)) as fetcher:
+        fetched = await fetcher.get(url)
+    assert fetched == Fetched(PICTURE, Validator('"v1"', "Wed, 21 Oct 2026 07:28:00 GMT"), attempts=1)
+
+
+async def test_get_request_shows_who_asks_and_takes_no_encoding(site: Site) -> None:
+    """The server sees our name, no wish for compression and no cookie, also after it has set one."""
+    url = site.respond({"body": PICTURE, "headers": {"Set-Cookie": "id=1"}})
+    async with Fetcher(settings(site, user_agent="tester/1")) as fetcher:
+        await fetcher.get(url)
+        await fetcher.get(url)
+    headers = site.requests[1].headers
+    assert headers["User-Agent"] == "tester/1"
+    assert headers["Accept-Encoding"] == "identity"
+    assert "Cookie" not in headers
+    assert "If-None-Match" not in headers
+
+
+async def test_get_unchanged_picture_is_not_modified(site: Site) -> None:
+    """The validator goes out as conditions, and 304 comes back as NotModified."""
+    url = site.respond({"status": 304})
+    async with Fetcher(settings(site)) as fetcher:
+        assert await fetcher.get(url, Validator('"v1"', "Wed, 21 Oct 2026 07:28:00 GMT")) == NotModified(attempts=1)
+    assert site.requests[0].headers["If-None-Match"] == '"v1"'
+    assert site.requests[0].headers["If-Modified-Since"] == "Wed, 21 Oct 2026 07:28:00 GMT"
+
+
+async def test_get_not_modified_unasked_is_rejected(site: Site) -> None:
+    """304 without a condition gives no picture to score."""
+    url = site.respond({"status": 304})
+    async with Fetcher(settings(site)) as fetcher:
+        assert (await error_of(fetcher, url)).code == "image_http_unexpected"
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": f'"{"x" * 1000}"'}])
+async def test_get_no_usable_validator_is_none(site: Site, headers: dict[str, str]) -> None:
+    """A server without a validator, or with one too long to remember, gives None."""
+    url = site.respond({"body": PICTURE, "headers": headers})
+    async with Fetcher(settings(site)) as fetcher:
+        fetched = await fetcher.get(url)
+    assert isinstance(fetched, Fetched)
+    assert fetched.validator is None
+
+
+# -- statuses
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (204, RejectedEvent, "image_http_unexpected"),
+        (300, RejectedEvent, "image_http_unexpected"),
+        (302, RejectedEvent, "image_http_unexpected"),  # a redirect to nowhere
+        (400, RejectedEvent, "image_http_4xx"),
+        (401, RejectedEvent, "image_forbidden"),
+        (403, RejectedEvent, "image_forbidden"),
+        (404, RejectedEvent, "image_not_found"),
+        (408, TransientError, "image_timeout"),
+        (410, RejectedEvent, "image_not_found"),
+        (418, RejectedEvent, "image_http_4xx"),
+        (425, TransientError, "image_rate_limited"),
+        (429, TransientError, "image_rate_limited"),
+        (500, TransientError, "image_http_5xx"),
+        (503, TransientError, "image_http_5xx"),
+    ],
+)
+async def test_get_status_says_what_to_do(site: Site, status: int, kind: type[StreamerError], code: str) -> None:
+    """Each status is rejected at once or tried again as often as allowed, under a stable code."""
+    url = site.respond({"status": status})
+    async with Fetcher(settings(site, attempts=3)) as fetcher:
+        error = await error_of(fetcher, url)
+    tries = 3 if kind is TransientError else 1
+    assert (type(error), error.code, error.attempts, len(site.requests)) == (kind, code, tries, tries)
+
+
+async def test_get_empty_body_is_rejected(site: Site) -> None:
+    """200 with nothing in it is no picture."""
+    async with Fetcher(settings(site)) as fetcher:
+        assert (await error_of(fetcher, site.respond({"body": b""}))).code == "image_empty"
+
+
+async def test_get_encoded_body_is_rejected(site: Site) -> None:
+    """A body that would have to be decompressed may be a bomb, and nobody asked for it."""
+    url = site.respond({"body": PICTURE, "headers": {"Content-Encoding": "gzip"}})
+    async with Fetcher(settings(site)) as fetcher:
+        assert (await error_of(fetcher, url)).code == "image_encoding_refused"
+
+
+# -- byte limits
+
+
+def chunked(body: bytes) -> Handler:
+    """Return a handler that sends the body in chunks, without its length."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):  # the fetcher may have left
+            for start in range(0, len(body), 1000):
+                await response.write(body[start : start + 1000])
+        return response
+
+    return respond
+
+
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
+@pytest.mark.parametrize("declared", [True, False])
+async def test_get_body_at_limit_passes_beyond_is_rejected(site: Site, size: int, declared: bool) -> None:
+    """The limit holds for the declared length and for what really comes."""
+    body = PICTURE[:size]
+    url = site.respond({"body": body}) if declared else site.handle(chunked(body))
+    async with Fetcher(settings(site, max_image_bytes=LIMIT)) as fetcher:
+        if size <= LIMIT:
+            fetched = await fetcher.get(url)
+            assert isinstance(fetched, Fetched)
+            assert fetched.body == body
+        else:
+            assert (await error_of(fetcher, url)).code == "image_too_large_bytes"
+
+
+async def test_get_body_that_never_ends_is_cut_at_limit(site: Site) -> None:
+    """A server that keeps sending does not fill the memory."""
+    sent = 0
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while sent < 10**9:
+            await response.write(PICTURE)
+            sent += len(PICTURE)
+        return response
+
+    async with Fetcher(settings(site, max_image_bytes=LIMIT)) as fetcher:
+        assert (await error_of(fetcher, site.handle(respond))).code == "image_too_large_bytes"
+    assert sent < 10**8
+
+
+# -- addresses and redirects
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "shop.test"])
+async def test_get_local_address_is_refused(site: Site, host: str) -> None:
+    """A service of this machine is out of reach however it is named, and tried once only."""
+    async with Fetcher(settings(attempts=3), resolver=FixedResolver("10.0.0.1", "127.0.0.1")) as fetcher:
+        error = await error_of(fetcher, f"http://{host}:{site.server.port}/a.jpg")
+    assert (error.code, error.attempts, site.requests) == ("image_address_refused", 1, [])
+
+
+async def test_get_allowed_host_is_exempt_with_its_port_only(site: Site) -> None:
+    """`allow_hosts` opens one name and port; the same address under another name stays closed."""
+    site.respond({"body": PICTURE})
+    allowed = settings(allow_hosts=[f"cdn.test:{site.server.port}"])
+    async with Fetcher(allowed, resolver=FixedResolver("127.0.0.1")) as fetcher:
+        assert isinstance(await fetcher.get(f"http://cdn.test:{site.server.port}/a.jpg"), Fetched)
+        for other in (f"http://www.test:{site.server.port}/a.jpg", site.url(), "http://cdn.test/a.jpg"):
+            assert (await error_of(fetcher, other)).code == "image_address_refused"
+    assert len(site.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["cdn.test", "cdn.test:", "cdn.test:99999", "http://cdn.test:80", "a@cdn.test:80", "cdn.test:80?", "0x7f.1:80", ""],
+)
+def test_fetcher_allow_hosts_wrong_is_fatal(entry: str) -> None:
+    """A setting that would allow something else than what it seems to is refused at the start."""
+    with pytest.raises(FatalError, match="ALLOW_HOSTS"):
+        Fetcher(settings(allow_hosts=[entry]))
+
+
+def redirect(location: str, status: int = 302) -> dict[str, Any]:
+    """Return a redirecting answer."""
+    return {"status": status, "headers": {"Location": location}}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_get_redirect_is_followed_and_gives_no_validator(site: Site, status: int) -> None:
+    """The target's bytes come back; its validator does not belong to the URL that was asked."""
+    url = site.respond(redirect("/sized/b.jpg?w=1", status))
+    site.respond({"body": PICTURE, "headers": {"ETag": '"b"'}}, path="/sized/b.jpg")
+    async with Fetcher(settings(site)) as fetcher:
+        assert await fetcher.get(url, Validator('"a"', None)) == Fetched(PICTURE, None)
+    first, second = site.requests
+    assert first.headers["If-None-Match"] == '"a"'
+    assert "If-None-Match" not in second.headers
+
+
+@pytest.mark.parametrize(
+    ("location", "code"),
+    [
+        ("http://127.0.0.1:{port}/secret", "image_address_refused"),
+        ("http://[::1]:{port}/secret", "image_address_refused"),
+        ("http://2130706433:{port}/secret", "image_address_refused"),
+        ("//localhost:{port}/secret", "image_address_refused"),
+        ("http://169.254.169.254/latest/meta-data/", "image_address_refused"),
+        ("http://user:hidden@shop.test/", "image_url_invalid"),
+        ("ftp://shop.test/a.jpg", "image_url_invalid"),
+        ("file:///etc/passwd", "image_url_invalid"),
+        ("http://shop.test:99999/", "image_url_invalid"),
+    ],
+)
+async def test_get_redirect_to_refused_target_is_refused(site: Site, location: str, code: str) -> None:
+    """A redirect opens nothing that the URL itself could not have named."""
+    async with serving() as private:
+        url = site.respond(redirect(location.format(port=private.server.port)))
+        async with Fetcher(settings(site, attempts=3)) as fetcher:
+            error = await error_of(fetcher, url)
+        assert (error.code, error.attempts, private.requests) == (code, 1, [])
+        assert "hidden" not in str(error)
+
+
+async def test_get_redirect_loop_ends_at_limit(site: Site) -> None:
+    """`max_redirects` bounds a loop: that many are followed, the next one is refused."""
+    url = site.respond(redirect("/a.jpg"))
+    async with Fetcher(settings(site, max_redirects=2)) as fetcher:
+        assert (await error_of(fetcher, url)).code == "image_redirects_exceeded"
+    assert len(site.requests) == 3
+
+
+# -- failures of the network
+
+
+async def test_get_refused_connection_is_unreachable_after_all_tries(unused_tcp_port: int) -> None:
+    """Nobody listens: tried again, then given up."""
+    async with Fetcher(settings(attempts=3, allow_hosts=[f"127.0.0.1:{unused_tcp_port}"])) as fetcher:
+        error = await error_of(fetcher, f"http://127.0.0.1:{unused_tcp_port}/a.jpg?signature=hidden")
+    assert (type(error), error.code, error.attempts) == (TransientError, "image_host_unreachable", 3)
+    assert "hidden" not in str(error)
+
+
+async def test_get_unknown_name_is_unreachable() -> None:
+    """A name that does not resolve may resolve later."""
+    async with Fetcher(settings(), resolver=FixedResolver()) as fetcher:
+        error = await error_of(fetcher, "http://nowhere.test/a.jpg")
+    assert (type(error), error.code) == (TransientError, "image_host_unreachable")
+
+
+async def test_get_connection_lost_in_body_is_unreachable(site: Site) -> None:
+    """Half a picture is no picture."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        await response.prepare(request)
+        await response.write(b"x" * 10)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with Fetcher(settings(site)) as fetcher:
+        error = await error_of(fetcher, site.handle(respond))
+    assert (type(error), error.code) == (TransientError, "image_host_unreachable")
+
+
+@pytest.mark.parametrize("when", ["before the headers", "in the body"])
+async def test_get_slow_server_times_out(site: Site, when: str) -> None:
+    """One try takes no longer than `timeout_s`, wherever the server stalls."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        if when == "in the body":
+            await response.prepare(request)
+            await response.write(b"x")
+        await asyncio.sleep(30)
+        return response
+
+    async with Fetcher(settings(site, timeout_s=0.2, attempts=2)) as fetcher:
+        error = await error_of(fetcher, site.handle(respond) + "?signature=hidden")
+    assert (type(error), error.code, error.attempts) == (TransientError, "image_timeout", 2)
+    assert "hidden" not in str(error)
+
+
+async def test_get_slow_redirects_share_one_timeout(site: Site) -> None:
+    """A chain of redirects, each within the limit, is not."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.15)
+        return web.Response(**redirect("/a.jpg"))
+
+    async with Fetcher(settings(site, timeout_s=0.2, max_redirects=10)) as fetcher:
+        assert (await error_of(fetcher, site.handle(respond))).code == "image_timeout"
+    assert len(site.requests) == 2
+
+
+async def test_get_server_of_another_protocol_is_malformed() -> None:
+    """What does not speak HTTP is told apart from what does not answer."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Fetcher(settings(allow_hosts=[address])) as fetcher:
+            assert (await error_of(fetcher, f"http://{address}/a.jpg")).code == "image_http_malformed"
+
+
+@pytest.fixture
+def self_signed(tmp_path: Path) -> ssl.SSLContext:
+    """Return the TLS context of a server whose certificate nobody vouches for."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "1", "-subj", "/CN=shop.test", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+async def test_get_certificate_of_nobody_is_rejected(self_signed: ssl.SSLContext) -> None:
+    """A certificate that nobody vouches for is not accepted, and not tried again."""
+    site = Site()
+    await site.server.start_server(ssl=self_signed)
+    async with Fetcher(settings(site, attempts=3)) as fetcher:
+        error = await error_of(fetcher, f"https://{site.address}/a.jpg")
+    await site.server.close()
+    assert (error.code, error.attempts) == ("image_tls_invalid", 1)
+
+
+# -- tries
+
+
+async def test_get_failure_then_success_returns_with_attempts(site: Site) -> None:
+    """A server that recovers costs tries, not the event."""
+    url = site.respond({"status": 503}, {"status": 429}, {"body": PICTURE})
+    async with Fetcher(settings(site, attempts=3)) as fetcher:
+        assert await fetcher.get(url) == Fetched(PICTURE, None, attempts=3)
+
+
+class Pauses:
+    """A sleep that takes no time and is remembered."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+
+
+async def pauses_of(site: Site, seed: int, **changes: Any) -> list[float]:  # noqa: ANN401 - fields as pydantic takes them
+    """Return the pauses between the tries of a fetch that fails."""
+    pauses = Pauses()
+    async with Fetcher(settings(site, **changes), rng=random.Random(seed), sleep=pauses) as fetcher:
+        await error_of(fetcher, site.url())
+    return pauses.seconds
+
+
+async def test_get_backoff_doubles_with_full_jitter(site: Site) -> None:
+    """Pauses are drawn below a bound that doubles, differ by seed, and never exceed the longest one."""
+    site.respond({"status": 500})
+    pauses = await pauses_of(site, 1, attempts=8, backoff_s=1)
+    assert len(pauses) == 7
+    assert all(0 <= pause <= min(MAX_WAIT_S, 2**n) for n, pause in enumerate(pauses))
+    assert max(pauses) > 4
+    assert pauses == await pauses_of(site, 1, attempts=8, backoff_s=1)
+    assert pauses != await pauses_of(site, 2, attempts=8, backoff_s=1)
+
+
+@pytest.mark.parametrize(("asked", "pause"), [("3", 3.0), ("86400", MAX_WAIT_S), ("soon", 0.0)])
+async def test_get_retry_after_is_honoured_within_bound(site: Site, asked: str, pause: float) -> None:
+    """The server's wish is the shortest pause, up to the longest that an event may hold its place."""
+    site.respond({"status": 429, "headers": {"Retry-After": asked}})
+    assert await pauses_of(site, 1, attempts=2) == [pause]
+
+
+def test_retry_after_date_is_seconds_from_now() -> None:
+    """Retry-After may be a date; the past means now."""
+    now = datetime.now(UTC)
+    assert _retry_after_s(format_datetime(now + timedelta(days=1))) == MAX_WAIT_S
+    assert 1 < (_retry_after_s(format_datetime(now + timedelta(seconds=5))) or 0) <= 5
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert _retry_after_s("Wed, 21 Oct 2015 07:28:00 -0000") == 0
+    assert _retry_after_s("9" * 400) == MAX_WAIT_S
+
+
+# -- places
+
+
+class Gate:
+    """A handler that holds its requests until it is opened, and counts those that wait at once."""
+
+    def __init__(self, full: int) -> None:
+        self._full = full
+        self.waiting = self.most = 0
+        self.is_full = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        if self.waiting == self._full:
+            self.is_full.set()
+        await self.open.wait()
+        self.waiting -= 1
+        return web.Response(body=PICTURE)
+
+
+async def test_get_slow_host_leaves_places_to_others(site: Site) -> None:
+    """A host that stalls holds its own places only; another is served meanwhile."""
+    gate = Gate(full=2)
+    slow = site.handle(gate)
+    async with serving() as quick, Fetcher(settings(site, quick, concurrency=3, concurrency_per_host=2)) as fetcher:
+        stalled = [asyncio.create_task(fetcher.get(slow)) for _ in range(6)]
+        await gate.is_full.wait()
+        assert isinstance(await fetcher.get(quick.respond({"body": PICTURE})), Fetched)
+        assert gate.waiting == 2
+        gate.open.set()
+        await asyncio.gather(*stalled)
+    assert gate.most == 2
+
+
+async def test_get_all_hosts_together_keep_the_total(site: Site) -> None:
+    """`concurrency` bounds the sum over hosts."""
+    gate = Gate(full=3)
+    async with serving() as other, Fetcher(settings(site, other, concurrency=3, concurrency_per_host=2)) as fetcher:
+        urls = [site.handle(gate), other.handle(gate)] * 4
+        fetches = [asyncio.create_task(fetcher.get(url)) for url in urls]
+        await gate.is_full.wait()
+        gate.open.set()
+        await asyncio.gather(*fetches)
+    assert gate.most == 3
+
+
+async def test_get_waiting_for_a_place_takes_no_time_of_the_try(site: Site) -> None:
+    """Five fetches of 0.1 s, one after the other, stay within a limit of 0.3 s each."""
+
+    async def respond(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(0.1)
+        return web.Response(body=PICTURE)
+
+    url = site.handle(respond)
+    async with Fetcher(settings(site, timeout_s=0.3, concurrency_per_host=1)) as fetcher:
+        fetched = await asyncio.gather(*(fetcher.get(url) for _ in range(5)))
+    assert fetched == [Fetched(PICTURE, None)] * 5
+
+
+async def test_get_cancelled_gives_its_place_back(site: Site) -> None:
+    """A fetch that nobody waits for any more frees its place and its connection."""
+    gate = Gate(full=1)
+    async with Fetcher(settings(site, concurrency=1)) as fetcher:
+        superseded = asyncio.create_task(fetcher.get(site.handle(gate)))
+        await gate.is_full.wait()
+        superseded.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await superseded
+        assert isinstance(await fetcher.get(site.respond({"body": PICTURE}, path="/b.jpg")), Fetched)
+
+
+async def test_get_other_host_done_its_places_are_forgotten(site: Site) -> None:
+    """A feed of a million hosts does not leave a million semaphores."""
+    async with Fetcher(settings(site)) as fetcher:
+        await fetcher.get(site.respond({"body": PICTURE}))
+        assert not fetcher._host_places
