@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Labels = NDArray[np.integer]
 
 _NEWTON_STEPS: Final = 50
+_TINY: Final = 1e-12  # where neither recall nor precision is above 0
 _RIDGE: Final = 1e-6  # keeps the Hessian invertible when all logits are equal
 
 
@@ -93,6 +94,13 @@ def threshold_for_precision(scores: Floats, labels: Labels, *, prevalence: float
     points = operating_points(scores, labels, prevalence=prevalence)
     (reached,) = np.nonzero((points.precisions >= precision) & (points.recalls > 0))
     return float(points.thresholds[reached[-1]]) if len(reached) else None
+
+
+def threshold_for_best_f1(scores: Floats, labels: Labels, *, prevalence: float) -> float:
+    """Return the threshold with the greatest harmonic mean of recall and precision."""
+    points = operating_points(scores, labels, prevalence=prevalence)
+    f1 = 2 * points.recalls * points.precisions / np.maximum(points.recalls + points.precisions, _TINY)
+    return float(points.thresholds[f1.argmax()])
 
 
 def recall_at_precision(scores: Floats, labels: Labels, *, prevalence: float, precision: float) -> float:

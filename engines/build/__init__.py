@@ -1,0 +1,1 @@
+"""How an engine is made: catalogue → pairs → training → evaluation → export → release. Needs the `train` extra."""

@@ -1,0 +1,131 @@
+"""A trained model → a release: calibrated, its threshold chosen, exported, compared, measured, published."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engines import calibration, releases
+from engines.build import evaluate, export
+from engines.build.recipe import PREVALENCE
+from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
+from engines.runtime.onnx import OnnxEngine
+
+if TYPE_CHECKING:
+    import numpy as np
+    import tokenizers
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+    from torch import nn
+
+    from engines.build.dataset import Catalog
+    from engines.build.evaluate import Pairs
+    from engines.build.train import Texts
+    from engines.contract import Engine
+
+MAX_BATCH: Final = 32
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Products that training has not seen, as pairs to score."""
+
+    catalog: Catalog
+    texts: Texts
+    pairs: Pairs
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a release is made of."""
+
+    family: str
+    model: nn.Module
+    tokenizer: tokenizers.Tokenizer
+    image: ImageSpec
+    text: TextSpec
+    provenance: dict[str, Any]
+
+
+def assemble(
+    source: Source, validation: HeldOut, test: HeldOut, *, precision: float, out: Path, progress: Progress
+) -> Path:
+    """Publish the release under `out` and return its directory.
+
+    Calibration and threshold come from the validation pairs, scored by the exported graph itself; the metrics in the
+    manifest come from the test pairs. The threshold is the one of greatest recall at `precision`, or, where no
+    threshold reaches it, the one of the best F1.
+
+    Raises:
+        ParityExceeded: the exported graph does not reproduce the model.
+        EngineUnavailable, InferenceFailed: it does not load or run.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = _write_files(source, Path(scratch))
+        engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
+        parity = export.check_parity(source.model, engine)
+        logits = _score(engine, validation, progress)
+        fitted = calibration.fit_platt(logits, validation.pairs.label, prevalence=PREVALENCE)
+        threshold = _threshold(calibration.apply(fitted, logits), validation.pairs.label, precision)
+        figures = evaluate.figures(
+            _score(engine, test, progress), test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE
+        )
+        engine.close()
+        manifest = msgspec.structs.replace(
+            _draft(source),
+            calibration=fitted,
+            threshold=threshold,
+            metrics={"prevalence": PREVALENCE, "test": evaluate.summary(figures), "onnx_minus_torch": parity},
+        )
+        return releases.write_release(out, manifest, files)
+
+
+def _write_files(source: Source, directory: Path) -> dict[str, Path]:
+    files = {name: directory / name for name in (releases.MODEL_FILE, releases.TOKENIZER_FILE)}
+    export.export(source.model, export.input_specs(source.image, source.text), files[releases.MODEL_FILE])
+    source.tokenizer.no_padding()  # the runtime sets both from the manifest
+    source.tokenizer.no_truncation()
+    source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
+    return files
+
+
+def _draft(source: Source) -> Manifest:
+    """Return the manifest before anything is measured."""
+    return Manifest(
+        schema_version=MANIFEST_SCHEMA,
+        release="",
+        family=source.family,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        inputs=export.input_specs(source.image, source.text),
+        image=source.image,
+        text=source.text,
+        calibration=Calibration(),
+        threshold=0.5,
+        thresholds={},
+        max_batch=MAX_BATCH,
+        parent=None,
+        metrics={},
+        provenance=source.provenance | {"versions": _versions()},
+        files={},
+    )
+
+
+def _threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int64], precision: float) -> float:
+    reached = calibration.threshold_for_precision(probabilities, labels, prevalence=PREVALENCE, precision=precision)
+    if reached is not None:
+        return reached
+    return calibration.threshold_for_best_f1(probabilities, labels, prevalence=PREVALENCE)
+
+
+def _score(engine: Engine, held_out: HeldOut, progress: Progress) -> NDArray[np.float32]:
+    return evaluate.score(engine, held_out.catalog, held_out.texts, held_out.pairs, progress)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "tokenizers", "pillow")}

@@ -1,0 +1,107 @@
+"""Products and their pictures in memory, and a split of them that does not leak. numpy only, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Product:
+    """What training must know of one product.
+
+    Attributes:
+        fields: What its text says, by field.
+        facets: Its values of `Catalog.facet_names`: what a picture can contradict; empty where unknown.
+        identity: Products of one identity show and say the same, so they are never negatives of each other.
+        group: Variants of one item have one group.
+        category: Where it stands in the shop.
+    """
+
+    fields: Mapping[str, str]
+    facets: tuple[str, ...]
+    identity: int
+    group: str
+    category: str
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Products with at least one picture each.
+
+    Attributes:
+        products: N of them.
+        facet_names: What `Product.facets` hold.
+        pixel_values: uint8 (P, 3, H, W), the pictures of the first product first.
+        picture_owner: int64 (P,), ascending: the product that a picture belongs to.
+    """
+
+    products: tuple[Product, ...]
+    facet_names: tuple[str, ...]
+    pixel_values: NDArray[np.uint8]
+    picture_owner: NDArray[np.int64]
+
+    @cached_property
+    def first_picture(self) -> NDArray[np.int64]:
+        """int64 (N + 1,): the pictures of product i are `first_picture[i]` up to `first_picture[i + 1]`."""
+        return np.searchsorted(self.picture_owner, np.arange(len(self.products) + 1))
+
+    def any_picture(self, products: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Return one picture of each product, int64 of the same shape, drawn evenly."""
+        first, end = self.first_picture[products], self.first_picture[products + 1]
+        return first + (generator.random(products.shape) * (end - first)).astype(np.int64)
+
+    def subset(self, indices: Sequence[int]) -> Catalog:
+        """Return the catalogue of these products only."""
+        spans = [np.arange(self.first_picture[i], self.first_picture[i + 1]) for i in indices]
+        owners = np.repeat(np.arange(len(indices)), [len(span) for span in spans])
+        return replace(
+            self,
+            products=tuple(self.products[i] for i in indices),
+            pixel_values=self.pixel_values[np.concatenate(spans)],
+            picture_owner=owners,
+        )
+
+
+def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
+    """Return the component of each item, numbered from 0: items that share any key, directly or not, are connected."""
+    parents: list[int] = []
+    holders: dict[Hashable, int] = {}
+    for index, own in enumerate(keys):
+        parents.append(index)
+        for key in own:
+            parents[_root(parents, index)] = _root(parents, holders.setdefault(key, index))
+    numbers: dict[int, int] = {}
+    return [numbers.setdefault(_root(parents, index), len(numbers)) for index in range(len(parents))]
+
+
+def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> list[list[int]]:
+    """Return the items of each part, whole components together, the parts as near to `shares` as they allow.
+
+    A component that shares a picture, a title or an item group across parts would let the test set leak.
+    """
+    members: dict[int, list[int]] = {}
+    for item, component in enumerate(components):
+        members.setdefault(component, []).append(item)
+    order = np.random.default_rng(seed).permutation(len(members))
+    shuffled = [list(members.values())[i] for i in order]
+    parts: list[list[int]] = [[] for _ in shares]
+    for component_items in shuffled:
+        lacking = [share * len(components) - len(part) for share, part in zip(shares, parts, strict=True)]
+        parts[int(np.argmax(lacking))].extend(component_items)
+    return [sorted(part) for part in parts]
+
+
+def _root(parents: list[int], index: int) -> int:
+    while parents[index] != index:
+        parents[index] = parents[parents[index]]
+        index = parents[index]
+    return index

@@ -1,0 +1,173 @@
+"""How well an engine tells wrong pictures from right ones, on products that it has not seen. No torch in here.
+
+Matches are each product's own pictures; mismatches are pictures of products that contradict its text. Figures are
+stated for a prevalence, by weighing the pairs (see `engines.calibration`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from engines import calibration
+from engines.build.negatives import PartnerSampler, single_difference
+from engines.contract import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from engines.build.dataset import Catalog
+    from engines.build.train import Texts
+    from engines.calibration import Interval
+    from engines.contract import Calibration, Engine
+
+PRECISIONS = (0.5, 0.8, 0.9)
+
+MATCH, OTHER = "match", "several"
+"""What `Pairs.difference` holds beside facet names: nothing differs; more than one thing does."""
+
+
+class Pairs(NamedTuple):
+    """Pairs to score: text of `product`, `picture`, and in what they differ; arrays (M,)."""
+
+    product: NDArray[np.int64]
+    picture: NDArray[np.int64]
+    label: NDArray[np.int64]
+    difference: NDArray[np.str_]
+
+
+class Figures(NamedTuple):
+    """One line of the quality table: mismatches of one kind against all matches."""
+
+    pairs: int
+    auc: Interval
+    recall_at_precision: dict[float, Interval]
+    recall_at_threshold: Interval
+    precision_at_threshold: Interval
+
+
+def hard_pairs(catalog: Catalog, *, seed: int) -> Pairs:
+    """Return every product with each of its pictures, and with a picture of each one-facet variant of its group."""
+    generator = np.random.default_rng(seed)
+    groups: dict[str, list[int]] = {}
+    for index, product in enumerate(catalog.products):
+        groups.setdefault(product.group, []).append(index)
+    swaps = [
+        (i, j, name)
+        for i, product in enumerate(catalog.products)
+        for j in groups[product.group]
+        if catalog.products[j].identity != product.identity
+        and (name := single_difference(product, catalog.products[j], catalog.facet_names))
+    ]
+    return _with_matches(catalog, swaps, generator)
+
+
+def mixed_pairs(catalog: Catalog, mix: dict[str, float], *, seed: int, rounds: int = 3) -> Pairs:
+    """Return every product with each of its pictures, and with `rounds` pictures of partners drawn from `mix`."""
+    generator = np.random.default_rng(seed)
+    sampler = PartnerSampler(catalog.products, seed=seed)
+    anchors = np.tile(np.arange(len(catalog.products)), rounds)
+    swaps = [
+        (int(i), int(j), single_difference(catalog.products[i], catalog.products[j], catalog.facet_names) or OTHER)
+        for i, j in zip(anchors, sampler.partners(anchors, mix), strict=True)
+    ]
+    return _with_matches(catalog, swaps, generator)
+
+
+def score(engine: Engine, catalog: Catalog, texts: Texts, pairs: Pairs, progress: Progress) -> NDArray[np.float32]:
+    """Return a logit for each pair, float32 (M,), in batches as large as the engine takes.
+
+    Raises:
+        InferenceFailed: the engine does not run.
+    """
+    size = engine.manifest.max_batch
+    task = progress.add_task("scoring pairs", total=len(pairs.label))
+    logits: list[NDArray[np.float32]] = []
+    for start in range(0, len(pairs.label), size):
+        product, picture = pairs.product[start : start + size], pairs.picture[start : start + size]
+        batch = Batch(catalog.pixel_values[picture], texts.input_ids[product], texts.attention_mask[product])
+        logits.append(engine.infer(batch))
+        progress.advance(task, len(product))
+    return np.concatenate(logits)
+
+
+def figures(
+    logits: NDArray[np.float32],
+    pairs: Pairs,
+    fitted: Calibration,
+    *,
+    threshold: float,
+    prevalence: float,
+    samples: int = 300,
+) -> dict[str, Figures]:
+    """Return the quality of each kind of difference and of all together (`all`), with 95 % bootstrap intervals."""
+    probabilities = calibration.apply(fitted, logits)
+    kinds = ["all", *sorted(set(pairs.difference.tolist()) - {MATCH})]
+    return {kind: _figures_of(probabilities, pairs, kind, threshold, prevalence, samples) for kind in kinds}
+
+
+def summary(lines: dict[str, Figures]) -> dict[str, object]:
+    """Return the figures as plain numbers, for a manifest or a JSON line."""
+    return {
+        kind: {
+            "pairs": line.pairs,
+            "auc": _rounded(line.auc),
+            "recall_at_precision": {str(p): _rounded(interval) for p, interval in line.recall_at_precision.items()},
+            "recall_at_threshold": _rounded(line.recall_at_threshold),
+            "precision_at_threshold": _rounded(line.precision_at_threshold),
+        }
+        for kind, line in lines.items()
+    }
+
+
+def _with_matches(catalog: Catalog, swaps: Sequence[tuple[int, int, str]], generator: np.random.Generator) -> Pairs:
+    pictures = np.arange(len(catalog.picture_owner))
+    swapped = catalog.any_picture(np.array([j for _, j, _ in swaps], dtype=np.int64), generator)
+    return Pairs(
+        product=np.concatenate([catalog.picture_owner, np.array([i for i, _, _ in swaps], dtype=np.int64)]),
+        picture=np.concatenate([pictures, swapped]),
+        label=np.concatenate([np.zeros(len(pictures), dtype=np.int64), np.ones(len(swaps), dtype=np.int64)]),
+        difference=np.array([MATCH] * len(pictures) + [name for _, _, name in swaps]),
+    )
+
+
+def _figures_of(  # noqa: PLR0917 - private, called once
+    probabilities: NDArray[np.float64], pairs: Pairs, kind: str, threshold: float, prevalence: float, samples: int
+) -> Figures:
+    chosen = (pairs.label == 0) | (kind == "all") | (pairs.difference == kind)
+    of = partial(_interval, scores=probabilities[chosen], labels=pairs.label[chosen], samples=samples)
+
+    def reached(precision: float) -> Interval:
+        return of(lambda s, t: calibration.recall_at_precision(s, t, prevalence=prevalence, precision=precision))
+
+    return Figures(
+        pairs=int(pairs.label[chosen].sum()),
+        auc=of(calibration.auc),
+        recall_at_precision={precision: reached(precision) for precision in PRECISIONS},
+        recall_at_threshold=of(
+            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=threshold)[0]
+        ),
+        precision_at_threshold=of(
+            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=threshold)[1]
+        ),
+    )
+
+
+def _interval(
+    statistic: Callable[[NDArray[np.floating], NDArray[np.integer]], float],
+    *,
+    scores: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    samples: int,
+) -> Interval:
+    return calibration.bootstrap(statistic, scores, labels, samples=samples)
+
+
+def _rounded(interval: Interval) -> list[float]:
+    """Return [value, low, high] to four decimals."""
+    return [round(number, 4) for number in interval]

@@ -1,0 +1,117 @@
+"""A rendered or a folder catalogue → `Catalog`: pictures through `engines.image`, exactly as a scorer sees them."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from engines.build.dataset import Catalog, Product, connected
+from engines.catalogs import rendered
+from engines.catalogs.folder import read_folder
+from engines.errors import CatalogInvalid, ImageRefused
+from engines.image import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from engines.catalogs.folder import CatalogItem
+    from engines.catalogs.rendered import RenderedProduct
+    from engines.contract import ImageSpec
+
+RENDERED_FACETS: Final = ("kind", "color", "pattern", "material", "count")
+
+FOLDER_FACETS: Final = ("product_type", "color", "pattern", "material", "gender")
+
+Item = TypeVar("Item")
+
+_MAX_PIXELS: Final = 100_000_000
+_CHUNK: Final = 32
+
+
+def gather_rendered(count: int, *, seed: int, image: ImageSpec, progress: Progress) -> Catalog:
+    """Return `count` drawn products, one picture each; the same for the same seed."""
+    drawn = rendered.render_catalog(count, seed)
+    pictures = _in_processes(partial(_render, spec=image), drawn, "drawing pictures", progress)
+    values = [tuple(product.attributes[name] for name in RENDERED_FACETS) for product in drawn]
+    identities = connected([[value] for value in values])
+    products = tuple(
+        Product(fields=p.fields, facets=value, identity=identity, group=p.item_group_id, category=p.kind)
+        for p, value, identity in zip(drawn, values, identities, strict=True)
+    )
+    return Catalog(products, RENDERED_FACETS, np.stack(pictures), np.arange(len(products)))
+
+
+def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[Catalog, list[int]]:
+    """Return the products of a folder with all their pictures, and the component of each for a split.
+
+    Products that share a photo, byte for byte, or a title with the same color are one identity; those that share a
+    photo, a title or an item group are one component.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read, or a picture is refused.
+    """
+    items = read_folder(path)
+    paths = [[item.image_path, *item.additional_image_paths] for item in items]
+    contents = [[file.read_bytes() for file in own] for own in paths]
+    digests = [[hashlib.sha256(content).hexdigest() for content in own] for own in contents]
+    flat = [
+        (file, content)
+        for files, own in zip(paths, contents, strict=True)
+        for file, content in zip(files, own, strict=True)
+    ]
+    pictures = _in_processes(partial(_decode, spec=image), flat, "decoding pictures", progress)
+    identities = connected(
+        [[*own, (_title(i), i.fields.get("color", ""))] for i, own in zip(items, digests, strict=True)]
+    )
+    components = connected([[*own, _title(i), *_group_key(i)] for i, own in zip(items, digests, strict=True)])
+    products = tuple(
+        Product(
+            fields=item.fields,
+            facets=tuple(item.fields.get(name, "").casefold() for name in FOLDER_FACETS),
+            identity=identity,
+            group=item.item_group_id or item.id,
+            category=item.fields.get("product_type", ""),
+        )
+        for item, identity in zip(items, identities, strict=True)
+    )
+    owners = np.repeat(np.arange(len(items)), [len(own) for own in contents])
+    return Catalog(products, FOLDER_FACETS, np.stack(pictures), owners), components
+
+
+def _in_processes(
+    work: Callable[[Item], NDArray[np.uint8]], items: Iterable[Item], title: str, progress: Progress
+) -> list[NDArray[np.uint8]]:
+    """Return `work` of each item, in order, on every core."""
+    todo = list(items)
+    # Spawned, not forked: the parent may hold the threads of torch.
+    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(progress.track(pool.map(work, todo, chunksize=_CHUNK), total=len(todo), description=title))
+
+
+def _render(product: RenderedProduct, *, spec: ImageSpec) -> NDArray[np.uint8]:
+    return decode(rendered.jpeg(product), spec, max_pixels=_MAX_PIXELS)
+
+
+def _decode(file: tuple[Path, bytes], *, spec: ImageSpec) -> NDArray[np.uint8]:
+    path, content = file
+    try:
+        return decode(content, spec, max_pixels=_MAX_PIXELS)
+    except ImageRefused as error:
+        raise CatalogInvalid(f"{path}: {error}; replace the picture or remove its line") from error
+
+
+def _title(item: CatalogItem) -> str:
+    return item.fields.get("title", item.id).casefold()
+
+
+def _group_key(item: CatalogItem) -> list[tuple[str, str]]:
+    return [] if item.item_group_id is None else [("group", item.item_group_id)]

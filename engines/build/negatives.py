@@ -1,0 +1,77 @@
+"""Self-supervised mismatches: a catalogue is taken to be right, and pictures are exchanged between its products.
+
+From easy to hard: any other product, one of the same category, one that differs in a single facet (the same mug in
+another colour: a sibling variant, or any other product that happens to be alike).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from engines.build.dataset import Product
+
+KINDS: Final = ("random", "category", "sibling", "neighbour")
+"""How a partner is chosen; a kind that a product has no partner of falls back to the one before it."""
+
+
+class PartnerSampler:
+    """For a product, another one whose picture contradicts its text."""
+
+    def __init__(self, products: Sequence[Product], *, seed: int) -> None:
+        self._products = products
+        self._generator = np.random.default_rng(seed)
+        self._categories = _grouped(products, lambda product: product.category)
+        self._groups = _grouped(products, lambda product: product.group)
+        self._alike = [_grouped(products, partial(_without, facet)) for facet in range(len(products[0].facets))]
+
+    def partners(self, anchors: NDArray[np.int64], mix: Mapping[str, float]) -> NDArray[np.int64]:
+        """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `KINDS`."""
+        kinds = self._generator.choice(KINDS, size=len(anchors), p=[mix.get(kind, 0.0) for kind in KINDS])
+        return np.array([self._partner(int(anchor), str(kind)) for anchor, kind in zip(anchors, kinds, strict=True)])
+
+    def _partner(self, anchor: int, kind: str) -> int:
+        for fallback in reversed(KINDS[: KINDS.index(kind) + 1]):
+            candidates = self._candidates(anchor, fallback)
+            if candidates:
+                return candidates[int(self._generator.integers(len(candidates)))]
+        raise ValueError("every product of this catalogue shows the same: there is nothing to exchange")
+
+    def _candidates(self, anchor: int, kind: str) -> list[int]:
+        product = self._products[anchor]
+        match kind:
+            case "neighbour":
+                facet = int(self._generator.integers(len(self._alike))) if self._alike else 0
+                pool = self._alike[facet][_without(facet, product)] if self._alike else []
+            case "sibling":
+                pool = self._groups[product.group]
+            case "category":
+                pool = self._categories[product.category]
+            case _:
+                pool = [int(i) for i in self._generator.integers(len(self._products), size=8)]
+        return [other for other in pool if self._products[other].identity != product.identity]
+
+
+def single_difference(one: Product, other: Product, names: Sequence[str]) -> str | None:
+    """Return the name of the only facet in which two products differ, None if there is not exactly one."""
+    different = [n for n, a, b in zip(names, one.facets, other.facets, strict=True) if a != b]
+    return different[0] if len(different) == 1 else None
+
+
+def _without(facet: int, product: Product) -> Hashable:
+    return product.facets[:facet], product.facets[facet + 1 :]
+
+
+def _grouped(products: Sequence[Product], key: Callable[[Product], Hashable]) -> dict[Hashable, list[int]]:
+    groups: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, product in enumerate(products):
+        groups[key(product)].append(index)
+    return dict(groups)

@@ -1,0 +1,67 @@
+"""Every choice of a training run; written into the release's provenance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from engines.text import OTHER_FIELDS
+
+PREVALENCE = 0.05
+"""The share of wrong products that figures and thresholds are stated for, unless told otherwise."""
+
+# Short decisive fields first: truncation cuts the end. An invented brand says nothing that a picture shows.
+TEXT_FIELDS = (
+    "title",
+    "color",
+    "pattern",
+    "material",
+    "product_type",
+    "gender",
+    "size",
+    OTHER_FIELDS,
+    "description",
+    "brand",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyperparameters of one run.
+
+    `easy_mix` and `hard_mix` give the probability of each kind of partner (`engines.build.negatives.KINDS`); training
+    begins with the easy mix alone and has turned it into the hard one after `curriculum` of its steps. Pictures are
+    small at first, which is cheap: `image_sizes` says up to which share of the steps, `image_size` is the last.
+    """
+
+    epochs: int
+    seed: int
+    image_size: int = 160
+    image_sizes: tuple[tuple[float, int], ...] = ((0.55, 96), (0.8, 128))
+    max_tokens: int = 64
+    vocabulary_size: int = 2000
+    anchors_per_step: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 150
+    weight_decay: float = 0.03
+    words_loss_weight: float = 1.0
+    average_decay: float = 0.995
+    curriculum: float = 0.25
+    shift_pixels: int = 4
+    easy_mix: dict[str, float] = field(default_factory=lambda: {"random": 0.7, "category": 0.3})
+    hard_mix: dict[str, float] = field(
+        default_factory=lambda: {"random": 0.05, "category": 0.15, "sibling": 0.5, "neighbour": 0.3}
+    )
+
+    def as_dict(self) -> dict[str, object]:
+        """Return every choice for the manifest's provenance."""
+        return asdict(self)
+
+    def size_at(self, progress: float) -> int:
+        """Return the pictures' side in pixels after this share of the steps, 0..1."""
+        return next((size for until, size in self.image_sizes if progress < until), self.image_size)
+
+    def mix_at(self, progress: float) -> dict[str, float]:
+        """Return the mix of partners after this share of the steps, 0..1."""
+        hard = min(1.0, progress / self.curriculum) if self.curriculum > 0 else 1.0
+        kinds = self.easy_mix.keys() | self.hard_mix.keys()
+        return {k: (1 - hard) * self.easy_mix.get(k, 0.0) + hard * self.hard_mix.get(k, 0.0) for k in sorted(kinds)}

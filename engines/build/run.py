@@ -1,0 +1,131 @@
+"""The two ways to an engine, whole: gather → split → tokenizer → train → assemble."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from engines.build import evaluate
+from engines.build.assemble import HeldOut, Source, assemble
+from engines.build.dataset import split
+from engines.build.gather import gather_folder, gather_rendered
+from engines.build.models import compact
+from engines.build.recipe import TEXT_FIELDS, Recipe
+from engines.build.train import Step, Texts, count_steps, train
+from engines.build.vocabulary import train_tokenizer
+from engines.contract import ImageSpec, TextSpec
+from engines.errors import CatalogInvalid
+from engines.text import Tokenizer, compose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import tokenizers
+    from rich.progress import Progress
+
+    from engines.build.dataset import Catalog
+
+RENDERED_SEED: Final = 1
+RENDERED_PRODUCTS: Final = 6000
+RENDERED_EPOCHS: Final = 4
+RENDERED_PRECISION: Final = 0.8
+
+_HELD_OUT_PRODUCTS: Final = 2000
+_MIN_PRODUCTS: Final = 50
+_FOLDER_SHARES: Final = (0.70, 0.15, 0.15)
+_FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}
+"""Mismatches of a folder's figures: as wrong pictures come, some absurd, most plausible."""
+
+
+def build_rendered(out: Path, *, seed: int, products: int, epochs: int, precision: float, progress: Progress) -> Path:
+    """Train on drawn products and return the release's directory.
+
+    Raises:
+        ParityExceeded: the exported graph does not reproduce the model.
+    """
+    recipe = Recipe(epochs=epochs, seed=seed)
+    image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
+    held_out_products = min(_HELD_OUT_PRODUCTS, products)
+    training, validation, test = (
+        gather_rendered(count, seed=seed + index, image=image, progress=progress)
+        for index, count in enumerate((products, held_out_products, held_out_products))
+    )
+    source = _train(training, recipe, image, {"catalog": "rendered", "seed": seed, "products": products}, progress)
+    held_out = [
+        _held_out(source, catalog, evaluate.hard_pairs(catalog, seed=seed + index))
+        for index, catalog in enumerate((validation, test))
+    ]
+    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+
+
+def build_folder(path: Path, out: Path, *, seed: int, epochs: int, precision: float, progress: Progress) -> Path:
+    """Train on a folder of product photos and return the release's directory.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read, or has too few products.
+        ParityExceeded: the exported graph does not reproduce the model.
+    """
+    recipe = Recipe(epochs=epochs, seed=seed, vocabulary_size=4000)
+    image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
+    catalog, components = gather_folder(path, image=image, progress=progress)
+    parts = split(components, _FOLDER_SHARES, seed=seed)
+    if min(len(part) for part in parts) < _MIN_PRODUCTS:
+        raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
+    training, validation, test = (catalog.subset(part) for part in parts)
+    facts = {"catalog": path.name, "seed": seed, "products": len(catalog.products)}
+    source = _train(training, recipe, image, facts, progress)
+    held_out = [
+        _held_out(source, part, evaluate.mixed_pairs(part, _FOLDER_MIX, seed=seed + index))
+        for index, part in enumerate((validation, test))
+    ]
+    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+
+
+def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:
+    """Return the trained model with all that a release of it says."""
+    text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
+    written = [compose(product.fields, text) for product in catalog.products]
+    vocabulary = train_tokenizer(written, size=recipe.vocabulary_size)
+    tokenizer = Tokenizer(vocabulary, text)
+    torch.manual_seed(recipe.seed)
+    config = compact.CompactConfig(
+        vocabulary_size=tokenizer.vocabulary_size, image_size=recipe.image_size, max_tokens=recipe.max_tokens
+    )
+    model = compact.CompactFusion(config)
+    texts = Texts(*tokenizer.encode(written))
+    train(model, catalog, texts, recipe, _progress_bar(count_steps(catalog, recipe), progress))
+    provenance = facts | {
+        "data_sha256": _data_digest(catalog, written),
+        "recipe": recipe.as_dict(),
+        "model": config.as_dict(),
+    }
+    return Source(compact.FAMILY, model, vocabulary, image, text, provenance)
+
+
+def _held_out(source: Source, catalog: Catalog, pairs: evaluate.Pairs) -> HeldOut:
+    tokenizer: tokenizers.Tokenizer = source.tokenizer
+    written = [compose(product.fields, source.text) for product in catalog.products]
+    return HeldOut(catalog, Texts(*Tokenizer(tokenizer, source.text).encode(written)), pairs)
+
+
+def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
+    task = progress.add_task("training", total=total)
+    recent: list[float] = []
+
+    def on_step(step: Step) -> None:
+        recent.append(step.accuracy)
+        told = float(np.mean(recent[-50:]))
+        progress.update(task, completed=step.number, description=f"training: {told:.1%} of pairs told right")
+
+    return on_step
+
+
+def _data_digest(catalog: Catalog, written: list[str]) -> str:
+    """Return SHA-256 over every picture and text of the training set."""
+    digest = hashlib.sha256(np.ascontiguousarray(catalog.pixel_values).data)
+    digest.update("\0".join(written).encode())
+    return digest.hexdigest()
