@@ -97,7 +97,7 @@ async def publish(options: PublishOptions, broker: BrokerSettings, watch: Watch)
     save(options.state_path, state)  # an unwritable folder is told before anything is sent
     await _require_topic(broker, options.topic)
     async with producer(broker) as kafka:
-        return await _Publication(options, state, kafka, watch).run()
+        return await Publication(options, state, kafka, watch).run()
 
 
 def _note(done: Published, row: Row, error: RejectedEvent, watch: Watch) -> None:
@@ -152,7 +152,7 @@ async def _started(broker: BrokerSettings, *, idempotent: bool) -> AIOKafkaProdu
     return kafka
 
 
-class _Publication:
+class Publication:
     """One run: rows in the order of the feed, each with its delivery, `None` for a rejected row."""
 
     def __init__(self, options: PublishOptions, state: PublishState, kafka: AIOKafkaProducer, watch: Watch) -> None:
@@ -169,7 +169,6 @@ class _Publication:
         try:
             with open_feed(self.options.feed) as feed:
                 read_all = await self._send_all(feed)
-                await self.kafka.flush()
                 await self._settle(0)
                 self.watch.advanced(feed, self.done)
         except BaseException:
