@@ -42,19 +42,19 @@ _WHITE_INK = (250, 249, 245)
 # The hues of neighbours lie at least 20 degrees apart, or their lightness 0.18; jitter takes up a quarter of that.
 # An ink covers less than half of a body and never has another colour's hue: navy on white would read as navy.
 PAINTS: dict[str, Paint] = {
-    "red": Paint(3, 0.78, 0.45, (_WHITE_INK, (84, 8, 14))),
-    "orange": Paint(26, 0.95, 0.53, (_WHITE_INK, (122, 52, 6))),
+    "red": Paint(3, 0.78, 0.45, (_WHITE_INK, _WHITE_INK, (70, 4, 10))),
+    "orange": Paint(26, 0.95, 0.53, (_WHITE_INK, _WHITE_INK, (104, 42, 4))),
     "yellow": Paint(50, 0.95, 0.57, ((128, 92, 8), (84, 80, 70))),
-    "green": Paint(128, 0.52, 0.36, (_WHITE_INK, (12, 52, 22))),
-    "teal": Paint(180, 0.78, 0.37, (_WHITE_INK, (4, 54, 60))),
-    "blue": Paint(213, 0.82, 0.53, (_WHITE_INK, (10, 42, 104))),
+    "green": Paint(128, 0.52, 0.36, (_WHITE_INK, _WHITE_INK, (8, 42, 16))),
+    "teal": Paint(180, 0.78, 0.37, (_WHITE_INK, _WHITE_INK, (2, 44, 50))),
+    "blue": Paint(213, 0.82, 0.53, (_WHITE_INK, _WHITE_INK, (8, 32, 88))),
     "navy": Paint(224, 0.68, 0.21, ((206, 216, 236), (132, 152, 196))),
-    "purple": Paint(276, 0.52, 0.46, (_WHITE_INK, (46, 14, 72))),
-    "pink": Paint(338, 0.84, 0.76, (_WHITE_INK, (150, 32, 84))),
+    "purple": Paint(276, 0.52, 0.46, (_WHITE_INK, _WHITE_INK, (36, 8, 58))),
+    "pink": Paint(338, 0.84, 0.76, (_WHITE_INK, _WHITE_INK, (150, 32, 84))),
     "brown": Paint(22, 0.52, 0.28, ((240, 226, 202), (206, 168, 128))),
     "black": Paint(0, 0.0, 0.09, ((168, 168, 172), (128, 128, 132))),
     "white": Paint(40, 0.0, 0.96, ((132, 150, 172), (150, 156, 164))),
-    "grey": Paint(215, 0.03, 0.54, ((46, 48, 54), (70, 72, 78))),
+    "grey": Paint(215, 0.03, 0.54, ((30, 32, 38), (50, 52, 58))),
     "beige": Paint(37, 0.46, 0.77, ((146, 116, 82), (128, 112, 96))),
 }
 COLORS = tuple(PAINTS)

@@ -1,7 +1,7 @@
 """Materials as light sees them: grey maps around 128 that are laid over a colour with hard light.
 
 Below 128 darkens, above brightens, so the same map shows on black and on white. Maps are made once per scale and cut.
-`scale` is supersampled pixels per unit of texture: 1 for a picture of 224 pixels.
+`scale` is the picture's side over the 224 pixels for which textures are made.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Map = NDArray[np.float64]
 
 NEUTRAL = 128
 TILE = 576
-"""Side of a texture in units; a body of a 224-pixel picture is at most 360 wide, the rest is room to move the cut."""
+"""Side of a texture as made, twice as large as used; an item is at most 188 wide at scale 1, so its cut can move."""
 
 GLOSSY = frozenset({"metal", "glass", "ceramic", "leather"})
 """The materials that mirror a light source."""
@@ -34,11 +34,10 @@ def texture(material: str, scale: float) -> Image.Image | None:
     make = _TEXTURES.get(material)
     if make is None:
         return None
-    side = max(1, round(TILE * scale))
+    side = max(1, round(TILE / 2 * scale))
     return _image(make()).resize((side, side), Image.Resampling.BILINEAR)
 
 
-@lru_cache(maxsize=256)
 def shading(form: Form, material: str, px: int, *, light_left: bool) -> Image.Image:
     """Return how light falls on a body in a box of `px` pixels, mode L."""
     x, y = np.meshgrid(np.linspace(0, 1, 48), np.linspace(0, 1, 48))
@@ -47,11 +46,10 @@ def shading(form: Form, material: str, px: int, *, light_left: bool) -> Image.Im
     return _image(NEUTRAL + fall).resize((px, px), Image.Resampling.BICUBIC)
 
 
-@lru_cache(maxsize=64)
 def glass_depth(px: int) -> Image.Image:
     """Return how dense coloured glass looks across a vessel, mode L: its walls are seen edge-on at the sides."""
     across = np.abs(np.linspace(-1, 1, 48))[None, :].repeat(48, axis=0)
-    return _image(148 + 92 * across**3).resize((px, px), Image.Resampling.BICUBIC)
+    return _image(160 + 80 * across**3).resize((px, px), Image.Resampling.BICUBIC)
 
 
 def _image(values: Map) -> Image.Image:

@@ -88,3 +88,44 @@ def rounded(left: float, top: float, right: float, bottom: float, radius: float)
     )
     arcs = (ellipse(cx, cy, radius, radius, start=a, end=a + 90)[::4] for cx, cy, a in corners)
     return tuple(point for arc in arcs for point in arc)
+
+
+def scaled(outline: Outline, px: float) -> Outline:
+    """Return the outline in a box of `px` pixels."""
+    return tuple((x * px, y * px) for x, y in outline)
+
+
+def ribbon(line: Outline, width: float) -> Outline:
+    """Return the closed outline of an open line of this width; the line may bend but has no sharp corners."""
+    points = np.asarray(line, dtype=np.float64)
+    along = np.gradient(points, axis=0)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1) / np.hypot(along[:, 0], along[:, 1])[:, None] * width / 2
+    sides = np.concatenate([points + across, (points - across)[::-1]])
+    return tuple((float(x), float(y)) for x, y in sides)
+
+
+def inset(outline: Outline, factor: float) -> Outline:
+    """Return the outline shrunk towards the middle of its box."""
+    points = np.asarray(outline, dtype=np.float64)
+    centre = (points.min(axis=0) + points.max(axis=0)) / 2
+    return tuple((float(x), float(y)) for x, y in centre + (points - centre) * factor)
+
+
+def dashes(outline: Outline, pitch: float) -> list[tuple[Point, Point]]:
+    """Return dashes along the closed outline, one every `pitch`, a little longer than their gaps."""
+    points = np.asarray((*outline, outline[0]), dtype=np.float64)
+    steps = np.diff(points, axis=0)
+    along = np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
+    starts = np.arange(0, along[-1], pitch)
+    x, y = points[:, 0], points[:, 1]
+    ends = starts + pitch * 0.55
+    return [
+        ((float(x0), float(y0)), (float(x1), float(y1)))
+        for x0, y0, x1, y1 in zip(
+            np.interp(starts, along, x),
+            np.interp(starts, along, y),
+            np.interp(ends, along, x),
+            np.interp(ends, along, y),
+            strict=True,
+        )
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ import orjson
 from PIL import Image
 
 from engines.catalogs.folder import CATALOG_FILE
-from engines.catalogs.rendered.attributes import happens, mix_paint
+from engines.catalogs.rendered.attributes import happens, mix_paint, pick
 from engines.catalogs.rendered.scene import BOX, backdrop, cast_shadow, expose, lay_out
-from engines.catalogs.rendered.sprite import Look, draw_item
+from engines.catalogs.rendered.sprite import Look, Sprite, draw_item
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 SIZE = 224
 """The picture's side in pixels for which textures are made; other sizes scale them."""
-
-SUPERSAMPLING = 2
 
 MOST_ON_A_TABLE = 2
 """More items lie flat, seen from above."""
@@ -48,9 +47,9 @@ def draw(product: RenderedProduct, size: int = SIZE, *, image_seed: int | None =
     item = _item(product, count, size, light_left=light_left)
     photo = backdrop(size, _paint(product), rng, table=count <= MOST_ON_A_TABLE and happens(rng, 0.5))
     placed = _place(item, count, size, rng)
-    cast_shadow(photo, placed, rng, light_left=light_left)
+    cast_shadow(photo, [(sprite.alpha, corner) for sprite, corner in placed], rng, light_left=light_left)
     for sprite, corner in placed:
-        photo.paste(sprite, corner, sprite)
+        photo.paste(sprite.pixels, corner, sprite.alpha)
     return expose(photo, rng)
 
 
@@ -97,29 +96,40 @@ def _paint(product: RenderedProduct) -> tuple[int, int, int]:
     return mix_paint(product.attributes["color"], _design(product))
 
 
-def _item(product: RenderedProduct, count: int, size: int, *, light_left: bool) -> Image.Image:
+def _item(product: RenderedProduct, count: int, size: int, *, light_left: bool) -> Sprite:
     look = Look(
         kind=product.kind,
         color=product.attributes["color"],
         pattern=product.attributes["pattern"],
         material=product.attributes["material"],
     )
-    px = max(8, round(size * BOX[count]) * SUPERSAMPLING)
-    return draw_item(look, px, size / SIZE, _design(product), light_left=light_left)
+    side = max(8, round(size * BOX[count]))
+    return draw_item(look, side, size / SIZE, _design(product), light_left=light_left)
 
 
-def _place(
-    item: Image.Image, count: int, size: int, rng: np.random.Generator
-) -> list[tuple[Image.Image, tuple[int, int]]]:
+def _place(item: Sprite, count: int, size: int, rng: np.random.Generator) -> list[tuple[Sprite, tuple[int, int]]]:
     """Return the items scaled, turned and laid out, with their top left corners in pixels."""
     zoom = rng.uniform(0.82, 1.0) if count == 1 else rng.uniform(0.92, 1.0)
-    width, height = (round(size * BOX[count] * zoom * rng.uniform(0.93, 1.0)) for _ in range(2))
-    flip, tilt = bool(rng.integers(2)), rng.uniform(-7, 7)
-    small = item.resize((max(1, width), max(1, height)), Image.Resampling.BOX)
-    if flip:
-        small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    placed: list[tuple[Image.Image, tuple[int, int]]] = []
+    stretch = (zoom * rng.uniform(0.93, 1.0) * pick(rng, (-1, 1)), zoom * rng.uniform(0.93, 1.0))
+    tilt = rng.uniform(-7, 7)
+    placed: list[tuple[Sprite, tuple[int, int]]] = []
     for x, y in lay_out(count, rng):
-        turned = small.rotate(tilt + rng.uniform(-3, 3), Image.Resampling.BILINEAR)
-        placed.append((turned, (round(x * size - turned.width / 2), round(y * size - turned.height / 2))))
+        posed = _pose(item, stretch, math.radians(tilt + rng.uniform(-3, 3)))
+        corner = (round(x * size - posed.alpha.width / 2), round(y * size - posed.alpha.height / 2))
+        placed.append((posed, corner))
     return placed
+
+
+def _pose(item: Sprite, stretch: tuple[float, float], turn: float) -> Sprite:
+    """Return the item stretched about its middle (below 0: mirrored) and then turned by `turn` radians."""
+    middle = item.alpha.width / 2
+    cos, sin = math.cos(turn), math.sin(turn)
+    # An affine transform of Pillow maps pixels of the result to pixels of the source.
+    (a, b), (d, e) = (cos / stretch[0], sin / stretch[0]), (-sin / stretch[1], cos / stretch[1])
+    source = (a, b, middle * (1 - a - b), d, e, middle * (1 - d - e))
+    return Sprite(
+        *(
+            layer.transform(layer.size, Image.Transform.AFFINE, source, Image.Resampling.BILINEAR)
+            for layer in (item.pixels, item.alpha)
+        )
+    )

@@ -62,10 +62,11 @@ def _zigzag(mask: Image.Image, _box: tuple[int, int, int, int], rng: np.random.G
     period = px * rng.uniform(0.15, 0.19)
     tooth = period * rng.uniform(0.62, 0.72)
     upright = bool(rng.integers(2))
-    teeth = range(-1, math.ceil(px / tooth) + 1)
+    teeth = range(-1, math.ceil(px / tooth) + 2)
     for k in range(-1, math.ceil(px / period) + 1):
-        line = [(i * tooth, k * period + (i % 2) * tooth) for i in teeth]
-        draw.line([(y, x) for x, y in line] if upright else line, fill=FULL, width=round(period * 0.25), joint="curve")
+        top = [(i * tooth, k * period + (i % 2) * tooth) for i in teeth]
+        chevrons = top + [(x, y + period * 0.36) for x, y in reversed(top)]
+        draw.polygon([(y, x) for x, y in chevrons] if upright else chevrons, fill=FULL)
 
 
 def _dotted(mask: Image.Image, _box: tuple[int, int, int, int], rng: np.random.Generator) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from engines.catalogs.rendered.attributes import Rgb
 
 Place = tuple[float, float]
+Corner = tuple[int, int]
 
 BOX = {1: 0.84, 2: 0.5, 3: 0.47, 4: 0.46}
 """Side of the box of one item, as a part of the picture, by number of items."""
@@ -37,7 +38,7 @@ MIN_CONTRAST = 75
 def backdrop(size: int, item: Rgb, rng: np.random.Generator, *, table: bool) -> Image.Image:
     """Return an empty set, mode RGB: a paper in a light tone with a soft gradient, and perhaps the edge of a table."""
     tone = _tone(item, rng)
-    shift = rng.uniform(-10, 10, (3, 3, 1)) + rng.uniform(-5, 9)
+    shift = rng.uniform(-8, 8, (3, 3, 1)) + rng.uniform(-5, 9)
     corners = (np.asarray(tone, dtype=np.float64) + shift).clip(0, 255).astype(np.uint8)
     ground = Image.fromarray(corners).resize((size, size), Image.Resampling.BICUBIC)
     if table:
@@ -68,26 +69,22 @@ def lay_out(count: int, rng: np.random.Generator) -> list[Place]:
 
 
 def cast_shadow(
-    ground: Image.Image, items: list[tuple[Image.Image, tuple[int, int]]], rng: np.random.Generator, *, light_left: bool
+    ground: Image.Image, masks: list[tuple[Image.Image, Corner]], rng: np.random.Generator, *, light_left: bool
 ) -> None:
-    """Darken the set softly where the items keep the light off."""
+    """Darken the set softly where the items, given by mask and top left corner, keep the light off."""
     step = max(1, ground.width // 56)
     small = Image.new("L", (ground.width // step + 1, ground.height // step + 1))
     dx = ground.width * rng.uniform(0.01, 0.035) * (1 if light_left else -1)
     dy = ground.height * rng.uniform(0.015, 0.035)
-    for item, (x, y) in items:
-        alpha = item.getchannel("A").resize(
-            (max(1, item.width // step), max(1, item.height // step)), Image.Resampling.BOX
-        )
-        small.paste(255, (round((x + dx) / step), round((y + dy) / step)), alpha)
+    for mask, (x, y) in masks:
+        reduced = mask.reduce(step)
+        small.paste(255, (round((x + dx) / step), round((y + dy) / step)), reduced)
     strength = rng.uniform(0.22, 0.4)
     soft = small.filter(ImageFilter.BoxBlur(float(rng.uniform(1.0, 2.2))))
-    shadow = soft.resize((small.width * step, small.height * step), Image.Resampling.BILINEAR).crop(
-        (0, 0, *ground.size)
-    )
-    ground.paste(
-        (38, 36, 46), (0, 0, *ground.size), shadow.point((np.arange(256) * strength).astype(np.uint8).tolist())
-    )
+    soft = soft.point((np.arange(256) * strength).astype(np.uint8).tolist())
+    side = small.width * step
+    shadow = soft.resize((side, side), Image.Resampling.BILINEAR).crop((0, 0, *ground.size))
+    ground.paste((38, 36, 46), (0, 0, *ground.size), shadow)
 
 
 def expose(photo: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -176,19 +176,22 @@ def write_text(attributes: dict[str, str], maker: Maker, rng: np.random.Generato
     return {name: texts[name] for name in NAMED_FIELDS if texts.get(name)}
 
 
-def _mentions(attributes: dict[str, str], rng: np.random.Generator) -> tuple[set[str], set[str], set[str]]:
-    """Return which attributes the title, the fields and the description name; none is left out of all three."""
+def _mentions(attributes: dict[str, str], rng: np.random.Generator) -> tuple[list[str], list[str], list[str]]:
+    """Return which attributes the title, the fields and the description name; none is left out of all three.
+
+    Lists, not sets: the order of a set of strings differs from process to process, and with it what is drawn next.
+    """
     odds = {"color": 0.85, "pattern": 0.65, "material": 0.6, "count": 0.25 if attributes["count"] == "1" else 0.75}
-    in_title = {name for name, chance in odds.items() if happens(rng, chance)}
-    in_field = {name for name in ("color", "pattern", "material") if happens(rng, 0.8)}
-    in_description = {name for name in odds if happens(rng, 0.6 if name == "count" else 0.3)}
+    in_title = [name for name, chance in odds.items() if happens(rng, chance)]
+    in_field = [name for name in ("color", "pattern", "material") if happens(rng, 0.8)]
+    in_description = [name for name in odds if happens(rng, 0.6 if name == "count" else 0.3)]
     for name in odds:
-        if name not in in_title | in_field | in_description:
-            (in_description if name == "count" else in_field).add(name)
+        if name not in (*in_title, *in_field, *in_description):
+            (in_description if name == "count" else in_field).append(name)
     return in_title, in_field, in_description
 
 
-def _title(attributes: dict[str, str], named: set[str], maker: Maker, rng: np.random.Generator) -> str:
+def _title(attributes: dict[str, str], named: list[str], maker: Maker, rng: np.random.Generator) -> str:
     adjectives = [_word(name, attributes[name], rng) for name in pick(rng, _ADJECTIVE_ORDERS) if name in named]
     singular, plural = _noun(attributes["kind"], rng)
     title = pick(rng, _TITLES).format(
@@ -211,7 +214,7 @@ def _noun(kind: str, rng: np.random.Generator) -> tuple[str, str]:
     return names[0] if happens(rng, _USUAL) else pick(rng, names)
 
 
-def _description(attributes: dict[str, str], named: set[str], rng: np.random.Generator) -> str:
+def _description(attributes: dict[str, str], named: list[str], rng: np.random.Generator) -> str:
     facts = [
         pick(rng, templates).format(_word(name, attributes[name], rng))
         for name, templates in _SENTENCES.items()
