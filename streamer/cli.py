@@ -294,11 +294,12 @@ def settings(
     if env:
         typer.echo(terminal.env_template(_settings()))
     else:
-        _console().print(terminal.settings_table(_settings()))
+        console = _console()
+        console.print(terminal.settings_table(_settings(), width=console.width))
 
 
 def _settings(**options: object) -> "Settings":
-    from streamer.settings import load  # noqa: PLC0415 - pydantic takes 0.2 s
+    from streamer.settings import load  # noqa: PLC0415
 
     return load(**_sections(**options))
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 20  # bad rows that are spelled out; all are counted
 REDRAW_S = 0.1
 MASK = "********"
+LONGEST_NAME = 40  # columns; STREAMER_PIPELINE__SCORE_CACHE_ENTRIES has 38
 
 _STATUS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[bold red]FAIL[/]", "skipped": "[dim]skipped[/]"}
 
@@ -62,12 +63,13 @@ def _written(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def settings_table(settings: Settings) -> Table:
-    """Return every setting; what differs from its default stands out."""
-    columns = (  # the longest name stays whole on 80 columns
-        Column("setting", min_width=40),
-        Column("value", overflow="fold", max_width=17),
-        Column("default", overflow="fold", max_width=17),
+def settings_table(settings: Settings, *, width: int) -> Table:
+    """Return every setting; what differs from its default stands out. Names stay whole, values share what is left."""
+    share = max(8, (width - LONGEST_NAME - 6) // 2)  # 6: the gaps between three columns
+    columns = (
+        Column("setting", min_width=LONGEST_NAME),
+        Column("value", overflow="fold", max_width=share),
+        Column("default", overflow="fold", max_width=share),
     )
     table = Table(*columns, title="from the environment and .env", box=SIMPLE, pad_edge=False)
     for row in setting_rows(settings):
