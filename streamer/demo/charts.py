@@ -1,0 +1,95 @@
+"""The report's two charts as inline SVG: how the scores fall, and precision against recall. Matplotlib stays in here.
+
+Text and axes take the page's own colour (`currentColor`), so that both charts read in a light and in a dark page.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from streamer.demo.evaluation import PrecisionRecall, Verdict
+
+INK = "#010203"
+"""Stands for the page's text colour; no other colour here is the same."""
+RIGHT, WRONG, THRESHOLD = "#4f8fd0", "#e0524d", "#c98a1b"
+BINS = 40
+SIZE_INCHES = (6.2, 3.4)
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "mismatch-streamer",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def score_histogram(verdicts: Sequence[Verdict]) -> str:
+    """Return the histogram of calibrated probabilities, right and wrong pictures apart, counts on a log axis."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("calibrated probability of a mismatch", "events")
+        edges = np.linspace(0.0, 1.0, BINS + 1)
+        for swapped, colour, label in ((False, RIGHT, "right picture"), (True, WRONG, "wrong picture")):
+            values = [v.probability for v in verdicts if v.truth.swapped == swapped]
+            axes.hist(values, bins=edges.tolist(), color=colour, alpha=0.75, label=f"{label} ({len(values):,})")
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.set_xlim(0.0, 1.0)
+        for threshold in sorted({v.threshold for v in verdicts}):
+            axes.axvline(threshold, color=THRESHOLD, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.2f}")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+        return _svg(figure, "Histogram of scores")
+
+
+def precision_recall_chart(curve: PrecisionRecall, recall: float | None, precision: float | None) -> str:
+    """Return the precision-recall curve with the operating point, where the release's threshold puts it."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("recall", "precision")
+        axes.step(
+            np.concatenate(([0.0], curve.recall)),
+            np.concatenate(([curve.precision[0]], curve.precision)),
+            where="pre",
+            color=RIGHT,
+            linewidth=2,
+            label=f"average precision {curve.average_precision:.3f}",
+        )
+        if recall is not None and precision is not None:
+            axes.plot([recall], [precision], "o", color=WRONG, markersize=9, label="at the threshold")
+        axes.set_xlim(0.0, 1.02)
+        axes.set_ylim(0.0, 1.05)
+        axes.grid(alpha=0.2, color=INK)
+        axes.legend(frameon=False, loc="lower left")
+        return _svg(figure, "Precision against recall")
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """Return the figure as an <svg> element that scales with the page and takes its text colour."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    element = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    element = re.sub(r'\swidth="[^"]*pt"', "", re.sub(r'\sheight="[^"]*pt"', "", element, count=1), count=1)
+    return element.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
