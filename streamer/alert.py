@@ -7,7 +7,7 @@ is older than the state, or that the state has already seen, changes nothing: re
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -24,10 +24,13 @@ from streamer.events import (
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one product.
 
-    `order` is the newest update seen; `alert` is the id of the alert that is open, None when none is.
+    `order` is the newest update seen, `partition` and `offset` say where it stands in product-updates; `alert` is the
+    id of the alert that is open, None when none is.
     """
 
     order: int
+    partition: int
+    offset: int
     deleted: bool = False
     alert: str | None = None
     first_seen: datetime | None = None
@@ -58,20 +61,16 @@ def decide(
         score: the outcome of one update; `superseded` ones say nothing about the product.
         source: CloudEvents `source` of the alerts.
     """
-    if score.outcome == "superseded":
-        return state, None
     if score.outcome == "deleted":
         return _delete(state, score, source)
-    if score.order is None or score.probability is None or score.threshold is None:
+    if score.order is None or score.probability is None or score.threshold is None:  # superseded
         return state, None
     if state is not None and _seen(state, score):
         return state, None
-    mismatch = score.probability >= score.threshold
-    if mismatch and (state is None or state.alert is None):
-        return _transition("opened", state, score, source)
-    if mismatch:
-        return _transition("updated", state, score, source)
-    if state is not None and state.alert is not None:
+    is_open = state is not None and state.alert is not None
+    if score.probability >= score.threshold:
+        return _transition("updated" if is_open else "opened", state, score, source)
+    if is_open:
         return _transition("resolved", state, score, source)
     return _next_state(score, alert=None, first_seen=None), None
 
@@ -94,7 +93,8 @@ def _transition(
     opened_as = identity if state is None or state.alert is None else state.alert
     first_seen = score.scored_at if state is None or state.first_seen is None else state.first_seen
     reason: Literal["mismatch", "matches"] = "matches" if transition == "resolved" else "mismatch"
-    alert = _alert(identity, transition, score, score.order, opened_as, first_seen, reason, source)
+    facts = _Facts(transition, identity, opened_as, score.order, first_seen, reason, source)
+    alert = _alert(facts, score)
     if transition == "resolved":
         return _next_state(score, alert=None, first_seen=None), alert
     return _next_state(score, alert=opened_as, first_seen=first_seen), alert
@@ -111,26 +111,34 @@ def _same_evidence(state: AlertState, score: ProductScore) -> bool:
 def _delete(
     state: AlertState | None, score: ProductScore, source: str
 ) -> tuple[AlertState | None, MismatchAlert | None]:
-    """Close the product; its order stays, so that an older update that comes late does not bring it back."""
-    if state is None and score.order is None:
-        return None, None
-    known = state.order if state is not None else score.order
-    order = known if score.order is None else score.order
-    assert order is not None
-    if state is not None and (state.deleted or order < state.order):
+    """Close the product; its order stays, so that an older update that comes late does not bring it back.
+
+    A tombstone without a version is ordered by its offset: one that comes again after the product came back is old.
+    """
+    order = score.order if score.order is not None or state is None else state.order
+    if order is None or (state is not None and (state.deleted or _precedes(score, state))):
         return state, None
-    deleted = AlertState(order=order, deleted=True)
+    deleted = AlertState(order=order, partition=score.source.partition, offset=score.source.offset, deleted=True)
     if state is None or state.alert is None:
         return deleted, None
     identity = alert_id(score, "resolved", order)
     first_seen = state.first_seen or score.scored_at
-    return deleted, _alert(identity, "resolved", score, order, state.alert, first_seen, "deleted", source)
+    facts = _Facts("resolved", identity, state.alert, order, first_seen, "deleted", source)
+    return deleted, _alert(facts, score)
+
+
+def _precedes(tombstone: ProductScore, state: AlertState) -> bool:
+    if tombstone.order is not None:
+        return tombstone.order < state.order
+    return tombstone.source.partition == state.partition and tombstone.source.offset < state.offset
 
 
 def _next_state(score: ProductScore, *, alert: str | None, first_seen: datetime | None) -> AlertState:
     assert score.order is not None
     return AlertState(
         order=score.order,
+        partition=score.source.partition,
+        offset=score.source.offset,
         alert=alert,
         first_seen=first_seen,
         image_sha256=score.image_sha256,
@@ -140,31 +148,34 @@ def _next_state(score: ProductScore, *, alert: str | None, first_seen: datetime 
     )
 
 
-def _alert(
-    identity: str,
-    transition: Transition,
-    score: ProductScore,
-    order: int,
-    opened_as: str,
-    first_seen: datetime,
-    reason: Literal["mismatch", "matches", "deleted"],
-    source: str,
-) -> MismatchAlert:
-    types: dict[Transition, AlertType] = {
-        "opened": "catalogue.mismatch.opened",
-        "updated": "catalogue.mismatch.updated",
-        "resolved": "catalogue.mismatch.resolved",
-    }
+class _Facts(NamedTuple):
+    transition: Transition
+    identity: str
+    opened_as: str
+    order: int
+    first_seen: datetime
+    reason: Literal["mismatch", "matches", "deleted"]
+    source: str
+
+
+_TYPES: dict[Transition, AlertType] = {
+    "opened": "catalogue.mismatch.opened",
+    "updated": "catalogue.mismatch.updated",
+    "resolved": "catalogue.mismatch.resolved",
+}
+
+
+def _alert(facts: _Facts, score: ProductScore) -> MismatchAlert:
     return MismatchAlert(
-        id=identity,
-        source=source,
-        type=types[transition],
+        id=facts.identity,
+        source=facts.source,
+        type=_TYPES[facts.transition],
         subject=score.product_id,
         time=score.scored_at,
         data=MismatchData(
-            alert_id=opened_as,
+            alert_id=facts.opened_as,
             product_id=score.product_id,
-            order=order,
+            order=facts.order,
             title=score.title,
             category=score.category,
             image_url=score.image_url,
@@ -173,7 +184,7 @@ def _alert(
             probability=score.probability,
             threshold=score.threshold,
             release=score.release,
-            first_seen=first_seen,
-            reason=reason,
+            first_seen=facts.first_seen,
+            reason=facts.reason,
         ),
     )

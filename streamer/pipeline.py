@@ -87,6 +87,7 @@ class _Latest:
     """
 
     order: int | None
+    position: SourcePosition
     passage: _Passage | None
     task: asyncio.Task[None] | None
 
@@ -158,7 +159,7 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._leave)
         if passage.update is not None and not passage.superseded:
-            self._latest[passage.update.id] = _Latest(passage.order, passage, task)
+            self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
 
     async def drain(self) -> None:
         """Return when nothing is in flight."""
@@ -191,16 +192,12 @@ class Pipeline:
         if latest is None:
             return
         passage.previous = latest.task
-        if passage.order is not None and latest.order is not None and passage.order < latest.order:
+        if _precedes(passage, latest):
             passage.superseded, passage.superseded_by = True, latest.order
-            return
-        newer = passage.order is None or latest.order is None or passage.order > latest.order
-        if newer and latest.passage is not None:
+        elif latest.passage is not None and passage.order != latest.order:
             latest.passage.superseded, latest.passage.superseded_by = True, passage.order
             if latest.passage.work is not None:
                 latest.passage.work.cancel()
-        if passage.order is None:
-            passage.order = latest.order if update.deleted else None
 
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
         incoming = passage.incoming
@@ -381,7 +378,7 @@ class Pipeline:
         self._telemetry.outcome(record.outcome)
         if record.probability is not None:
             self._telemetry.probability(record.probability)
-        log.debug(f"product.{record.outcome}", outcome=record.outcome, probability=record.probability, **facts)
+        log.debug("event.recorded", outcome=record.outcome, probability=record.probability, **facts)
 
     def _clock(self, passage: _Passage, stage: str, seconds: float) -> None:
         passage.stages_ms[f"{stage}_ms"] = round(seconds * 1e3, 2)
@@ -396,3 +393,11 @@ class Pipeline:
         if not self.fatal.done():
             wrapped = FatalError("pipeline_failed", f"{type(error).__name__}: {error}")
             self.fatal.set_result(error if isinstance(error, FatalError) else wrapped)
+
+
+def _precedes(passage: _Passage, latest: _Latest) -> bool:
+    """Whether an update is older than the newest one known; where one has no version, their offsets tell."""
+    if passage.order is not None and latest.order is not None:
+        return passage.order < latest.order
+    position = passage.incoming.position
+    return position.partition == latest.position.partition and position.offset < latest.position.offset

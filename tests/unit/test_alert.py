@@ -1,0 +1,164 @@
+"""When an alert opens, changes and resolves, and that redelivery changes nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from streamer.alert import AlertState, decide, from_table, to_table
+from streamer.events import MismatchAlert, ProductScore, RecordedOutcome, SourcePosition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def score(
+    order: int | None,
+    probability: float | None = None,
+    *,
+    image: str = "a",
+    outcome: RecordedOutcome = "scored",
+    release: str = "r1",
+) -> ProductScore:
+    """Return the outcome of one update of product p."""
+    scored = probability is not None
+    return ProductScore(
+        product_id="p",
+        order=order,
+        outcome=outcome,
+        source=SourcePosition(topic="product-updates", partition=0, offset=0),
+        published_at=NOW,
+        scored_at=NOW,
+        image_sha256=image if scored else None,
+        text_sha256="t" if scored else None,
+        probability=probability,
+        threshold=0.5 if scored else None,
+        release=release if scored else None,
+    )
+
+
+def in_log_order(scores: Iterable[ProductScore]) -> list[ProductScore]:
+    """Give each score the offset of its place."""
+    return [
+        structs.replace(one, source=SourcePosition(topic="product-updates", partition=0, offset=offset))
+        for offset, one in enumerate(scores)
+    ]
+
+
+def run(*scores: ProductScore, state: AlertState | None = None) -> tuple[AlertState | None, list[MismatchAlert]]:
+    """Decide the scores one after another, the state going through the table\'s form each time."""
+    alerts = []
+    for one in scores:
+        state, alert = decide(state, one, source="/test")
+        state = from_table(to_table(state)) if state is not None else None
+        alerts += [alert] if alert else []
+    return state, alerts
+
+
+def kinds(alerts: list[MismatchAlert]) -> list[str]:
+    """Return the transitions."""
+    return [alert.type.rpartition(".")[2] for alert in alerts]
+
+
+def test_alert_opens_at_the_threshold() -> None:
+    """A probability equal to the threshold is a mismatch; below it is none."""
+    assert kinds(run(score(1, 0.5))[1]) == ["opened"]
+    assert kinds(run(score(1, 0.49))[1]) == []
+
+
+def test_alert_resolves_when_the_picture_matches_again() -> None:
+    """The resolution names the alert that it closes."""
+    _, (opened, resolved) = run(score(1, 0.9), score(2, 0.1, image="b"))
+    assert (opened.type, resolved.type) == ("catalogue.mismatch.opened", "catalogue.mismatch.resolved")
+    assert resolved.data.alert_id == opened.id == opened.data.alert_id
+    assert resolved.data.reason == "matches"
+
+
+def test_alert_updates_only_when_the_evidence_changed() -> None:
+    """A new version with the same picture, text and engine says nothing new."""
+    assert kinds(run(score(1, 0.9), score(2, 0.9))[1]) == ["opened"]
+    assert kinds(run(score(1, 0.9), score(2, 0.9, image="b"))[1]) == ["opened", "updated"]
+    assert kinds(run(score(1, 0.9), score(2, 0.9, release="r2"))[1]) == ["opened", "updated"]
+
+
+def test_alert_reopened_with_the_same_picture_has_another_id() -> None:
+    """Consumers that drop ids they know still hear of the second opening."""
+    _, alerts = run(score(1, 0.9), score(2, 0.1, image="b"), score(3, 0.9))
+    assert kinds(alerts) == ["opened", "resolved", "opened"]
+    assert alerts[0].id != alerts[2].id
+
+
+def test_alert_of_a_deleted_product_resolves() -> None:
+    """A tombstone without a version closes the alert and keeps older updates out."""
+    state, alerts = run(*in_log_order([score(5, 0.9), score(None, outcome="deleted"), score(4, 0.9), score(5, 0.9)]))
+    assert kinds(alerts) == ["opened", "resolved"]
+    assert alerts[1].data.reason == "deleted"
+    assert state == AlertState(order=5, partition=0, offset=1, deleted=True)
+
+
+def test_product_published_again_after_deletion_is_judged_anew() -> None:
+    """A newer version brings the product back."""
+    assert kinds(run(score(1, 0.9), score(2, outcome="deleted"), score(3, 0.9))[1]) == ["opened", "resolved", "opened"]
+
+
+def test_tombstone_redelivered_after_the_product_came_back_is_old() -> None:
+    """It has no version, so its offset says that it precedes what the product is now."""
+    sequence = in_log_order([score(1, 0.9), score(None, outcome="deleted"), score(2, 0.9)])
+    state, _ = run(*sequence)
+    assert run(*sequence[1:], state=state) == (state, [])
+
+
+def test_superseded_score_changes_nothing() -> None:
+    """It says nothing about the product, whatever its order."""
+    state, _ = run(score(1, 0.9))
+    assert run(score(9, outcome="superseded"), state=state) == (state, [])
+
+
+def test_tombstone_of_an_unknown_product_leaves_no_state() -> None:
+    """There is nothing to remember."""
+    assert run(score(None, outcome="deleted")) == (None, [])
+
+
+scores = st.builds(
+    score,
+    st.integers(0, 5),
+    st.sampled_from([0.1, 0.9]),
+    image=st.sampled_from("ab"),
+    release=st.sampled_from(["r1", "r2"]),
+) | st.builds(score, st.integers(0, 5) | st.none(), outcome=st.sampled_from(["deleted", "superseded"]))
+
+
+@given(st.lists(scores, max_size=12), st.data())
+def test_redelivery_of_a_run_of_scores_changes_nothing(sequence: list[ProductScore], data: st.DataObject) -> None:
+    """Scores that come again, from any earlier point on, publish no id that was not published before.
+
+    The same version scored twice with different evidence is left out: its two results have no order.
+    """
+    evidence: dict[int, ProductScore] = {}
+    sequence = in_log_order(s for s in sequence if s.order is None or evidence.setdefault(s.order, s) == s)
+    state, alerts = run(*sequence)
+    again = data.draw(st.integers(0, len(sequence)))
+    state_again, alerts_again = run(*sequence[again:], state=state)
+    assert {alert.id for alert in alerts_again} <= {alert.id for alert in alerts}
+    assert state_again == state
+
+
+@given(st.lists(scores, max_size=12))
+def test_alerts_of_a_product_alternate(sequence: list[ProductScore]) -> None:
+    """Nothing opens twice, nothing resolves or updates that is not open, and the state knows what is open."""
+    state, alerts = run(*in_log_order(sequence))
+    order = kinds(alerts)
+    assert order[:1] in ([], ["opened"])
+    allowed = {"opened": {"updated", "resolved"}, "updated": {"updated", "resolved"}, "resolved": {"opened"}}
+    assert all(after in allowed[before] for before, after in pairwise(order))
+    is_open = bool(order) and order[-1] != "resolved"
+    assert (state is not None and state.alert is not None) == is_open
+    orders = [alert.data.order for alert in alerts]
+    assert orders == sorted(orders)

@@ -1,0 +1,89 @@
+"""The engine's thread: takes what waits, isolates what fails."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from engines.errors import InferenceFailed
+from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport, Pair
+from tests.fakes import SIDE, TOKENS, FakeEngine
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+def pair(red: int) -> Pair:
+    """Return a pair whose picture has this red."""
+    pixels = np.zeros((3, SIDE, SIDE), np.uint8)
+    pixels[0] = red
+    return Pair(pixels, np.ones(TOKENS, np.int32), np.ones(TOKENS, np.int32))
+
+
+@pytest.fixture
+async def gated() -> AsyncIterator[tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]]]:
+    """Yield an engine that waits for the event, and its batcher."""
+    gate, reports = threading.Event(), []
+    engine = FakeEngine(gate=gate.wait)
+    batcher = Batcher(engine, max_batch=4, report=reports.append)
+    yield engine, batcher, gate, reports
+    gate.set()
+    await batcher.close()
+
+
+async def test_batcher_takes_all_that_waits_up_to_the_cap(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """While one batch runs the next gathers; each pair gets its own answer."""
+    engine, batcher, gate, reports = gated
+    first = asyncio.create_task(batcher.logit(pair(0)))
+    rest = [asyncio.create_task(batcher.logit(pair(red))) for red in range(1, 8)]
+    await asyncio.sleep(0)
+    gate.set()
+    answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(first, *rest)]
+    assert answers == list(range(8))
+    assert sorted(engine.batches) == sorted(report.size for report in reports)
+    assert max(engine.batches) == 4
+
+
+async def test_batcher_skips_pairs_nobody_waits_for(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """A pair that was superseded in the queue costs no inference."""
+    engine, batcher, gate, _ = gated
+    first = asyncio.create_task(batcher.logit(pair(0)))
+    given_up = asyncio.create_task(batcher.logit(pair(1)))
+    kept = asyncio.create_task(batcher.logit(pair(2)))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait({given_up})
+    gate.set()
+    await asyncio.gather(first, kept)
+    assert sum(engine.batches) == 2
+
+
+async def test_batcher_isolates_a_pair_that_the_engine_cannot_score() -> None:
+    """The others of a failed batch are scored; the culprit alone gets the error."""
+    gate = threading.Event()
+    batcher = Batcher(FakeEngine(poison=9, gate=gate.wait), max_batch=8, report=lambda _: None)
+    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in (1, 9, 3)]
+    await asyncio.sleep(0)
+    gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    await batcher.close()
+    assert [isinstance(result, InferenceFailed) for result in results] == [False, True, False]
+    assert not batcher.fatal.done()
+
+
+async def test_batcher_reports_an_engine_that_only_fails() -> None:
+    """Many failures in a row are the engine's own: the worker is told to stop."""
+    batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(9))
+    await batcher.close()
+    assert batcher.fatal.result().code == "engine_failing"

@@ -1,0 +1,283 @@
+"""One event's whole way: every event ends in exactly one record, and is acknowledged after it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import pytest
+
+from streamer.batch import Batcher
+from streamer.errors import RejectedEvent, TransientError
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
+from streamer.pipeline import Incoming, Pipeline
+from streamer.settings import PipelineSettings, TopicSettings
+from streamer.telemetry import Telemetry
+from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, png
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
+
+
+@dataclass
+class Bench:
+    """A pipeline on fakes, and what it did."""
+
+    pipeline: Pipeline
+    fetcher: FakeFetcher
+    published: Published
+    engine: FakeEngine
+    acknowledged: list[int] = field(default_factory=list)
+    offset: int = 0
+
+    async def send(self, update: dict[str, Any] | bytes | None, key: bytes | None = b"p") -> None:
+        value = orjson.dumps(update) if isinstance(update, dict) else update
+        offset, self.offset = self.offset, self.offset + 1
+        incoming = Incoming(
+            key=key,
+            value=value,
+            headers=[("trace", b"1")],
+            position=SourcePosition(topic="product-updates", partition=0, offset=offset),
+            published_at=datetime.now(UTC),
+            acknowledge=lambda: self.acknowledged.append(offset),
+        )
+        await self.pipeline.admit(incoming)
+
+    async def settle(self) -> list[dict[str, Any]]:
+        """Wait until nothing is in flight; return the scores in the order of their events."""
+        await self.pipeline.drain()
+        return sorted(self.published.topic(PRODUCT_SCORES), key=lambda score: score["source"]["offset"])
+
+    def dead(self) -> list[dict[str, Any]]:
+        return self.published.topic(DEAD_LETTERS)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """Yield a pipeline with room for eight events."""
+    async for built in build(PipelineSettings(max_in_flight=8)):
+        yield built
+
+
+async def build(settings: PipelineSettings, engine: FakeEngine | None = None) -> AsyncIterator[Bench]:
+    """Yield a pipeline on fakes, and end its threads."""
+    engine = engine or FakeEngine()
+    fetcher, published, telemetry = FakeFetcher({RIGHT: png(0), WRONG: png(255)}), Published(), Telemetry()
+    batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
+    with ThreadPoolExecutor(1) as executor:
+        pipeline = Pipeline(
+            fetcher=fetcher,  # type: ignore[arg-type]
+            tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
+            manifest=engine.manifest,
+            batcher=batcher,
+            executor=executor,
+            publish=published,
+            topics=TopicSettings(),
+            settings=settings,
+            telemetry=telemetry,
+        )
+        yield Bench(pipeline, fetcher, published, engine)
+        await batcher.close()
+
+
+def update(version: int, url: str = RIGHT, *, product: str = "p", title: str = "a mug") -> dict[str, Any]:
+    """Return an update of one product."""
+    return {"id": product, "version": version, "title": title, "image_link": url}
+
+
+async def test_event_is_scored_and_acknowledged(bench: Bench) -> None:
+    """The record carries digests, probability, threshold and release; the acknowledgement comes after it."""
+    await bench.send(update(1, WRONG))
+    (score,) = await bench.settle()
+    assert score["outcome"] == "scored"
+    assert score["probability"] > 0.99
+    assert score["threshold"] == 0.5
+    assert score["release"] == bench.engine.manifest.release
+    assert len(score["image_sha256"]) == len(score["text_sha256"]) == 64
+    assert bench.acknowledged == [0]
+
+
+async def test_event_is_not_acknowledged_before_the_broker_has_its_record(bench: Bench) -> None:
+    """While publication is pending nothing is acknowledged."""
+    bench.published.gate = asyncio.Event()
+    await bench.send(update(1))
+    while not bench.engine.batches:
+        await asyncio.sleep(0)
+    assert bench.acknowledged == []
+    bench.published.gate.set()
+    await bench.settle()
+    assert bench.acknowledged == [0]
+
+
+async def test_update_that_changes_neither_picture_nor_text_costs_no_inference(bench: Bench) -> None:
+    """The second version is `unchanged`, with the probability of the first, and no second fetch of the body."""
+    await bench.send(update(1))
+    await bench.pipeline.drain()
+    await bench.send(update(2))
+    first, second = await bench.settle()
+    assert (first["outcome"], second["outcome"]) == ("scored", "unchanged")
+    assert second["probability"] == first["probability"]
+    assert bench.engine.batches == [1]
+
+
+async def test_same_picture_under_another_url_costs_no_inference(bench: Bench) -> None:
+    """The digest decides, not the address."""
+    bench.fetcher.pages["https://cdn.example/copy.png"] = png(0)
+    await bench.send(update(1))
+    await bench.pipeline.drain()
+    await bench.send(update(2, "https://cdn.example/copy.png"))
+    assert [score["outcome"] for score in await bench.settle()] == ["scored", "unchanged"]
+
+
+async def test_newer_version_supersedes_the_one_that_waits(bench: Bench) -> None:
+    """The older version ends without inference, and its record comes first."""
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1, RIGHT))
+    await asyncio.sleep(0)
+    await bench.send(update(2, WRONG))
+    first, second = await bench.settle()
+    assert (first["outcome"], first["superseded_by"]) == ("superseded", 2)
+    assert second["outcome"] == "scored"
+    assert sorted(bench.acknowledged) == [0, 1]
+    assert bench.engine.batches == [1]
+
+
+async def test_older_version_that_comes_late_is_superseded(bench: Bench) -> None:
+    """The newest version known wins, whatever the order of arrival."""
+    await bench.send(update(5))
+    await bench.pipeline.drain()
+    await bench.send(update(4, WRONG))
+    _, late = await bench.settle()
+    assert (late["outcome"], late["superseded_by"]) == ("superseded", 5)
+
+
+async def test_same_version_again_is_recorded_after_the_first(bench: Bench) -> None:
+    """A duplicate has its own record, and it is `unchanged`."""
+    await bench.send(update(1))
+    await bench.send(update(1))
+    assert [score["outcome"] for score in await bench.settle()] == ["scored", "unchanged"]
+    assert bench.acknowledged == [0, 1]
+
+
+@pytest.mark.parametrize("tombstone", [None, {"id": "p", "version": 2, "deleted": True}])
+async def test_tombstone_is_recorded_after_what_it_overtook(bench: Bench, tombstone: dict[str, Any] | None) -> None:
+    """A null value, or `deleted` with a version, ends the update that waits and is recorded behind it."""
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1))
+    await asyncio.sleep(0)
+    await bench.send(tombstone)
+    await bench.settle()
+    assert [score["outcome"] for score in bench.published.topic(PRODUCT_SCORES)] == ["superseded", "deleted"]
+
+
+async def test_tombstone_redelivered_after_a_newer_version_is_superseded(bench: Bench) -> None:
+    """Its offset says that it is older than what is known."""
+    bench.offset = 7
+    await bench.send(update(2))
+    await bench.pipeline.drain()
+    bench.offset = 3
+    await bench.send(None)
+    outcomes = {score["source"]["offset"]: score["outcome"] for score in await bench.settle()}
+    assert outcomes == {3: "superseded", 7: "scored"}
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (b"{", b"p", "malformed_json"),
+        (b'{"id": 7, "version": 1}', b"p", "malformed_event"),
+        (b'{"id": "p", "schema_version": 9}', b"p", "schema_unsupported"),
+        (b'{"id": "p", "title": "x", "image_link": "u"}', b"p", "version_missing"),
+        (None, None, "key_missing"),
+        (b'{"id": "p", "version": 1, "title": "a mug"}', b"p", "image_missing"),
+        (b'{"id": "p", "version": 1, "image_link": "https://shop.example/right.png"}', b"p", "text_empty"),
+    ],
+)
+async def test_bad_event_goes_to_dead_letters_with_its_reason(
+    bench: Bench, value: bytes | None, key: bytes | None, reason: str
+) -> None:
+    """It is acknowledged, its bytes are kept, and the event behind it is scored."""
+    await bench.send(value, key)
+    await bench.send(update(1, product="next"))
+    scores = await bench.settle()
+    (letter,) = bench.dead()
+    assert letter["reason"] == reason
+    assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 0}
+    assert letter["headers"] == [["trace", "MQ=="]]
+    assert [score["outcome"] for score in scores] == ["scored"]
+    assert sorted(bench.acknowledged) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        (RejectedEvent("image_not_found", "404"), "image_not_found"),
+        (TransientError("image_timeout", "slow"), "image_timeout"),
+        (b"not an image at all", "image_unsupported"),
+        (png(0)[:-30], "image_truncated"),
+    ],
+)
+async def test_bad_picture_goes_to_dead_letters_with_its_reason(
+    bench: Bench, page: bytes | Exception, reason: str
+) -> None:
+    """Errors of the fetcher and of the decoder become outcomes."""
+    bench.fetcher.pages[WRONG] = page
+    await bench.send(update(1, WRONG))
+    await bench.settle()
+    assert [letter["reason"] for letter in bench.dead()] == [reason]
+    assert bench.acknowledged == [0]
+
+
+async def test_pair_that_the_engine_cannot_score_goes_to_dead_letters() -> None:
+    """The stream goes on."""
+    async for bench in build(PipelineSettings(), FakeEngine(poison=255)):
+        await bench.send(update(1, WRONG))
+        await bench.send(update(1, RIGHT, product="q"))
+        assert [score["product_id"] for score in await bench.settle()] == ["q"]
+        assert [letter["reason"] for letter in bench.dead()] == ["inference_failed"]
+
+
+async def test_admission_waits_when_too_much_is_in_flight() -> None:
+    """Backpressure: consumption stops at the bound and goes on when there is room."""
+    async for bench in build(PipelineSettings(max_in_flight=1)):
+        bench.fetcher.hold(RIGHT)
+        await bench.send(update(1, RIGHT))
+        second = asyncio.create_task(bench.send(update(1, WRONG, product="q")))
+        await asyncio.sleep(0)
+        assert not second.done()
+        bench.fetcher.release(RIGHT)
+        await second
+        assert len(await bench.settle()) == 2
+
+
+async def test_abandoned_event_leaves_no_record_and_no_acknowledgement(bench: Bench) -> None:
+    """What is given up at shutdown is another worker's."""
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1, RIGHT))
+    await asyncio.sleep(0)
+    await bench.pipeline.abandon()
+    assert bench.published.records == []
+    assert bench.acknowledged == []
+
+
+async def test_unforeseen_error_stops_the_worker_without_acknowledgement(bench: Bench) -> None:
+    """A bug is neither an outcome nor a reason to commit."""
+    bench.fetcher.pages[RIGHT] = ZeroDivisionError("a bug")
+    await bench.send(update(1, RIGHT))
+    await bench.pipeline.drain()
+    assert bench.pipeline.fatal.result().code == "pipeline_failed"
+    assert bench.acknowledged == []
+
+
+async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:
+    """A record that would not fit the topic is named by its position instead."""
+    await bench.send(b"{" + b" " * (2**20 + 1))
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert (letter["value"], letter["value_omitted"]) == (None, True)
