@@ -347,3 +347,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except (KeyboardInterrupt, asyncio.CancelledError):
         _console(stderr=True).print("[yellow]stopped[/]; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()
