@@ -46,9 +46,9 @@ def draw(product: RenderedProduct, size: int = SIZE, *, image_seed: int | None =
     light_left = bool(rng.integers(2))
     item = _item(product, count, size, light_left=light_left)
     photo = backdrop(size, _paint(product), rng, table=count <= MOST_ON_A_TABLE and happens(rng, 0.5))
-    placed = _place(item, count, size, rng)
-    cast_shadow(photo, [(sprite.alpha, corner) for sprite, corner in placed], rng, light_left=light_left)
-    for sprite, corner in placed:
+    sprite, corners = _place(item, count, size, rng)
+    cast_shadow(photo, sprite.alpha, corners, rng, light_left=light_left)
+    for corner in corners:
         photo.paste(sprite.pixels, corner, sprite.alpha)
     return expose(photo, rng)
 
@@ -107,17 +107,13 @@ def _item(product: RenderedProduct, count: int, size: int, *, light_left: bool) 
     return draw_item(look, side, size / SIZE, _design(product), light_left=light_left)
 
 
-def _place(item: Sprite, count: int, size: int, rng: np.random.Generator) -> list[tuple[Sprite, tuple[int, int]]]:
-    """Return the items scaled, turned and laid out, with their top left corners in pixels."""
+def _place(item: Sprite, count: int, size: int, rng: np.random.Generator) -> tuple[Sprite, list[tuple[int, int]]]:
+    """Return the item scaled and turned, and where its top left corner goes, in pixels, once for each item."""
     zoom = rng.uniform(0.82, 1.0) if count == 1 else rng.uniform(0.92, 1.0)
     stretch = (zoom * rng.uniform(0.93, 1.0) * pick(rng, (-1, 1)), zoom * rng.uniform(0.93, 1.0))
-    tilt = rng.uniform(-7, 7)
-    placed: list[tuple[Sprite, tuple[int, int]]] = []
-    for x, y in lay_out(count, rng):
-        posed = _pose(item, stretch, math.radians(tilt + rng.uniform(-3, 3)))
-        corner = (round(x * size - posed.alpha.width / 2), round(y * size - posed.alpha.height / 2))
-        placed.append((posed, corner))
-    return placed
+    posed = _pose(item, stretch, math.radians(rng.uniform(-9, 9)))
+    half = posed.alpha.width / 2
+    return posed, [(round(x * size - half), round(y * size - half)) for x, y in lay_out(count, rng)]
 
 
 def _pose(item: Sprite, stretch: tuple[float, float], turn: float) -> Sprite:

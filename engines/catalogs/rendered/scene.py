@@ -69,15 +69,15 @@ def lay_out(count: int, rng: np.random.Generator) -> list[Place]:
 
 
 def cast_shadow(
-    ground: Image.Image, masks: list[tuple[Image.Image, Corner]], rng: np.random.Generator, *, light_left: bool
+    ground: Image.Image, item: Image.Image, corners: list[Corner], rng: np.random.Generator, *, light_left: bool
 ) -> None:
-    """Darken the set softly where the items, given by mask and top left corner, keep the light off."""
+    """Darken the set softly where the items, one mask with its top left corners, keep the light off."""
     step = max(1, ground.width // 56)
     small = Image.new("L", (ground.width // step + 1, ground.height // step + 1))
     dx = ground.width * rng.uniform(0.01, 0.035) * (1 if light_left else -1)
     dy = ground.height * rng.uniform(0.015, 0.035)
-    for mask, (x, y) in masks:
-        reduced = mask.reduce(step)
+    reduced = item.reduce(step)
+    for x, y in corners:
         small.paste(255, (round((x + dx) / step), round((y + dy) / step)), reduced)
     strength = rng.uniform(0.22, 0.4)
     soft = small.filter(ImageFilter.BoxBlur(float(rng.uniform(1.0, 2.2))))
@@ -93,7 +93,7 @@ def expose(photo: Image.Image, rng: np.random.Generator) -> Image.Image:
     gains = (brightness * (1 + warmth), brightness, brightness * (1 - warmth))
     photo = photo.point(np.outer(gains, np.arange(256)).clip(0, 255).astype(np.uint8).ravel().tolist())
     if happens(rng, 0.35):
-        photo = photo.filter(ImageFilter.BoxBlur(float(rng.uniform(0.1, 0.35)) * photo.width / 224))
+        photo = photo.filter(ImageFilter.BoxBlur(float(rng.uniform(0.1, 0.28)) * photo.width / 224))
     grain = _grain(photo.width, int(rng.integers(4)), int(rng.integers(3)))
     return ImageChops.add(photo, grain, 1, -128)
 
