@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Pairs
-    from engines.build.train import Texts
+    from engines.build.texts import Texts
     from engines.contract import Engine
 
 MAX_BATCH: Final = 32

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from engines.build.dataset import Catalog
-    from engines.build.train import Texts
+    from engines.build.texts import Texts
     from engines.calibration import Interval
     from engines.contract import Calibration, Engine
 

@@ -14,17 +14,17 @@ from engines.build.dataset import split
 from engines.build.gather import gather_folder, gather_rendered
 from engines.build.models import compact
 from engines.build.recipe import TEXT_FIELDS, Recipe
-from engines.build.train import Step, Texts, count_steps, train
+from engines.build.texts import encode, written
+from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
 from engines.contract import ImageSpec, TextSpec
 from engines.errors import CatalogInvalid
-from engines.text import Tokenizer, compose
+from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import tokenizers
     from rich.progress import Progress
 
     from engines.build.dataset import Catalog
@@ -88,18 +88,16 @@ def build_folder(path: Path, out: Path, *, seed: int, epochs: int, precision: fl
 def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:
     """Return the trained model with all that a release of it says."""
     text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
-    written = [compose(product.fields, text) for product in catalog.products]
-    vocabulary = train_tokenizer(written, size=recipe.vocabulary_size)
+    vocabulary = train_tokenizer(written(catalog, text), size=recipe.vocabulary_size)
     tokenizer = Tokenizer(vocabulary, text)
     torch.manual_seed(recipe.seed)
     config = compact.CompactConfig(
         vocabulary_size=tokenizer.vocabulary_size, image_size=recipe.image_size, max_tokens=recipe.max_tokens
     )
     model = compact.CompactFusion(config)
-    texts = Texts(*tokenizer.encode(written))
-    train(model, catalog, texts, recipe, _progress_bar(count_steps(catalog, recipe), progress))
+    train(model, catalog, encode(catalog, tokenizer), recipe, _progress_bar(count_steps(catalog, recipe), progress))
     provenance = facts | {
-        "data_sha256": _data_digest(catalog, written),
+        "data_sha256": _data_digest(catalog, text),
         "recipe": recipe.as_dict(),
         "model": config.as_dict(),
     }
@@ -107,9 +105,7 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
 
 
 def _held_out(source: Source, catalog: Catalog, pairs: evaluate.Pairs) -> HeldOut:
-    tokenizer: tokenizers.Tokenizer = source.tokenizer
-    written = [compose(product.fields, source.text) for product in catalog.products]
-    return HeldOut(catalog, Texts(*Tokenizer(tokenizer, source.text).encode(written)), pairs)
+    return HeldOut(catalog, encode(catalog, Tokenizer(source.tokenizer, source.text)), pairs)
 
 
 def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
@@ -124,8 +120,8 @@ def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
     return on_step
 
 
-def _data_digest(catalog: Catalog, written: list[str]) -> str:
+def _data_digest(catalog: Catalog, text: TextSpec) -> str:
     """Return SHA-256 over every picture and text of the training set."""
     digest = hashlib.sha256(np.ascontiguousarray(catalog.pixel_values).data)
-    digest.update("\0".join(written).encode())
+    digest.update("\0".join(written(catalog, text)).encode())
     return digest.hexdigest()

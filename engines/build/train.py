@@ -26,16 +26,10 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.models.compact import CompactFusion
     from engines.build.recipe import Recipe
+    from engines.build.texts import Texts
 
 _MIN_SHARE, _MAX_SHARE = 0.004, 0.6  # of the texts: rarer words cannot be learned, commoner ones say nothing
 _MAX_GRADIENT_NORM = 1.0
-
-
-class Texts(NamedTuple):
-    """`input_ids` and `attention_mask` of every product, int32 (N, T)."""
-
-    input_ids: NDArray[np.int32]
-    attention_mask: NDArray[np.int32]
 
 
 class Step(NamedTuple):

@@ -11,6 +11,7 @@ the logit is a soft maximum over the words' evidence, not a mean.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -61,6 +62,7 @@ class CompactFusion(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.evidence = nn.Linear(config.width, 1)
         nn.init.normal_(self.words.weight, std=0.5)
+        nn.init.constant_(self.evidence.bias, -math.log(config.max_tokens))  # so that the first logits are about 0
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B,), the log-odds that picture and text do NOT match.

@@ -1,0 +1,48 @@
+"""`engines.build.dataset`: pictures stay with their products, and a split does not leak."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engines.build.dataset import Catalog, Product, connected, split
+
+
+def catalog() -> Catalog:
+    """Return three products with one, two and three pictures, each filled with its own number."""
+    owners = np.array([0, 1, 1, 2, 2, 2])
+    pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), dtype=np.uint8)
+    products = tuple(
+        Product(fields={"title": str(i)}, facets=(str(i),), identity=i, group="g", category="c") for i in range(3)
+    )
+    return Catalog(products, ("number",), pixels, owners)
+
+
+def test_catalog_any_picture_belongs_to_its_product() -> None:
+    """A drawn picture is always one of the product's own, and all of them are drawn."""
+    subject = catalog()
+    drawn = subject.any_picture(np.repeat(np.arange(3), 50), np.random.default_rng(0))
+    assert subject.picture_owner[drawn].tolist() == np.repeat(np.arange(3), 50).tolist()
+    assert set(drawn.tolist()) == set(range(6))
+
+
+def test_catalog_subset_keeps_pictures_with_their_products() -> None:
+    """A part of a catalogue has the pictures of its products, renumbered."""
+    part = catalog().subset([2, 0])
+    assert [product.fields["title"] for product in part.products] == ["2", "0"]
+    assert part.pixel_values[:, 0, 0, 0].tolist() == [3, 4, 5, 0]
+    assert part.picture_owner.tolist() == [0, 0, 0, 1]
+
+
+def test_connected_joins_through_others() -> None:
+    """Items that share a key with a third are connected, even when they share none with each other."""
+    assert connected([["a"], ["b"], ["a", "c"], ["c"], []]) == [0, 1, 0, 0, 2]
+
+
+def test_split_keeps_components_together_and_loses_nothing() -> None:
+    """Every item stands in exactly one part, next to all that it is connected with."""
+    components = [index // 3 for index in range(300)]
+    parts = split(components, (0.7, 0.15, 0.15), seed=1)
+    assert sorted(item for part in parts for item in part) == list(range(300))
+    assert [len(part) for part in parts] == [210, 45, 45]
+    assert not {components[i] for i in parts[0]} & {components[i] for i in parts[1]}
+    assert parts == split(components, (0.7, 0.15, 0.15), seed=1)
