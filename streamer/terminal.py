@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from streamer.doctor import Finding
     from streamer.errors import RejectedEvent
     from streamer.feeds import Feed
+    from streamer.findings import Finding
     from streamer.publish import Published
     from streamer.topics import TopicSpec, TopicState
 
