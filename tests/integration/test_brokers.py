@@ -133,3 +133,14 @@ def test_answers_other_cluster_is_no_answer(tansu: EmbeddedBroker) -> None:
     port = int(tansu.bootstrap.removeprefix("127.0.0.1:"))
     assert embedded.answers(port, "embedded-")
     assert not embedded.answers(port, "another-cluster")
+
+
+def test_embedded_broker_program_hangs_gives_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A binary that never answers is ended when its time is over."""
+    program = tmp_path / "tansu"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CALF_TANSU_BIN", str(program))
+    with pytest.raises(FatalError, match="does not answer") as caught, EmbeddedBroker(startup_timeout_s=0.1):
+        pass
+    assert caught.value.code == "broker_unavailable"
