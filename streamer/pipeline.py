@@ -331,23 +331,7 @@ class Pipeline:
         return self._manifest.thresholds.get(update.category, self._manifest.threshold)
 
     def _dead_letter(self, passage: _Passage, error: StreamerError | EngineError) -> DeadLetter:
-        incoming = passage.incoming
-        omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
-        return DeadLetter(
-            reason=error.code,
-            message=str(error),
-            attempts=getattr(error, "attempts", 1),
-            source=incoming.position,
-            product_id=passage.update.id if passage.update else None,
-            image_url=passage.update.image_link if passage.update else None,
-            release=self._manifest.release,
-            published_at=incoming.published_at,
-            rejected_at=datetime.now(UTC),
-            key=events.encode_bytes(incoming.key),
-            value=None if omitted else events.encode_bytes(incoming.value),
-            value_omitted=omitted,
-            headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
-        )
+        return dead_letter(passage.incoming, error, update=passage.update, release=self._manifest.release)
 
     async def _emit(self, passage: _Passage, record: ProductScore | DeadLetter) -> None:
         started = time.perf_counter()
@@ -401,3 +385,29 @@ def _precedes(passage: _Passage, latest: _Latest) -> bool:
         return passage.order < latest.order
     position = passage.incoming.position
     return position.partition == latest.position.partition and position.offset < latest.position.offset
+
+
+def dead_letter(
+    incoming: Incoming,
+    error: StreamerError | EngineError,
+    *,
+    update: ProductUpdate | None = None,
+    release: str | None = None,
+) -> DeadLetter:
+    """Return the record of an event that could not be scored, with its original bytes."""
+    omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
+    return DeadLetter(
+        reason=error.code,
+        message=str(error),
+        attempts=getattr(error, "attempts", 1),
+        source=incoming.position,
+        product_id=update.id if update else None,
+        image_url=update.image_link if update else None,
+        release=release,
+        published_at=incoming.published_at,
+        rejected_at=datetime.now(UTC),
+        key=events.encode_bytes(incoming.key),
+        value=None if omitted else events.encode_bytes(incoming.value),
+        value_omitted=omitted,
+        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
+    )

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 import structlog
@@ -30,7 +30,7 @@ from streamer.batch import Batcher
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.outbox import Outbox
-from streamer.pipeline import Incoming, Pipeline
+from streamer.pipeline import Incoming, Pipeline, dead_letter
 from streamer.telemetry import HealthServer, Telemetry, configure_logging
 from streamer.transport import OrderedTransport
 
@@ -43,12 +43,32 @@ log = structlog.get_logger(__name__)
 REBALANCE_MARGIN_S = 30.0
 """A rebalance waits for every member's drain; this much more, for members that are slow to answer."""
 
+STALLED_AFTER_S = 120.0
+"""Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
 
-class ScorerApp(faust.App):  # type: ignore[misc]
+
+class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
     """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
 
     def _new_transport(self) -> OrderedTransport:
         return OrderedTransport(self.conf.broker_consumer, self)
+
+    @property
+    def ordered(self) -> OrderedConsumer:
+        """The app's consumer, as the type it is."""
+        return cast("OrderedConsumer", self.consumer)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether partitions are assigned and their state is here."""
+        recovery: Any = self.tables.recovery  # pyright: ignore[reportAttributeAccessIssue]
+        return not self.rebalancing and bool(recovery.completed.is_set())
+
+    async def wait_crashed(self) -> BaseException | None:
+        """Return when a part of Faust has failed, with what it failed of."""
+        await self._crashed.wait()
+        reason: BaseException | None = self._crash_reason
+        return reason
 
 
 def run(settings: Settings) -> int:
@@ -74,6 +94,8 @@ class Scorer:
         self._batcher: Batcher
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
+        self._committed: dict[Any, int] = {}
+        self._moved_at = time.monotonic()
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""
@@ -128,7 +150,12 @@ class Scorer:
 
     def _add_agents(self, partitions: int) -> None:
         app, names = self._app, self._settings.topics
-        raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+        raw: dict[str, Any] = {
+            "key_type": bytes,
+            "value_type": bytes,
+            "key_serializer": "raw",
+            "value_serializer": "raw",
+        }
         self._state = app.Table("alert-state", partitions=partitions, key_type=str)
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
         app.agent(app.topic(names.scores, **raw), name="alert")(self._alert)
@@ -162,9 +189,7 @@ class Scorer:
         try:
             score = events.parse_score(event.value)
         except RejectedEvent as error:
-            log.error(
-                "score.unreadable", partition=event.message.partition, offset=event.message.offset, error=str(error)
-            )
+            await self._reject(_incoming(event), error)
             return
         state = alerting.from_table(self._state.get(score.product_id))
         source = f"/{self._settings.broker.group}"
@@ -177,6 +202,13 @@ class Scorer:
             )
         if next_state is not None and next_state != state:
             self._state[score.product_id] = alerting.to_table(next_state)
+
+    async def _reject(self, incoming: Incoming, error: RejectedEvent) -> None:
+        """Send a record of product-scores that no scorer wrote to the dead letters."""
+        log.warning("event.rejected", reason=error.code, message=str(error), source=incoming.position)
+        await self._outbox.send(
+            self._settings.topics.dead_letters, incoming.key, events.encode(dead_letter(incoming, error))
+        )
 
     # -- life
 
@@ -194,23 +226,22 @@ class Scorer:
             StreamerError: a part has failed.
         """
         told = asyncio.ensure_future(stopping.wait())
-        crashed = asyncio.ensure_future(self._app._crashed.wait())  # noqa: SLF001 - mode has no public way to wait for it
+        crashed = asyncio.ensure_future(self._app.wait_crashed())
         failures = (self._fatal, self._pipeline.fatal, self._batcher.fatal)
-        await asyncio.wait({told, crashed, *failures}, return_when=asyncio.FIRST_COMPLETED)
+        waiters: set[asyncio.Future[Any]] = {told, crashed, *failures}
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        reasons = [failure.result() for failure in failures if failure.done()]
+        if crashed.done():
+            reasons.append(FatalError("consumer_crashed", f"Faust stopped: {crashed.result()!r}"))
         for waiter in (told, crashed):
             waiter.cancel()
-        for failure in failures:
-            if failure.done():
-                await self._pipeline.abandon()
-                raise failure.result()
-        if self._app._crashed.is_set():  # noqa: SLF001
+        if reasons:
             await self._pipeline.abandon()
-            reason = self._app._crash_reason  # noqa: SLF001
-            raise FatalError("consumer_crashed", f"Faust stopped: {reason!r}") from reason
+            raise reasons[0]
 
     async def _drain(self) -> None:
         """Stop consuming, finish what is in flight within the deadline; Faust's own stop then commits."""
-        consumer: OrderedConsumer = self._app.consumer
+        consumer = self._app.ordered
         log.info("worker.draining", in_flight=self._pipeline.in_flight)
         started = time.monotonic()
         consumer.stop_flow()
@@ -223,18 +254,24 @@ class Scorer:
         log.info("worker.drained", seconds=round(time.monotonic() - started, 3))
 
     def _stop(self, error: Exception) -> None:
-        log.exception("worker.failed", exc_info=error)
+        log.error("worker.failed", error=repr(error), exc_info=error)
         if not self._fatal.done():
             wrapped = FatalError("alert_agent_failed", f"{type(error).__name__}: {error}")
             self._fatal.set_result(error if isinstance(error, FatalError) else wrapped)
 
     def _alive(self) -> tuple[bool, str]:
-        return (True, "alive")
+        """Say whether committed offsets move while there is something to commit."""
+        progress = self._app.ordered.progress()
+        lag = sum(max(0, end - committed) for committed, end in progress.values())
+        committed = {tp: offset for tp, (offset, _) in progress.items()}
+        now = time.monotonic()
+        if committed != self._committed or not lag:
+            self._committed, self._moved_at = committed, now
+        stalled_s = now - self._moved_at
+        return stalled_s < STALLED_AFTER_S, f"lag {lag}, committed offsets moved {stalled_s:.0f} s ago"
 
     def _ready(self) -> tuple[bool, str]:
-        if self._app.rebalancing or not self._app.tables.recovery.completed.is_set():
-            return False, "waiting for partitions"
-        return True, "ready"
+        return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
 
 
 def _load_engine(settings: Settings) -> Any:  # noqa: ANN401
@@ -277,8 +314,7 @@ def _faust_app(settings: Settings) -> ScorerApp:
         stream_wait_empty=True,
         web_enabled=False,
     )
-    consumer: OrderedConsumer = app.consumer
-    consumer.drain_timeout_s = settings.pipeline.drain_timeout_s
+    app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
     return app
 
 

@@ -56,9 +56,6 @@ class Telemetry:
             "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
         )
         self._engine = Gauge("streamer_engine_info", "The engine that runs", ["release", "device"], registry=r)
-        self._committed = Gauge(
-            "streamer_committed_offset", "Committed offset by partition", ["topic", "partition"], registry=r
-        )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
         self._outcomes = {outcome: self._events.labels(outcome) for outcome in OUTCOMES}
 
@@ -85,9 +82,6 @@ class Telemetry:
 
     def engine(self, engine: Engine) -> None:
         self._engine.labels(engine.manifest.release, engine.device).set(1)
-
-    def committed(self, topic: str, partition: int, offset: int) -> None:
-        self._committed.labels(topic, str(partition)).set(offset)
 
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""

@@ -53,7 +53,7 @@ def in_log_order(scores: Iterable[ProductScore]) -> list[ProductScore]:
 
 
 def run(*scores: ProductScore, state: AlertState | None = None) -> tuple[AlertState | None, list[MismatchAlert]]:
-    """Decide the scores one after another, the state going through the table\'s form each time."""
+    """Decide the scores one after another, the state going through the table's form each time."""
     alerts = []
     for one in scores:
         state, alert = decide(state, one, source="/test")
