@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import gzip
 import io
 import math
@@ -210,6 +211,7 @@ def _json(value: object) -> bytes:
         raise RejectedEvent("malformed_event", f"cannot be written as JSON: {error}") from error
 
 
+@functools.lru_cache(maxsize=1024)
 def _column(name: str) -> str:
     """Return `Image Link`, `image link` and `g:image_link` as `image_link`."""
     return name.strip().lower().removeprefix("g:").replace(" ", "_")

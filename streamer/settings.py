@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from streamer import events
 from streamer.errors import FatalError
@@ -139,3 +139,5 @@ def load(**overrides: Any) -> Settings:  # noqa: ANN401 - sections as pydantic t
             for problem in error.errors()
         ]
         raise FatalError("settings_invalid", "settings are wrong:\n  " + "\n  ".join(lines)) from error
+    except SettingsError as error:  # names the section only
+        raise FatalError("settings_invalid", f'{error}: lists are JSON, ["HOST:PORT", "HOST:PORT"]') from error

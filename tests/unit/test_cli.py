@@ -79,11 +79,21 @@ def test_error_is_one_line_on_stderr_and_exit_code_two(capsys: pytest.CaptureFix
     assert captured.err.count("\n") == 1
 
 
-def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The variable to correct is in the message."""
-    monkeypatch.setenv("STREAMER_TOPICS__PARTITIONS", "many")
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("STREAMER_TOPICS__PARTITIONS", "many", "STREAMER_TOPICS__PARTITIONS"),
+        ("STREAMER_TOPICS__PARTITION", "3", "STREAMER_TOPICS__PARTITION"),
+        ("STREAMER_FETCH__ALLOW_HOSTS", "cdn.internal:80", 'lists are JSON, ["HOST:PORT"'),
+    ],
+)
+def test_settings_that_are_wrong_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, named: str
+) -> None:
+    """The variable to correct, or how it is written, is in the message."""
+    monkeypatch.setenv(variable, value)
     assert code_of("settings") == 2
-    assert "STREAMER_TOPICS__PARTITIONS" in capsys.readouterr().err
+    assert named in capsys.readouterr().err
 
 
 def test_settings_are_listed_with_secrets_masked(
