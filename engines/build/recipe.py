@@ -36,15 +36,15 @@ class Recipe:
     epochs: int
     seed: int
     image_size: int = 160
-    image_sizes: tuple[tuple[float, int], ...] = ((0.55, 96), (0.8, 128))
+    image_sizes: tuple[tuple[float, int], ...] = ((0.6, 96), (0.88, 128))
     max_tokens: int = 64
     vocabulary_size: int = 2000
     anchors_per_step: int = 16
     learning_rate: float = 1e-3
     warmup_steps: int = 150
     weight_decay: float = 0.03
-    words_loss_weight: float = 1.0
-    average_decay: float = 0.995
+    teaching_weight: float = 1.0
+    average_decay: float = 0.99
     curriculum: float = 0.25
     shift_pixels: int = 4
     easy_mix: dict[str, float] = field(default_factory=lambda: {"random": 0.7, "category": 0.3})

@@ -34,7 +34,7 @@ RENDERED_PRODUCTS: Final = 6000
 RENDERED_EPOCHS: Final = 4
 RENDERED_PRECISION: Final = 0.8
 
-_HELD_OUT_PRODUCTS: Final = 2000
+_HELD_OUT_PRODUCTS: Final = 1500
 _MIN_PRODUCTS: Final = 50
 _FOLDER_SHARES: Final = (0.70, 0.15, 0.15)
 _FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}

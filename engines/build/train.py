@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.negatives import PartnerSampler
+from engines.build.teachers import Teachers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from engines.build.recipe import Recipe
     from engines.build.texts import Texts
 
-_MIN_SHARE, _MAX_SHARE = 0.004, 0.6  # of the texts: rarer words cannot be learned, commoner ones say nothing
 _MAX_GRADIENT_NORM = 1.0
 
 
@@ -38,36 +38,8 @@ class Step(NamedTuple):
     number: int
     total: int
     pair_loss: float
-    words_loss: float
+    teaching_loss: float
     accuracy: float
-
-
-class WordsHead(nn.Module):
-    """Predicts from image tokens which words the text has; only in training.
-
-    It teaches the convolutions what the catalogue's words look like, in the space of the word embeddings, long before
-    the fusion layers have learned to compare.
-
-    Source: Joulin et al. 2016, "Learning Visual Features from Large Weakly Supervised Data".
-    """
-
-    words: Tensor
-
-    def __init__(self, texts: Texts, vocabulary_size: int, width: int) -> None:
-        super().__init__()
-        present = _words_present(torch.from_numpy(texts.input_ids), vocabulary_size)
-        shares = present.mean(dim=0)  # (V,)
-        words = torch.nonzero((shares >= _MIN_SHARE) & (shares <= _MAX_SHARE)).squeeze(1)
-        self.register_buffer("words", words)
-        self.project = nn.Linear(width, width)
-        self.bias = nn.Parameter(torch.logit(shares[words]))
-
-    def forward(self, image_tokens: Tensor, embeddings: Tensor, input_ids: Tensor) -> Tensor:
-        """Return the loss of image tokens (B, N, C), given word embeddings (V, C) and the true texts (B, T)."""
-        chosen = embeddings[self.words]  # (W, C)
-        logits = self.project(image_tokens.mean(dim=1)) @ chosen.T / math.sqrt(chosen.shape[1]) + self.bias
-        target = _words_present(input_ids, embeddings.shape[0])[:, self.words]
-        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / target.sum().clamp(min=1)
 
 
 class Average:
@@ -102,21 +74,21 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    head = WordsHead(texts, model.config.vocabulary_size, model.config.width)
-    parameters = [*model.parameters(), *head.parameters()]
+    teachers = Teachers(catalog, texts, model.config)
+    parameters = [*model.parameters(), *teachers.parameters()]
     optimizer = torch.optim.AdamW(_decayed(parameters, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
     total = count_steps(catalog, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.warmup_steps, total))
     average = Average(model, recipe.average_decay)
     for number, (pictures, owners) in enumerate(_batches(catalog, recipe, total)):
-        pair_loss, words_loss, accuracy = _losses(model, head, pictures, owners, texts)
+        pair_loss, teaching_loss, accuracy = _losses(model, teachers, pictures, owners, texts)
         optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(pair_loss + recipe.words_loss_weight * words_loss)
+        torch.autograd.backward(pair_loss + recipe.teaching_weight * teaching_loss)
         nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
         optimizer.step()
         schedule.step()
         average.update(model, number)
-        on_step(Step(number + 1, total, float(pair_loss.detach()), float(words_loss.detach()), accuracy))
+        on_step(Step(number + 1, total, float(pair_loss.detach()), float(teaching_loss.detach()), accuracy))
     average.copy_to(model)
     return model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
 
@@ -142,9 +114,9 @@ def _batches(catalog: Catalog, recipe: Recipe, total: int) -> Iterator[tuple[Ten
 
 
 def _losses(
-    model: CompactFusion, head: WordsHead, pictures: Tensor, owners: NDArray[np.int64], texts: Texts
+    model: CompactFusion, teachers: Teachers, pictures: Tensor, owners: NDArray[np.int64], texts: Texts
 ) -> tuple[Tensor, Tensor, float]:
-    """Return the pair loss, the words loss, and the share of pairs that are told right."""
+    """Return the pair loss, the teachers' loss, and the share of pairs that are told right."""
     half = len(owners) // 2
     compared = np.concatenate([owners, owners[half:], owners[:half]])  # own texts, then the partners'
     ids = torch.from_numpy(texts.input_ids[compared])
@@ -152,9 +124,9 @@ def _losses(
     labels = torch.cat([torch.zeros(2 * half), torch.ones(2 * half)])
     image_tokens = model.image_tokens(pictures)
     logits = model.compare(torch.cat([image_tokens, image_tokens]), ids, mask)
-    words_loss = head(image_tokens, model.words.weight, ids[: 2 * half])
+    teaching_loss = teachers(image_tokens, model.words.weight, torch.from_numpy(owners))
     accuracy = float(((logits > 0) == (labels > 0)).float().mean())
-    return F.binary_cross_entropy_with_logits(logits, labels), words_loss, accuracy
+    return F.binary_cross_entropy_with_logits(logits, labels), teaching_loss, accuracy
 
 
 def _augmented(pictures: NDArray[np.uint8], generator: np.random.Generator, shift: int) -> NDArray[np.uint8]:
@@ -175,14 +147,6 @@ def _sized(pictures: Tensor, size: int) -> Tensor:
     if pictures.shape[-1] == size:
         return pictures
     return F.interpolate(pictures.float(), size=(size, size), mode="area").round().to(torch.uint8)
-
-
-def _words_present(input_ids: Tensor, vocabulary_size: int) -> Tensor:
-    """Return float (B, V): 1 where the text has the word; padding is no word."""
-    present = torch.zeros(len(input_ids), vocabulary_size)
-    present.scatter_(1, input_ids.long(), 1.0)
-    present[:, 0] = 0.0
-    return present
 
 
 def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:

@@ -1,0 +1,97 @@
+"""What helps the convolutions to see before the fusion layers can compare; thrown away after training.
+
+Both teachers read only what the catalogue says about its own products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engines.build.dataset import Catalog
+    from engines.build.models.compact import CompactConfig
+    from engines.build.texts import Texts
+
+_MIN_SHARE: Final = 0.004  # of the products: what is rarer cannot be learned from so few
+_MAX_SHARE: Final = 0.6  # of the texts: a word that nearly all have says nothing
+_UNKNOWN: Final = -100  # torch's label for "no loss here"
+
+
+class Teachers(nn.Module):
+    """The sum of both teachers' losses, from the mean of a picture's tokens."""
+
+    def __init__(self, catalog: Catalog, texts: Texts, config: CompactConfig) -> None:
+        super().__init__()
+        self.words = WordsTeacher(texts, config)
+        self.facets = FacetsTeacher(catalog, config)
+
+    def forward(self, image_tokens: Tensor, embeddings: Tensor, products: Tensor) -> Tensor:
+        """Return the loss of image tokens (B, N, C) of these products (B,), given word embeddings (V, C)."""
+        pooled = image_tokens.mean(dim=1)
+        loss: Tensor = self.words(pooled, embeddings, products) + self.facets(pooled, products)
+        return loss
+
+
+class WordsTeacher(nn.Module):
+    """Predicts which words the text has, in the space of the word embeddings, so that both sides share it early.
+
+    Source: Joulin et al. 2016, "Learning Visual Features from Large Weakly Supervised Data".
+    """
+
+    present: Tensor
+    words: Tensor
+
+    def __init__(self, texts: Texts, config: CompactConfig) -> None:
+        super().__init__()
+        present = torch.zeros(len(texts.input_ids), config.vocabulary_size)
+        present.scatter_(1, torch.from_numpy(texts.input_ids).long(), 1.0)
+        present[:, 0] = 0.0  # padding is no word
+        shares = present.mean(dim=0)  # (V,)
+        words = torch.nonzero((shares >= _MIN_SHARE) & (shares <= _MAX_SHARE)).squeeze(1)
+        self.register_buffer("words", words)  # (W,)
+        self.register_buffer("present", present[:, words])  # (N, W)
+        self.project = nn.Linear(config.width, config.width)
+        self.bias = nn.Parameter(torch.logit(shares[words]))
+
+    def forward(self, pooled: Tensor, embeddings: Tensor, products: Tensor) -> Tensor:
+        """Return binary cross-entropy per true word."""
+        chosen = embeddings[self.words]  # (W, C)
+        logits = self.project(pooled) @ chosen.T / math.sqrt(chosen.shape[1]) + self.bias
+        target = self.present[products]
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / target.sum().clamp(min=1)
+
+
+class FacetsTeacher(nn.Module):
+    """Predicts the value of each facet (color, product type, ...) that the catalogue's own fields give."""
+
+    labels: Tensor
+
+    def __init__(self, catalog: Catalog, config: CompactConfig) -> None:
+        super().__init__()
+        columns = [_labels([p.facets[i] for p in catalog.products]) for i in range(len(catalog.facet_names))]
+        self.register_buffer("labels", torch.tensor(columns).T)  # (N, facets)
+        self.classifiers = nn.ModuleList(nn.Linear(config.width, max(1, 1 + max(column))) for column in columns)
+
+    def forward(self, pooled: Tensor, products: Tensor) -> Tensor:
+        """Return cross-entropy, the mean over the facets of those products that have them."""
+        losses = [
+            F.cross_entropy(classify(pooled), known, reduction="sum") / (known != _UNKNOWN).sum().clamp(min=1)
+            for classify, known in zip(self.classifiers, self.labels[products].T, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+
+def _labels(values: list[str]) -> list[int]:
+    """Return a number for each value, `_UNKNOWN` for the empty and the rare."""
+    counts = Counter(values)
+    frequent = sorted(v for v in counts if v and counts[v] >= _MIN_SHARE * len(values))
+    numbers = {value: number for number, value in enumerate(frequent)}
+    return [numbers.get(value, _UNKNOWN) for value in values]
