@@ -18,14 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from streamer.demo.metrics import QUEUES, STAGES, Rates, Reading, rates
+from streamer.demo.products import difference
 from streamer.events import OUTCOMES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from streamer.demo.observe import Ledger, SeenAlert
+    from streamer.demo.products import DemoProduct
+    from streamer.demo.traffic import PlannedEvent
 
 HISTORY = 40
 WINDOW = 8
@@ -66,6 +69,8 @@ class Progress:
     phase: str = "starting"
     published: int = 0
     started_s: float = field(default_factory=time.monotonic)
+    finished: bool = False
+    first: Reading | None = None
     readings: deque[Reading] = field(default_factory=lambda: deque(maxlen=WINDOW))
     throughput: deque[float] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
@@ -75,19 +80,43 @@ class Progress:
 
     def add_reading(self, reading: Reading) -> None:
         """Take in what the worker says of itself."""
-        self.readings.append(reading)
-        self.throughput.append(self.rates.stage_per_s["publish"])
+        self.first = self.first or reading
+        if not self.finished:
+            self.readings.append(reading)
+            self.throughput.append(self.rates.stage_per_s["publish"])
+
+    def finish(self) -> None:
+        """Show the figures of the whole run from here on."""
+        self.finished = True
+        self.phase = "done; rates and means are of the whole run"
 
     @property
     def rates(self) -> Rates:
-        """Rates over the last readings; zero while there are fewer than two."""
-        if not self.readings:
+        """Rates over the last readings, or the whole run; zero while there are fewer than two readings."""
+        if not self.readings or self.first is None:
             return rates(Reading(at_s=0.0), Reading(at_s=1.0))
-        return rates(self.readings[0], self.readings[-1])
+        return rates(self.first if self.finished else self.readings[0], self.readings[-1])
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_s
+
+
+def explainer(products: Iterable[DemoProduct], planned: Sequence[PlannedEvent]) -> Callable[[SeenAlert], str]:
+    """Return a function that says what is really the case with the event behind an alert."""
+    by_id = {product.id: product for product in products}
+    truths = {(e.truth.product_id, e.truth.order): e.truth for e in planned}
+
+    def explain(alert: SeenAlert) -> str:
+        if alert.transition == "resolved":
+            return "the product was deleted" if alert.reason == "deleted" else "the picture was put right"
+        truth = truths.get((alert.product_id, alert.order))
+        if truth is None or not truth.swapped or truth.shown_id is None:
+            return "false alarm: the picture is right"
+        wrong = difference(by_id[truth.product_id], by_id[truth.shown_id])
+        return f"{wrong.attribute}: says {wrong.says}, shows {wrong.shows}"
+
+    return explain
 
 
 async def show(progress: Progress, console: Console) -> None:
@@ -208,8 +237,8 @@ def _alerts(progress: Progress) -> Panel:
     table.add_column(width=8, style="dim")
     table.add_column(width=8)
     table.add_column(width=4, justify="right")
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
+    table.add_column(ratio=2, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=3, no_wrap=True, overflow="ellipsis", style="dim")
     for alert in reversed(progress.ledger.alerts[-60:]):
         table.add_row(*_alert_cells(alert, progress.explain(alert)))
     counts = progress.ledger.transitions()

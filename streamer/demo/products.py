@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SEED_OFFSET = 1_000_000
 """Keeps the demo's rendered catalogues apart from those that engines are trained on, whose seeds are small."""
-PICTURE_PX = 256
+PICTURE_PX = 224
 PROSE = frozenset({"title", "description", "brand", "size", "gender", "product_type"})
 """Fields of a folder that name a product or repeat its facts; the others state one fact each."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-import uuid
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,14 @@ from rich.markup import escape
 from engines.errors import EngineError
 from streamer import settings, topics
 from streamer.demo import summary
-from streamer.demo.broker import EmbeddedBroker
-from streamer.demo.display import Progress, show
+from streamer.demo.cluster import run_cluster
+from streamer.demo.display import Progress, explainer, show
 from streamer.demo.evaluation import Evaluation
 from streamer.demo.images import ImageHost
 from streamer.demo.metrics import read_metrics
 from streamer.demo.observe import Ledger, observe
 from streamer.demo.pictures import write_pictures
-from streamer.demo.products import difference, folder_catalogue, rendered_catalogue
+from streamer.demo.products import folder_catalogue, rendered_catalogue
 from streamer.demo.publish import MAX_OUTSTANDING, STALL_S, publish
 from streamer.demo.report import Report
 from streamer.demo.traffic import plan
@@ -38,16 +37,14 @@ from streamer.errors import StreamerError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
+    from streamer.demo.cluster import Cluster
     from streamer.demo.evaluation import PublishedEvent
-    from streamer.demo.observe import SeenAlert
     from streamer.demo.products import DemoCatalogue
     from streamer.demo.traffic import PlannedEvent
     from streamer.demo.worker import Worker
-    from streamer.settings import BrokerSettings, TopicSettings
 
 MAX_RENDERED = 2_000
 """Products drawn at most: a longer demo sends them again, which costs no inference (`unchanged`)."""
-PARTITIONS = 4
 ALERT_QUIET_S = 0.5
 """After the last expected alert, how long to listen for ones that nobody expects."""
 READ_INTERVAL_S = 0.25
@@ -71,20 +68,11 @@ class DemoOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Cluster:
-    """The broker, and the topics and group that belong to this run alone."""
-
-    broker: BrokerSettings
-    names: TopicSettings
-    description: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Started:
     """What runs once everything has started."""
 
     console: Console
-    cluster: _Cluster
+    cluster: Cluster
     worker: Worker
     session: aiohttp.ClientSession
 
@@ -99,7 +87,7 @@ def run_demo(options: DemoOptions) -> int:
         console.print("\nstopped; the broker, the image host and the worker are gone")
         return INTERRUPTED
     except (StreamerError, EngineError, KafkaError, ValueError, OSError) as error:
-        console.print(f"[bold red]the demo did not start:[/bold red] {escape(str(error))}")
+        console.print(f"[bold red]the demo cannot run:[/bold red] {escape(str(error))}")
         return NOT_STARTED
 
 
@@ -108,26 +96,24 @@ async def _demo(options: DemoOptions, console: Console, started_ms: int) -> int:
     async with AsyncExitStack() as stack:
         pictures = Path(stack.enter_context(TemporaryDirectory(prefix="streamer-demo-")))
         options.report.mkdir(parents=True, exist_ok=True)
-        cluster = await _cluster(options, stack)
+        cluster = await stack.enter_async_context(run_cluster(options.bootstrap, console))
         host = stack.enter_context(ImageHost(pictures))
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)))
-        variables = _worker_variables(options, cluster, host.base_url)
+        variables = _worker_variables(options, cluster, host.address)
         worker = stack.enter_context(scoring_worker(variables, options.report / "worker.log"))
 
-        async def prepare() -> tuple[DemoCatalogue, list[PlannedEvent]]:
+        async with _together() as group:
+            starting = group.create_task(worker.wait_until_ready(session))
             catalogue = await asyncio.to_thread(_catalogue, options)
-            planned = plan(catalogue.products, events=options.events, seed=options.seed, base_url=host.base_url)
+            planned = plan(catalogue.products, events=options.events, seed=options.seed, image_url=host.url)
             await write_pictures(catalogue, planned, pictures, console)
-            return catalogue, planned
-
-        (catalogue, planned), ready_s = await asyncio.gather(prepare(), worker.wait_until_ready(session))
+        ready_s = starting.result()
         try:
             started = _Started(console=console, cluster=cluster, worker=worker, session=session)
             published, ledger = await _traffic(started, catalogue, planned, options.rate)
         except (StreamerError, KafkaError) as error:
             console.print(f"[bold red]the demo failed:[/bold red] {escape(str(error))}")
             return FAILED
-        evaluation = Evaluation(published, ledger)
         facts = summary.RunFacts(
             options=_option_words(options),
             catalogue=catalogue.name,
@@ -136,61 +122,24 @@ async def _demo(options: DemoOptions, console: Console, started_ms: int) -> int:
             ready_s=ready_s,
             started_ms=started_ms,
         )
+        evaluation = Evaluation(published, ledger)
         products = {product.id: product for product in catalogue.products}
         page = Report(evaluation, products, pictures, facts).write(options.report)
-    console.print(summary.tables(evaluation, facts, page))
-    if options.json:
-        print(orjson.dumps(summary.as_json(evaluation, facts)).decode())  # noqa: T201 - the command's result
-    return 0 if evaluation.adds_up and evaluation.alerts_complete else FAILED
+        console.print(summary.tables(evaluation, facts, page))
+        if options.json:
+            print(orjson.dumps(summary.as_json(evaluation, facts)).decode(), flush=True)  # noqa: T201 - the result
+        return 0 if evaluation.adds_up and evaluation.alerts_complete else FAILED
 
 
 # -- the parts, in the order of their start
 
 
-async def _cluster(options: DemoOptions, stack: AsyncExitStack) -> _Cluster:
-    """Return a broker with this run's topics: embedded, or the user's own, where nothing else is touched."""
-    if options.bootstrap is None:
-        embedded = stack.enter_context(EmbeddedBroker())
-        broker = settings.BrokerSettings(bootstrap=embedded.bootstrap, session_timeout_s=3.0, heartbeat_interval_s=0.7)
-        cluster = _Cluster(
-            broker=broker, names=settings.TopicSettings(partitions=PARTITIONS), description="embedded broker"
-        )
-    else:
-        run = f"demo-{uuid.uuid4().hex[:8]}"
-        broker, names = _own_kafka(options.bootstrap, run)
-        cluster = _Cluster(broker=broker, names=names, description=f"Kafka at {options.bootstrap}")
-        stack.push_async_callback(_delete_topics, broker, run)
-    await topics.create(cluster.broker, topics.specs(cluster.names))
-    return cluster
-
-
-def _own_kafka(bootstrap: str, run: str) -> tuple[BrokerSettings, TopicSettings]:
-    """Return the user's settings with names that only this run uses."""
-    given = settings.load()
-    broker = given.broker.model_copy(
-        update={
-            "bootstrap": bootstrap,
-            "group": f"{given.broker.group}-{run}",
-            "session_timeout_s": 6.0,  # Kafka's own least
-            "heartbeat_interval_s": 1.5,
-        }
-    )
-    roles = ("updates", "scores", "alerts", "dead_letters")
-    renamed = {role: f"{getattr(given.topics, role)}-{run}" for role in roles}
-    return broker, given.topics.model_copy(update=renamed | {"partitions": PARTITIONS})
-
-
-async def _delete_topics(broker: BrokerSettings, run: str) -> None:
-    async with topics.admin(broker) as client:
-        await client.delete_topics([name for name in await topics.describe(client) if run in name])
-
-
-def _worker_variables(options: DemoOptions, cluster: _Cluster, base_url: str) -> dict[str, str]:
+def _worker_variables(options: DemoOptions, cluster: Cluster, image_host: str) -> dict[str, str]:
     return settings_variables(
         {
             "broker": cluster.broker,
             "topics": cluster.names,
-            "fetch": settings.FetchSettings(allow_hosts=(base_url.removeprefix("http://"),)),
+            "fetch": settings.FetchSettings(allow_hosts=(image_host,)),
             "engine": settings.EngineSettings(release=options.release and options.release.resolve()),
             "pipeline": settings.PipelineSettings(),
             "state": settings.StateSettings(),
@@ -215,7 +164,7 @@ async def _traffic(
         headline=f"{catalogue.name} · {started.cluster.description}",
         events=len(planned),
         ledger=ledger,
-        explain=_explainer(catalogue, planned),
+        explain=explainer(catalogue.products, planned),
     )
     names, client = started.cluster.names, topics.client_kwargs(started.cluster.broker)
     async with _background(observe(ledger, names, client), _watch(started, progress), show(progress, started.console)):
@@ -225,10 +174,9 @@ async def _traffic(
         )
         progress.phase = "all published; waiting for the last outcomes"
         await _until(lambda: len(ledger.outcomes) >= len(planned), progress=lambda: len(ledger.outcomes))
-        progress.phase = "every event has its outcome; waiting for the last alerts"
+        progress.finish()
         await _until(lambda: not ledger.awaited_alerts, progress=lambda: len(ledger.alerts))
         await asyncio.sleep(ALERT_QUIET_S)
-        progress.phase = "done"
     return published, ledger
 
 
@@ -251,32 +199,22 @@ async def _until(done: Callable[[], bool], *, progress: Callable[[], int]) -> No
             last, changed_s = progress(), time.monotonic()
 
 
-def _explainer(catalogue: DemoCatalogue, planned: list[PlannedEvent]) -> Callable[[SeenAlert], str]:
-    """Return a function that says what is really the case with the event behind an alert."""
-    products = {product.id: product for product in catalogue.products}
-    truths = {(e.truth.product_id, e.truth.order): e.truth for e in reversed(planned)}
-
-    def explain(alert: SeenAlert) -> str:
-        if alert.transition == "resolved":
-            return "the product was deleted" if alert.reason == "deleted" else "the picture was put right"
-        truth = truths.get((alert.product_id, alert.order))
-        if truth is None or not truth.swapped or truth.shown_id is None:
-            return "false alarm: the picture is right"
-        wrong = difference(products[truth.product_id], products[truth.shown_id])
-        return f"{wrong.attribute}: says {wrong.says}, shows {wrong.shows}"
-
-    return explain
+@asynccontextmanager
+async def _background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run endless work beside the block."""
+    async with _together() as group:
+        tasks = [group.create_task(coroutine) for coroutine in work]
+        yield
+        for task in tasks:
+            task.cancel()
 
 
 @asynccontextmanager
-async def _background(*work: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
-    """Run endless work beside the block; the first error of either ends both and is raised as it is."""
+async def _together() -> AsyncGenerator[asyncio.TaskGroup]:
+    """Give a task group whose first error ends all of it and is raised as it is."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in work]
-            yield
-            for task in tasks:
-                task.cancel()
+            yield group
     except BaseExceptionGroup as errors:
         raise _first(errors) from errors
 

@@ -17,7 +17,7 @@ import orjson
 from streamer.events import ProductUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from streamer.demo.products import DemoProduct
 
@@ -81,10 +81,13 @@ class _Step:
     product: DemoProduct
 
 
-def plan(products: Sequence[DemoProduct], *, events: int, seed: int, base_url: str) -> list[PlannedEvent]:
+def plan(
+    products: Sequence[DemoProduct], *, events: int, seed: int, image_url: Callable[[str], str]
+) -> list[PlannedEvent]:
     """Return `events` updates in publishing order; the same arguments give the same bytes.
 
-    When there are fewer products than events, products are sent again with a newer version.
+    When there are fewer products than events, products are sent again with a newer version. `image_url` names the
+    place of a picture's file.
 
     Raises:
         ValueError: fewer than one event, or fewer than two products (a wrong picture needs another product).
@@ -94,7 +97,7 @@ def plan(products: Sequence[DemoProduct], *, events: int, seed: int, base_url: s
     if len(products) < 2:  # noqa: PLR2004 - a product and another one
         raise ValueError("the catalogue needs at least two products: a wrong picture is another product's")
     rng = random.Random(seed)  # noqa: S311 - a simulation
-    writer = _Writer(products, rng, base_url)
+    writer = _Writer(products, rng, image_url)
     return [writer.write(step) for step in _steps(products, events, rng)]
 
 
@@ -159,10 +162,10 @@ def _cycle(products: Sequence[DemoProduct], reserved: set[str]) -> Iterator[Demo
 class _Writer:
     """Turns steps into records: knows each product's latest version and latest record."""
 
-    def __init__(self, products: Sequence[DemoProduct], rng: random.Random, base_url: str) -> None:
+    def __init__(self, products: Sequence[DemoProduct], rng: random.Random, image_url: Callable[[str], str]) -> None:
         self._products = {product.id: product for product in products}
         self._rng = rng
-        self._base_url = base_url.rstrip("/")
+        self._image_url = image_url
         self._versions: dict[str, int] = {}
         self._last: dict[str, PlannedEvent] = {}
         self._tombstones = 0
@@ -194,7 +197,7 @@ class _Writer:
         picture = picture_name(kind, shown.picture)
         return PlannedEvent(
             key=product.id.encode(),
-            value=_update_bytes(product, version, f"{self._base_url}/{picture}"),
+            value=_update_bytes(product, version, self._image_url(picture)),
             truth=Truth(
                 kind=kind, product_id=product.id, order=version, swapped=wrong, picture=picture, shown_id=shown.id
             ),

@@ -18,7 +18,7 @@ BASE_URL = "http://127.0.0.1:8080"
 
 
 def _planned(events: int = 1000, *, count: int = 1000, seed: int = 1) -> list[PlannedEvent]:
-    return plan(products(count), events=events, seed=seed, base_url=BASE_URL)
+    return plan(products(count), events=events, seed=seed, image_url=lambda name: f"{BASE_URL}/{name}")
 
 
 def test_plan_default_size_holds_every_kind() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
+
 from pydantic import SecretStr
 
 from streamer.demo.worker import settings_variables
 from streamer.settings import BrokerSettings, FetchSettings, Settings
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_settings_variables_are_read_back_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
