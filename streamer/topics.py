@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 10.0  # for people at a terminal: a healthy broker answers in milliseconds, a far one in a second
 
+POLL_S = 0.02
+
 DAY_MS = 86_400_000
 MAX_DEAD_LETTER_BYTES = 2 * 2**20
 """A dead letter carries its event in base64, 4/3 of at most 1 MiB (the broker's default), and the words around it."""
@@ -133,7 +135,7 @@ def connecting(broker: BrokerSettings) -> Generator[None]:
     """Translate a client's failure to reach the broker, with the reason that aiokafka only logs.
 
     Raises:
-        FatalError: broker_unreachable, saying what to look at.
+        FatalError: broker_unreachable or broker_unauthorized, saying what to look at.
     """
     reasons = _Reasons()
     logger = logging.getLogger("aiokafka")
@@ -141,7 +143,7 @@ def connecting(broker: BrokerSettings) -> Generator[None]:
     try:
         yield
     except (KafkaConnectionError, TimeoutError) as error:
-        raise FatalError("broker_unreachable", _advice(broker, reasons.last or str(error) or "no answer")) from error
+        raise _unreachable(broker, reasons.last or str(error) or "no answer") from error
     finally:
         logger.removeHandler(reasons)
 
@@ -156,11 +158,18 @@ class _Reasons(logging.Handler):
             self.last = record.getMessage()
 
 
-def _advice(broker: BrokerSettings, reason: str) -> str:
-    return (
+def _unreachable(broker: BrokerSettings, reason: str) -> FatalError:
+    if "SaslAuthenticationFailed" in reason:
+        return FatalError(
+            "broker_unauthorized",
+            f"{broker.bootstrap} refused the credentials ({reason}): STREAMER_BROKER__USERNAME, "
+            f"STREAMER_BROKER__PASSWORD and STREAMER_BROKER__SASL_MECHANISM must be what the broker expects",
+        )
+    return FatalError(
+        "broker_unreachable",
         f"no Kafka answers at {broker.bootstrap} ({reason}). Is it running, and does it advertise an address that "
         f"this machine reaches? Set STREAMER_BROKER__BOOTSTRAP or --bootstrap HOST:PORT; security is "
-        f"{broker.security_protocol} (STREAMER_BROKER__SECURITY_PROTOCOL)"
+        f"{broker.security_protocol} (STREAMER_BROKER__SECURITY_PROTOCOL)",
     )
 
 
@@ -169,7 +178,8 @@ async def admin(broker: BrokerSettings, *, timeout_s: float = CONNECT_TIMEOUT_S)
     """Yield a connected admin client.
 
     Raises:
-        FatalError: broker_unreachable, settings_invalid, or broker_refused for any other error of the broker.
+        FatalError: broker_unreachable, broker_unauthorized, settings_invalid, or broker_refused for any other error of
+            the broker.
     """
     client = AIOKafkaAdminClient(**client_kwargs(broker), request_timeout_ms=int(timeout_s * 1000))
     try:
@@ -193,7 +203,7 @@ def _state(name: str, partitions: Sequence[dict[str, Any]]) -> TopicState:
 
 
 async def create(broker: BrokerSettings, wanted: Sequence[TopicSpec]) -> Creation:
-    """Create the topics that do not exist, and compare those that do.
+    """Create the topics that do not exist, and compare those that do; what is created can be used at once.
 
     Raises:
         FatalError: topic_not_created with the broker's words, or what `admin` raises.
@@ -207,7 +217,15 @@ async def create(broker: BrokerSettings, wanted: Sequence[TopicSpec]) -> Creatio
                 done.notes += differences(spec, existing[spec.name])
             else:
                 await _create_one(client, spec, done)
+        await _await_visible(client, set(done.created))
     return done
+
+
+async def _await_visible(client: AIOKafkaAdminClient, names: set[str]) -> None:
+    """Return once the broker's metadata shows the topics: a controller answers before its brokers have heard."""
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        while not names <= (await describe(client)).keys():  # noqa: ASYNC110 - the broker calls nobody
+            await asyncio.sleep(POLL_S)
 
 
 def differences(spec: TopicSpec, state: TopicState) -> list[str]:

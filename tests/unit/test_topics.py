@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from pydantic import SecretStr
 
 from streamer.errors import FatalError
 from streamer.settings import BrokerSettings, TopicSettings
-from streamer.topics import TopicState, admin, client_kwargs, create, describe, differences, specs
+from streamer.topics import TopicState, admin, client_kwargs, connecting, create, describe, differences, specs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +90,25 @@ async def test_admin_when_nobody_answers_says_what_to_look_at() -> None:
         async with admin(NOBODY):
             pass
     assert caught.value.code == "broker_unreachable"
+
+
+@pytest.mark.parametrize(
+    ("complaint", "code"),
+    [
+        (
+            'Unable connect to "kafka:9092": [Error 58] SaslAuthenticationFailed: Invalid password',
+            "broker_unauthorized",
+        ),
+        ('Unable connect to "kafka:9092": [Errno 111] Connect call failed', "broker_unreachable"),
+    ],
+)
+def test_connecting_tells_refused_credentials_from_silence(complaint: str, code: str) -> None:
+    """Aiokafka raises the same for both, and logs the difference."""
+    with pytest.raises(FatalError) as caught, connecting(NOBODY):
+        logging.getLogger("aiokafka.client").error(complaint)
+        raise KafkaConnectionError("Unable to bootstrap")
+    assert caught.value.code == code
+    assert complaint in str(caught.value)
 
 
 async def test_create_twice_creates_once_and_compares(tansu: EmbeddedBroker) -> None:
