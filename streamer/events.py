@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -237,17 +236,22 @@ def parse_score(value: bytes) -> ProductScore:
 
 
 def encode(event: msgspec.Struct) -> bytes:
-    """Return the event as JSON: fields in the order of the contract, times in RFC 3339 ending in Z."""
+    """Return the event as JSON: fields in the order of the contract, times in RFC 3339, those in UTC ending in Z."""
     return orjson.dumps(msgspec.to_builtins(event, builtin_types=(datetime,)), option=orjson.OPT_UTC_Z)
 
 
-def text_digest(fields: dict[str, str]) -> str:
-    """Return the SHA-256, in hex, of the fields' canonical form: NFC, keys sorted, UTF-8 JSON."""
-    canonical: dict[str, str] = {k: unicodedata.normalize("NFC", v) for k, v in fields.items()}
+def text_digest(text: str) -> str:
+    """Return the SHA-256, in hex, of the text as the engine reads it: what it does not read changes nothing.
+
+    A catalogue's stock and price change all day; a digest over every field would have each change scored again.
+
+    Raises:
+        RejectedEvent: text_not_unicode.
+    """
     try:
-        return hashlib.sha256(orjson.dumps(canonical, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    except orjson.JSONEncodeError as error:
-        raise RejectedEvent("text_not_unicode", f"the text has no UTF-8 form: {error}") from error
+        return hashlib.sha256(text.encode()).hexdigest()
+    except UnicodeEncodeError as error:
+        raise RejectedEvent("text_not_unicode", f"the text has no UTF-8 form: {error.reason}") from error
 
 
 def alert_id(score: ProductScore, transition: Transition, order: int) -> str:

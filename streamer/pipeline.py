@@ -244,9 +244,8 @@ class Pipeline:
         url = update.image_link
         if not url:
             raise RejectedEvent("image_missing", "the update has no `image_link`")
-        fields = update.text_fields()
-        text = compose(fields, self._manifest.text)
-        text_sha256 = events.text_digest(fields)
+        text = compose(update.text_fields(), self._manifest.text)
+        text_sha256 = events.text_digest(text)
         prepared = await self._prepare(passage, url, text, text_sha256)
         if prepared.pair is None:
             return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.probability)

@@ -35,6 +35,7 @@ from streamer.telemetry import HealthServer, Telemetry, configure_logging
 from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
+    from engines.contract import Engine
     from streamer.settings import BrokerSettings, Settings
     from streamer.transport import OrderedConsumer
 
@@ -83,17 +84,24 @@ def run(settings: Settings) -> int:
 
 
 class Scorer:
-    """One scoring worker, from start to drained stop."""
+    """One scoring worker, from start to drained stop.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: of this worker.
+        engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+    """
+
+    def __init__(self, settings: Settings, *, engine: Engine | None = None) -> None:
         self._settings = settings
-        self._telemetry = Telemetry()
+        self._given_engine = engine
+        self.telemetry = Telemetry()
         self._app: ScorerApp
         self._outbox: Outbox
         self._pipeline: Pipeline
         self._batcher: Batcher
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
+        self._stopping = asyncio.Event()
         self._committed: dict[Any, int] = {}
         self._moved_at = time.monotonic()
 
@@ -102,9 +110,9 @@ class Scorer:
         self._fatal = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
             await self._build(stack)
-            stopping = self._on_signals()
+            self._on_signals()
             await self._app.start()
-            await self._serve(stopping)
+            await self._serve()
             await self._drain()
         return 0
 
@@ -113,11 +121,11 @@ class Scorer:
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         partitions = await self._partitions()
-        engine = _load_engine(settings)
+        engine = self._given_engine or _load_engine(settings)
         stack.callback(engine.close)
-        self._telemetry.engine(engine)
+        self.telemetry.engine(engine)
         max_batch = min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
-        self._batcher = Batcher(engine, max_batch=max_batch, report=self._telemetry.batch)
+        self._batcher = Batcher(engine, max_batch=max_batch, report=self.telemetry.batch)
         stack.push_async_callback(self._batcher.close)
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
@@ -131,7 +139,7 @@ class Scorer:
             publish=self._outbox.send,
             topics=settings.topics,
             settings=settings.pipeline,
-            telemetry=self._telemetry,
+            telemetry=self.telemetry,
         )
         self._app = _faust_app(settings)
         stack.push_async_callback(self._app.stop)
@@ -162,10 +170,10 @@ class Scorer:
 
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         telemetry = self._settings.telemetry
-        self._telemetry.watch_depth("in_flight", lambda: self._pipeline.in_flight)
-        self._telemetry.watch_depth("engine", lambda: self._batcher.waiting)
+        self.telemetry.watch_depth("in_flight", lambda: self._pipeline.in_flight)
+        self.telemetry.watch_depth("engine", lambda: self._batcher.waiting)
         if telemetry.port:
-            health = HealthServer(self._telemetry, alive=self._alive, ready=self._ready)
+            health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)
             await health.start(telemetry.host, telemetry.port)
             stack.push_async_callback(health.stop)
 
@@ -180,7 +188,7 @@ class Scorer:
             try:
                 await self._decide(event)
             except Exception as error:
-                self._stop(error)
+                self._fail(error)
                 raise
             event.ack()
 
@@ -196,7 +204,7 @@ class Scorer:
         next_state, alert = alerting.decide(state, score, source=source)
         if alert is not None:
             await self._outbox.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
-            self._telemetry.alert(alert.type.rpartition(".")[2])
+            self.telemetry.alert(alert.type.rpartition(".")[2])
             log.info(
                 alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
             )
@@ -212,20 +220,22 @@ class Scorer:
 
     # -- life
 
-    def _on_signals(self) -> asyncio.Event:
-        stopping = asyncio.Event()
+    def stop(self) -> None:
+        """Ask the worker to drain and stop; `run` then returns."""
+        self._stopping.set()
+
+    def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
-        return stopping
+            loop.add_signal_handler(number, self.stop)
 
-    async def _serve(self, stopping: asyncio.Event) -> None:
+    async def _serve(self) -> None:
         """Return when told to stop.
 
         Raises:
             StreamerError: a part has failed.
         """
-        told = asyncio.ensure_future(stopping.wait())
+        told = asyncio.ensure_future(self._stopping.wait())
         crashed = asyncio.ensure_future(self._app.wait_crashed())
         failures = (self._fatal, self._pipeline.fatal, self._batcher.fatal)
         waiters: set[asyncio.Future[Any]] = {told, crashed, *failures}
@@ -253,7 +263,7 @@ class Scorer:
         await consumer.commit()
         log.info("worker.drained", seconds=round(time.monotonic() - started, 3))
 
-    def _stop(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         log.error("worker.failed", error=repr(error), exc_info=error)
         if not self._fatal.done():
             wrapped = FatalError("alert_agent_failed", f"{type(error).__name__}: {error}")
@@ -274,7 +284,7 @@ class Scorer:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
 
 
-def _load_engine(settings: Settings) -> Any:  # noqa: ANN401
+def _load_engine(settings: Settings) -> Engine:
     try:
         return loader.load(
             settings.engine.release, threads=settings.engine.threads, max_batch=settings.engine.max_batch

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     """All sections; `Settings()` reads the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STREAMER_", env_nested_delimiter="__", env_file=".env", frozen=True, extra="forbid"
+        env_prefix="STREAMER_", env_nested_delimiter="__", env_file=".env", frozen=True, extra="ignore"
     )
 
     broker: BrokerSettings = BrokerSettings()

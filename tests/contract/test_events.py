@@ -70,7 +70,7 @@ SCORE = ProductScore(
     category=UPDATE.category,
     image_url=UPDATE.image_link,
     image_sha256=IMAGE_SHA256,
-    text_sha256=text_digest(UPDATE.text_fields()),
+    text_sha256=text_digest("title: Stoneware mug"),
     probability=0.9375,
     threshold=0.5,
     release=RELEASE,
@@ -218,7 +218,7 @@ def read(key: bytes | None, value: bytes | None) -> None:
     """Read as the score agent does; only RejectedEvent may come of it."""
     with contextlib.suppress(RejectedEvent):
         update = parse_update(key, value)
-        text_digest(update.text_fields())
+        text_digest(str(update.text_fields()))
         assert encode(update)
         _ = update.order
 

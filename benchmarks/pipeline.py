@@ -1,0 +1,353 @@
+"""Does the engine ever wait for the host? The engine alone against the whole pipeline, from Kafka to Kafka.
+
+    python benchmarks/pipeline.py                       the shipped CPU engine, a simulated accelerator, costs by stage
+    python benchmarks/pipeline.py --only accelerator --bootstrap HOST:PORT    on a Kafka of yours
+
+(a) is the engine on ready batches of its largest size; (b) is a real worker in this process: updates wait in Kafka, it
+fetches their pictures over HTTP, scores them and publishes scores and alerts. Both run in this one process, one after
+the other, repeated in turn; the ratio (b)/(a) of each turn is what counts, since machines drift. Broker and image host
+are child processes on the same cores. Throughput is taken between the first and the last tenth of the events.
+
+The simulated accelerator takes 100 ms for up to 64 pairs and waits off the GIL, as a GPU does: it shows whether the
+host could feed one, and says nothing of a real GPU's numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+import numpy as np
+import orjson
+import structlog
+import typer
+import uvloop
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from engines.catalogs.rendered import jpeg, render_catalog
+from engines.contract import Batch
+from engines.image import decode
+from engines.runtime import loader
+from engines.text import compose
+from streamer import events, topics
+from streamer.demo.broker import EmbeddedBroker
+from streamer.demo.images import ImageHost
+from streamer.fetch import Fetched, Fetcher
+from streamer.outbox import Outbox
+from streamer.scorer import Scorer
+from streamer.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Engine, Manifest
+
+T = TypeVar("T")
+
+console = Console(stderr=True)
+
+ACCELERATOR_BATCH, ACCELERATOR_S = 64, 0.1
+TARGETS = {"cpu": 0.85, "accelerator": 0.95}
+ALONE_S = 6.0
+WARM_UP_SHARE = 0.1
+
+
+class SimulatedAccelerator:
+    """Waits off the GIL for as long as a GPU would compute; every pair is a match."""
+
+    device = "simulated accelerator"
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = msgspec.structs.replace(manifest, max_batch=ACCELERATOR_BATCH)
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        time.sleep(ACCELERATOR_S)
+        return np.full(len(batch), -5.0, np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """What both ways share: a broker, an image host, products with pictures of their own."""
+
+    release: Path | None
+    bootstrap: str
+    host: ImageHost
+    manifest: Manifest
+    updates: list[bytes]
+    pictures: list[bytes]
+
+
+@dataclass
+class Turn:
+    """One (a) and one (b): pairs/s, this process's CPU milliseconds per event in (b), its mean batch."""
+
+    alone: float
+    pipeline: float
+    host_cpu_ms: float
+    batch_size: float
+
+    @property
+    def ratio(self) -> float:
+        return self.pipeline / self.alone
+
+
+def alone(engine: Engine, site: Site, seconds: float) -> float:
+    """Return pairs/s of the engine on one ready batch, again and again."""
+    manifest = engine.manifest
+    pictures = [site.pictures[i % len(site.pictures)] for i in range(manifest.max_batch)]
+    pixels = np.stack([decode(picture, manifest.image, max_pixels=10**8) for picture in pictures])
+    fields = events.parse_update(None, site.updates[0]).text_fields()
+    ids, mask = loader.load_tokenizer(site.release).encode([compose(fields, manifest.text)] * manifest.max_batch)
+    batch = Batch(pixels, ids, mask)
+    engine.infer(batch)
+    started, pairs = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        engine.infer(batch)
+        pairs += len(batch)
+    return pairs / (time.perf_counter() - started)
+
+
+async def whole(engine: Engine, site: Site, run: str) -> tuple[float, float, float]:
+    """Return (events/s, CPU milliseconds of this process per event, mean batch size) of a worker on a full topic."""
+    settings = _settings(site, run)
+    await topics.create(settings.broker, topics.specs(settings.topics))
+    await _publish(settings, site.updates)
+    scorer = Scorer(settings, engine=engine)
+    worker = asyncio.create_task(scorer.run())
+    total = len(site.updates)
+    first, last = int(total * WARM_UP_SHARE), int(total * (1 - WARM_UP_SHARE))
+    at_first = await _reached(scorer, first, worker)
+    at_last = await _reached(scorer, last, worker)
+    done = at_last.outcomes - at_first.outcomes
+    scorer.stop()
+    await worker
+    batches = at_last.batches - at_first.batches
+    return (
+        done / (at_last.clock - at_first.clock),
+        1e3 * (at_last.cpu - at_first.cpu) / done,
+        (at_last.pairs - at_first.pairs) / batches,
+    )
+
+
+@dataclass
+class Mark:
+    """Clocks and counters at one moment of a run, in seconds and events."""
+
+    clock: float
+    cpu: float
+    outcomes: float
+    batches: float
+    pairs: float
+
+
+async def _reached(scorer: Scorer, outcomes: int, worker: asyncio.Task[int]) -> Mark:
+    """Return the clocks when the worker has recorded that many outcomes."""
+    while True:
+        samples = _samples(scorer)
+        done = samples["streamer_events_total"]
+        if done >= outcomes:
+            pairs, batches = samples["streamer_batch_size_sum"], samples["streamer_batch_size_count"]
+            return Mark(time.perf_counter(), time.process_time(), done, batches, pairs)
+        if worker.done():
+            worker.result()
+            raise RuntimeError("the worker stopped early")
+        await asyncio.sleep(0.02)
+
+
+def _samples(scorer: Scorer) -> dict[str, float]:
+    totals: dict[str, float] = defaultdict(float)
+    for metric in scorer.telemetry.registry.collect():
+        for sample in metric.samples:
+            totals[sample.name] += sample.value
+    return totals
+
+
+def _settings(site: Site, run: str) -> Settings:
+    names = {name: f"{run}-{name}" for name in ("updates", "scores", "alerts", "dead_letters")}
+    return Settings.model_validate(
+        {
+            "broker": {"bootstrap": site.bootstrap, "group": run, "session_timeout_s": 3, "heartbeat_interval_s": 0.7},
+            "topics": {**names, "partitions": 4},
+            "fetch": {"allow_hosts": (site.host.address,)},
+            "pipeline": {"max_in_flight": 512},
+            "engine": {"release": site.release},
+            "telemetry": {"port": 0, "log_level": "error"},
+        }
+    )
+
+
+async def _publish(settings: Settings, updates: list[bytes]) -> None:
+    async with Outbox(settings.broker) as outbox:
+        for start in range(0, len(updates), 500):
+            chunk = updates[start : start + 500]
+            await asyncio.gather(
+                *(outbox.send(settings.topics.updates, b"p%d" % (start + i), update) for i, update in enumerate(chunk))
+            )
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def turns(engine: Engine, site: Site, count: int, name: str) -> Iterator[Turn]:
+    """Run (a) and (b) in turn."""
+    for turn in range(count):
+        lone = alone(engine, site, ALONE_S)
+        rate, cpu_ms, size = _run(whole(engine, site, f"{name}-{turn}"))
+        console.print(f"{name}, turn {turn + 1}: alone {lone:.0f}/s, pipeline {rate:.0f}/s, ratio {rate / lone:.3f}")
+        yield Turn(lone, rate, cpu_ms, size)
+
+
+def stage_costs(site: Site, side: int, count: int, seed: int) -> dict[str, float]:
+    """Return CPU milliseconds per event of each stage, run alone on this thread with pictures of `side` pixels."""
+    manifest = site.manifest
+    products = render_catalog(count, seed)
+    pictures = [jpeg(product, side) for product in products]
+    updates = site.updates[:count]
+    tokenizer = loader.load_tokenizer(site.release)
+
+    def text(i: int) -> str:
+        return compose(events.parse_update(None, updates[i]).text_fields(), manifest.text)
+
+    return {
+        "parse": _cpu_ms(lambda i: events.text_digest(text(i)), count),
+        "fetch": _fetch_cost(pictures),
+        "decode": _cpu_ms(lambda i: decode(pictures[i], manifest.image, max_pixels=10**8), count),
+        "parse + tokenise": _cpu_ms(lambda i: tokenizer.encode([text(i)]), count),
+        "publish": _run(_publish_ms(site, updates)),
+    }
+
+
+def _cpu_ms(work: Callable[[int], object], count: int) -> float:
+    started = time.process_time()
+    for i in range(count):
+        work(i)
+    return 1e3 * (time.process_time() - started) / count
+
+
+def _fetch_cost(pictures: list[bytes]) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        for i, picture in enumerate(pictures):
+            Path(folder, f"{i}.jpg").write_bytes(picture)
+        with ImageHost(Path(folder)) as host:
+            return _run(_fetch_ms(host, len(pictures)))
+
+
+async def _fetch_ms(host: ImageHost, count: int) -> float:
+    settings = Settings.model_validate({"fetch": {"allow_hosts": (host.address,)}}).fetch
+    async with Fetcher(settings) as fetcher:
+        return await _gathered_ms([lambda i=i: _fetched(fetcher, host.url(f"{i}.jpg")) for i in range(count)])
+
+
+async def _fetched(fetcher: Fetcher, url: str) -> None:
+    assert isinstance(await fetcher.get(url), Fetched)
+
+
+async def _publish_ms(site: Site, updates: list[bytes]) -> float:
+    settings = _settings(site, "stages")
+    await topics.create(settings.broker, topics.specs(settings.topics))
+    async with Outbox(settings.broker) as outbox:
+        return await _gathered_ms([lambda u=update: outbox.send("stages-scores", b"k", u) for update in updates])
+
+
+async def _gathered_ms(work: list[Callable[[], Awaitable[Any]]]) -> float:
+    await work[0]()
+    started = time.process_time()
+    await asyncio.gather(*(one() for one in work))
+    return 1e3 * (time.process_time() - started) / len(work)
+
+
+def _site(  # noqa: PLR0917 - the options as they come
+    stack: ExitStack, release: Path | None, bootstrap: str | None, count: int, side: int, seed: int
+) -> Site:
+    root = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    products = render_catalog(count, seed)
+    pictures = [jpeg(product, side) for product in track(products, "drawing pictures", console=console)]
+    for product, picture in zip(products, pictures, strict=True):
+        (root / f"{product.id}.jpg").write_bytes(picture)
+    host = stack.enter_context(ImageHost(root))
+    broker = bootstrap or stack.enter_context(EmbeddedBroker()).bootstrap
+    updates = [
+        orjson.dumps({**product.fields, "id": product.id, "version": 1, "image_link": host.url(f"{product.id}.jpg")})
+        for product in products
+    ]
+    engine = loader.load(release)
+    return Site(release, broker, host, engine.manifest, updates, pictures)
+
+
+def main(  # noqa: PLR0917 - typer's options
+    events_count: Annotated[int, typer.Option("--events", help="Updates in the topic, each with a picture.")] = 4000,
+    repeat: Annotated[int, typer.Option(help="Turns of each engine.")] = 3,
+    side: Annotated[int, typer.Option(help="Pixels of the pictures.")] = 224,
+    release: Annotated[Path | None, typer.Option(help="The one that ships when unset.")] = None,
+    only: Annotated[str, typer.Option(help="cpu, accelerator or stages; all when empty.")] = "",
+    bootstrap: Annotated[str | None, typer.Option(help="A Kafka of yours; the embedded broker when unset.")] = None,
+    seed: Annotated[int, typer.Option()] = 77,
+) -> None:
+    """Measure how much of the engine's own speed the whole pipeline reaches, and what the host costs per event."""
+    logging.getLogger().setLevel(logging.ERROR)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    results: dict[str, Any] = {}
+    with ExitStack() as stack:
+        site = _site(stack, release, bootstrap, events_count, side, seed)
+        for name, target in TARGETS.items():
+            if only in ("", name):
+                engine = loader.load(release) if name == "cpu" else SimulatedAccelerator(site.manifest)
+                results[name] = _summary(list(turns(engine, site, repeat, name)), target)
+        if only in ("", "stages"):
+            results["stages_ms"] = {pixels: stage_costs(site, pixels, 200, seed) for pixels in (224, 1200)}
+    _print(results)
+    print(json.dumps(results))
+
+
+def _summary(measured: list[Turn], target: float) -> dict[str, Any]:
+    def median(of: Callable[[Turn], float]) -> float:
+        return round(statistics.median(of(turn) for turn in measured), 3)
+
+    return {
+        "alone_per_s": median(lambda turn: turn.alone),
+        "pipeline_per_s": median(lambda turn: turn.pipeline),
+        "ratio": median(lambda turn: turn.ratio),
+        "ratios": [round(turn.ratio, 3) for turn in measured],
+        "target": target,
+        "process_cpu_ms_per_event": median(lambda turn: turn.host_cpu_ms),
+        "mean_batch": median(lambda turn: turn.batch_size),
+    }
+
+
+def _print(results: dict[str, Any]) -> None:
+    table = Table("engine", "alone /s", "pipeline /s", "ratio", "target", "CPU ms/event", "batch")
+    for name in TARGETS:
+        if one := results.get(name):
+            cells = ("alone_per_s", "pipeline_per_s", "ratio", "target", "process_cpu_ms_per_event", "mean_batch")
+            table.add_row(name, *(str(one[cell]) for cell in cells))
+    console.print(table)
+    if stages := results.get("stages_ms"):
+        costs = Table(
+            "picture", *next(iter(stages.values())), "sum", title="host CPU, milliseconds per event, by stage"
+        )
+        for pixels, stage in stages.items():
+            costs.add_row(f"{pixels} px", *(f"{ms:.3f}" for ms in stage.values()), f"{sum(stage.values()):.3f}")
+        console.print(costs)
+
+
+if __name__ == "__main__":
+    typer.run(main)
