@@ -32,6 +32,7 @@ OTHER_FIELDS: Final = "*"
 
 PAD_TOKEN: Final = "[PAD]"  # noqa: S105 - a token of text
 
+_WORD: Final = re.compile(r"\w")
 _MAX_NAME_CHARS: Final = 40
 _MAX_FIELD_CHARS: Final = 512
 _CHARS_PER_TOKEN: Final = 16  # above any tokenizer's average, so what is cut here would have been truncated anyway
@@ -103,6 +104,14 @@ def _chosen(fields: Mapping[str, str], spec: TextSpec) -> Iterator[tuple[str, st
 def _clean(value: str, limit: int) -> str:
     """Return at most `limit` characters of NFKC text, or nothing where there is neither letter nor digit."""
     normal = unicodedata.normalize("NFKC", value[:limit])  # cut first: one character may become eighteen
-    spaced = "".join(" " if c.isspace() else c for c in normal if c.isspace() or unicodedata.category(c)[0] != "C")
+    spaced = normal if normal.isprintable() else "".join(_printable(normal))
     tidy = " ".join(spaced.split())[:limit]
-    return tidy if re.search(r"\w", tidy) else ""
+    return tidy if _WORD.search(tidy) else ""
+
+
+def _printable(text: str) -> Iterator[str]:
+    for character in text:
+        if character.isspace():
+            yield " "
+        elif unicodedata.category(character)[0] != "C":
+            yield character
