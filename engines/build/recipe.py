@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from engines.text import OTHER_FIELDS
 
@@ -28,9 +29,10 @@ TEXT_FIELDS = (
 class Recipe:
     """Hyperparameters of one run.
 
-    `easy_mix` and `hard_mix` give the probability of each kind of partner (`engines.build.negatives.KINDS`); training
-    begins with the easy mix alone and has turned it into the hard one after `curriculum` of its steps. Pictures are
-    small at first, which is cheap: `image_sizes` says up to which share of the steps, `image_size` is the last.
+    `model` holds sizes of the family's config that are not its defaults. `easy_mix` and `hard_mix` give the
+    probability of each kind of partner (`engines.build.negatives.KINDS`); training begins with the easy mix alone and
+    has turned it into the hard one after `curriculum` of its steps. Pictures are small at first, which is cheap:
+    `image_sizes` says up to which share of the steps, `image_size` is the last.
     """
 
     epochs: int
@@ -38,6 +40,7 @@ class Recipe:
     image_size: int = 160
     image_sizes: tuple[tuple[float, int], ...] = ((0.6, 96), (0.88, 128))
     max_tokens: int = 64
+    model: dict[str, Any] = field(default_factory=dict)
     vocabulary_size: int = 2000
     anchors_per_step: int = 16
     learning_rate: float = 1e-3

@@ -13,7 +13,7 @@ from engines.build.assemble import HeldOut, Source, assemble
 from engines.build.dataset import split
 from engines.build.gather import gather_folder, gather_rendered
 from engines.build.models import compact
-from engines.build.recipe import TEXT_FIELDS, Recipe
+from engines.build.recipe import TEXT_FIELDS
 from engines.build.texts import encode, written
 from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from engines.build.dataset import Catalog
+    from engines.build.recipe import Recipe
 
-RENDERED_SEED: Final = 1
 RENDERED_PRODUCTS: Final = 6000
-RENDERED_EPOCHS: Final = 4
 RENDERED_PRECISION: Final = 0.8
 
 _HELD_OUT_PRODUCTS: Final = 1500
@@ -41,45 +40,45 @@ _FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}
 """Mismatches of a folder's figures: as wrong pictures come, some absurd, most plausible."""
 
 
-def build_rendered(out: Path, *, seed: int, products: int, epochs: int, precision: float, progress: Progress) -> Path:
+def build_rendered(out: Path, recipe: Recipe, *, products: int, precision: float, progress: Progress) -> Path:
     """Train on drawn products and return the release's directory.
+
+    Products to train, to choose the threshold and to measure on are drawn from the recipe's seed + 1, 2 and 3.
 
     Raises:
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    recipe = Recipe(epochs=epochs, seed=seed)
     image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
     held_out_products = min(_HELD_OUT_PRODUCTS, products)
     training, validation, test = (
-        gather_rendered(count, seed=seed + index, image=image, progress=progress)
-        for index, count in enumerate((products, held_out_products, held_out_products))
+        gather_rendered(count, seed=recipe.seed + index, image=image, progress=progress)
+        for index, count in enumerate((products, held_out_products, held_out_products), start=1)
     )
-    source = _train(training, recipe, image, {"catalog": "rendered", "seed": seed, "products": products}, progress)
+    source = _train(training, recipe, image, {"catalog": "rendered", "products": products}, progress)
     held_out = [
-        _held_out(source, catalog, evaluate.hard_pairs(catalog, seed=seed + index))
+        _held_out(source, catalog, evaluate.hard_pairs(catalog, seed=recipe.seed + index))
         for index, catalog in enumerate((validation, test))
     ]
     return assemble(source, *held_out, precision=precision, out=out, progress=progress)
 
 
-def build_folder(path: Path, out: Path, *, seed: int, epochs: int, precision: float, progress: Progress) -> Path:
+def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, progress: Progress) -> Path:
     """Train on a folder of product photos and return the release's directory.
 
     Raises:
         CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    recipe = Recipe(epochs=epochs, seed=seed, vocabulary_size=4000)
     image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
     catalog, components = gather_folder(path, image=image, progress=progress)
-    parts = split(components, _FOLDER_SHARES, seed=seed)
+    parts = split(components, _FOLDER_SHARES, seed=recipe.seed)
     if min(len(part) for part in parts) < _MIN_PRODUCTS:
         raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
     training, validation, test = (catalog.subset(part) for part in parts)
-    facts = {"catalog": path.name, "seed": seed, "products": len(catalog.products)}
+    facts = {"catalog": path.name, "products": len(catalog.products)}
     source = _train(training, recipe, image, facts, progress)
     held_out = [
-        _held_out(source, part, evaluate.mixed_pairs(part, _FOLDER_MIX, seed=seed + index))
+        _held_out(source, part, evaluate.mixed_pairs(part, _FOLDER_MIX, seed=recipe.seed + index))
         for index, part in enumerate((validation, test))
     ]
     return assemble(source, *held_out, precision=precision, out=out, progress=progress)
@@ -92,7 +91,10 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
     tokenizer = Tokenizer(vocabulary, text)
     torch.manual_seed(recipe.seed)
     config = compact.CompactConfig(
-        vocabulary_size=tokenizer.vocabulary_size, image_size=recipe.image_size, max_tokens=recipe.max_tokens
+        vocabulary_size=tokenizer.vocabulary_size,
+        image_size=recipe.image_size,
+        max_tokens=recipe.max_tokens,
+        **recipe.model,
     )
     model = compact.CompactFusion(config)
     train(model, catalog, encode(catalog, tokenizer), recipe, _progress_bar(count_steps(catalog, recipe), progress))

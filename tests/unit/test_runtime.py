@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -157,3 +159,13 @@ def test_load_tokenizer_reads_the_release(release: Path) -> None:
     """The tokenizer comes with the engine, at the width of its manifest."""
     ids, _ = loader.load_tokenizer(release).encode(["mug"])
     assert ids.tolist() == [[1, 0, 0, 0, 0, 0, 0, 0]]
+
+
+def test_runtime_imports_no_training_library() -> None:
+    """Everything a scorer needs of the engine loads without torch, onnx or transformers."""
+    code = (
+        "import sys, engines.calibration, engines.image, engines.releases, engines.runtime.loader, engines.text\n"
+        "print(sorted({'torch', 'onnx', 'transformers', 'engines.build'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

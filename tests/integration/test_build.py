@@ -1,0 +1,69 @@
+"""`python -m engines.build`, whole: from a catalogue to a release that loads, with a model too small to learn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+from typer.testing import CliRunner
+
+from engines import releases
+from engines.build import run
+from engines.build.cli import app
+from engines.build.recipe import Recipe
+from engines.catalogs import rendered
+from engines.runtime.loader import load, load_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = Recipe(
+    epochs=1,
+    seed=5,
+    image_size=32,
+    image_sizes=((0.5, 16),),
+    max_tokens=16,
+    vocabulary_size=200,
+    model={"channels": (4, 8, 8, 16), "width": 16, "layers": 2, "heads": 2},
+)
+
+
+@pytest.mark.slow
+def test_build_rendered_publishes_a_release_that_runs(tmp_path: Path) -> None:
+    """The whole way ends in a verified release with threshold, metrics and provenance."""
+    with Progress(disable=True) as progress:
+        release = run.build_rendered(tmp_path, TINY, products=48, precision=0.5, progress=progress)
+    manifest = releases.verify(release)
+    assert 0 <= manifest.threshold <= 1
+    assert manifest.metrics["test"]["all"]["pairs"] > 0
+    assert manifest.provenance["recipe"]["seed"] == 5
+    assert load(release, threads=1).manifest.release == release.name
+    assert load_tokenizer(release).encode(["red mug"])[0].shape == (1, 16)
+
+
+@pytest.mark.slow
+def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
+    """A folder of pictures goes the same way."""
+    rendered.write_folder(rendered.render_catalog(400, 6), tmp_path / "shop", 32)
+    with Progress(disable=True) as progress:
+        release = run.build_folder(tmp_path / "shop", tmp_path / "out", TINY, precision=0.5, progress=progress)
+    assert releases.verify(release).provenance["catalog"] == "shop"
+    assert np.isfinite(releases.read_manifest(release).calibration.scale)
+
+
+def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -> None:
+    """A wrong path ends with the error's code and words, not with a traceback."""
+    result = CliRunner().invoke(app, ["folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "catalog_invalid" in result.output
+    assert "catalog.jsonl" in result.output
+
+
+def test_build_folder_too_small_to_split_is_refused(tmp_path: Path) -> None:
+    """A handful of products cannot be split into three parts that say anything."""
+    rendered.write_folder(rendered.render_catalog(20, 6), tmp_path, 32)
+    result = CliRunner().invoke(app, ["folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "each part needs" in result.output
