@@ -325,6 +325,7 @@ def _faust_app(settings: Settings) -> ScorerApp:
         web_enabled=False,
     )
     app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
+    app.ordered.fetch_max_wait_ms = broker.fetch_max_wait_ms
     return app
 
 

@@ -36,6 +36,7 @@ class BrokerSettings(_Section):
         default=15.0, gt=0, description="silence after which the group gives partitions away"
     )
     heartbeat_interval_s: float = Field(default=3.0, gt=0)
+    fetch_max_wait_ms: int = Field(default=500, ge=1, description="how long a broker may hold a fetch without news")
     commit_interval_s: float = Field(default=1.0, gt=0, description="how often offsets are committed")
 
 

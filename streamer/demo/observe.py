@@ -28,6 +28,8 @@ Position = tuple[str, int, int]
 """topic, partition, offset: the name of one event."""
 
 POLL_MS = 100
+FETCH_WAIT_MS = 20
+"""The embedded broker holds every fetch for the whole of this, news or not; the screen should not lag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +173,9 @@ async def observe(ledger: Ledger, names: TopicSettings, client: Mapping[str, Any
         names.dead_letters: lambda value, at: ledger.add_dead_letter(_decode(value, DeadLetter), at),
         names.alerts: lambda value, at: ledger.add_alert(_decode(value, MismatchAlert), at),
     }
-    consumer = AIOKafkaConsumer(**client, auto_offset_reset="earliest", enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        **client, auto_offset_reset="earliest", enable_auto_commit=False, fetch_max_wait_ms=FETCH_WAIT_MS
+    )
     await consumer.start()
     try:
         consumer.assign([TopicPartition(topic, p) for topic in enter for p in range(names.partitions)])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from streamer.demo.traffic import PlannedEvent
 
-MAX_OUTSTANDING = 256
+MAX_OUTSTANDING = 128
 """Published events without an outcome, when no rate is given: several batches, so the engine never waits for the demo;
 more would only measure how long a queue is."""
 
