@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.layout import Layout
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -183,8 +184,8 @@ def _header(progress: Progress) -> Panel:
     bars.add_row("published", _bar(progress.published, progress.events, "blue"), f"{progress.published:,}")
     bars.add_row("outcomes", _bar(done, progress.events, "green"), f"{done:,} / {progress.events:,}")
     foot = Text(progress.phase, style="italic dim", overflow="ellipsis", no_wrap=True)
-    title = f"[bold]mismatch streamer[/bold] · {progress.headline} · {progress.elapsed_s:.0f} s"
-    return Panel(Group(bars, foot), title=title, title_align="left", border_style="dim")
+    title = f"[bold default]mismatch streamer[/] · {escape(progress.headline)} · {progress.elapsed_s:.0f} s"
+    return Panel(Group(bars, foot), title=title, title_align="left", border_style="bright_black")
 
 
 def _bar(done: int, total: int, style: str) -> ProgressBar:
@@ -202,8 +203,8 @@ def _stages(progress: Progress) -> Panel:
         mean = now.stage_ms[stage]
         shown = "—" if mean is None else f"{mean:.2f}" if mean < 10 else f"{mean:.0f}"  # noqa: PLR2004 - three digits
         table.add_row(stage, STAGE_MEANINGS[stage], f"{now.stage_per_s[stage]:,.0f}", shown)
-    title = f"stages  [green]{sparkline(progress.throughput, 20)}[/green]"
-    return Panel(table, title=title, title_align="left", border_style="dim")
+    title = f"[default]stages[/]  [green]{sparkline(progress.throughput, 20)}[/green]"
+    return Panel(table, title=title, title_align="left", border_style="bright_black")
 
 
 def _outcomes(progress: Progress) -> Panel:
@@ -221,8 +222,8 @@ def _outcomes(progress: Progress) -> Panel:
     columns.add_column(ratio=1)
     columns.add_column(ratio=1)
     columns.add_row(left, right)
-    title = "outcomes · queues"
-    return Panel(columns, title=title, title_align="left", border_style="dim")
+    title = "[default]outcomes · queues[/]"
+    return Panel(columns, title=title, title_align="left", border_style="bright_black")
 
 
 def _figures() -> Table:
@@ -244,7 +245,9 @@ def _alerts(progress: Progress) -> Panel:
     counts = progress.ledger.transitions()
     facts = [f"[{style}]{counts[name]} {name}[/{style}]" for name, style in TRANSITION_STYLES.items()]
     body: RenderableType = table if progress.ledger.alerts else Text("none yet", style="dim")
-    return Panel(body, title="alerts · " + " · ".join(facts), title_align="left", border_style="dim")
+    return Panel(
+        body, title="[default]alerts[/] · " + " · ".join(facts), title_align="left", border_style="bright_black"
+    )
 
 
 def _alert_cells(alert: SeenAlert, explanation: str) -> list[RenderableType]:

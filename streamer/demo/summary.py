@@ -73,7 +73,9 @@ def tables(evaluation: Evaluation, facts: RunFacts, page: Path) -> Group:
     sides = Table.grid(padding=(0, 3))
     sides.add_row(_outcomes(evaluation), _figures(evaluation, facts))
     footer = Text.assemble(("report  ", "dim"), (str(page), "bold"))
-    parts: list[Any] = [Panel(sides, title=_verdict(evaluation), title_align="left", border_style="dim", expand=False)]
+    parts: list[Any] = [
+        Panel(sides, title=_verdict(evaluation), title_align="left", border_style="bright_black", expand=False)
+    ]
     if evaluation.rejected:
         parts.append(_rejected(evaluation))
     return Group(*parts, footer)
