@@ -254,13 +254,14 @@ class Scorer:
         consumer = self._app.ordered
         log.info("worker.draining", in_flight=self._pipeline.in_flight)
         started = time.monotonic()
-        consumer.stop_flow()
+        consumer.quiesce()
         try:
             await asyncio.wait_for(self._pipeline.drain(), self._settings.pipeline.drain_timeout_s)
         except TimeoutError:
             log.warning("worker.drain_timed_out", abandoned=self._pipeline.in_flight)
             await self._pipeline.abandon()
         await consumer.commit()
+        consumer.drain_timeout_s = 0.0  # Faust's own stop has nothing left to wait for
         log.info("worker.drained", seconds=round(time.monotonic() - started, 3))
 
     def _fail(self, error: Exception) -> None:

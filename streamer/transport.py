@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from faust.transport.consumer import ensure_TP
+from faust.transport.consumer import Fetcher, ensure_TP
 from faust.transport.drivers import aiokafka as driver
+from mode import Service
 
 from streamer.errors import FatalError
 from streamer.offsets import PartitionLedger
@@ -214,10 +215,10 @@ class OrderedConsumer(driver.Consumer):
         for tp, record in self.scheduler.iterate(records):
             if tp in self._behind:
                 continue
-            if epoch != self._thread.epoch or not self._is_open(tp, active):
+            ledger = self._ledger_of(tp)
+            if ledger is None or epoch != self._thread.epoch or not self._is_open(tp, active):
                 self._behind.add(tp)
                 continue
-            ledger = self._ledger_of(tp)
             if record.offset >= ledger.next_offset:
                 ledger.deliver(record.offset)
                 await self.callback(self._to_message(tp, record))
@@ -225,9 +226,10 @@ class OrderedConsumer(driver.Consumer):
     def _is_open(self, tp: TP, active: set[TP] | None) -> bool:
         return self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
 
-    def _ledger_of(self, tp: TP) -> PartitionLedger:
+    def _ledger_of(self, tp: TP) -> PartitionLedger | None:
+        """Return the partition's ledger; None during a rebalance, at whose end the partition will be sought."""
         ledger = self._ledgers.get(tp)
-        if ledger is None:
+        if ledger is None and not self.app.rebalancing:
             raise FatalError("partition_not_sought", f"{tp} delivers records but was never sought; restart the worker")
         return ledger
 
@@ -287,6 +289,14 @@ class OrderedConsumer(driver.Consumer):
         for tp in revoked:
             self._ledgers.pop(tp, None)
         self._behind -= revoked
+        self._buffered_partitions -= revoked
+
+    def quiesce(self) -> None:
+        """Hand no more events to the agents; what they have not taken yet is dropped, for others to be given."""
+        self.stop_flow()
+        self.app.flow_control.suspend()
+        self.pause_partitions(self.assignment())
+        self.app.flow_control.clear()
 
     async def wait_empty(self) -> None:
         """Wait until what the agents have taken is finished, at most `drain_timeout_s`; then commit."""
@@ -304,7 +314,20 @@ class OrderedConsumer(driver.Consumer):
         """Do nothing: Faust's own detector reads the bookkeeping that is replaced here."""
 
 
+class _Fetcher(Fetcher):
+    """Faust's fetcher, which takes being stopped during a rebalance for a crash, without that."""
+
+    @Service.task  # type: ignore[untyped-decorator] # mode is untyped to mypy
+    async def _fetcher(self) -> None:
+        consumer: Any = self.app.consumer
+        try:
+            await consumer._drain_messages(self)  # noqa: SLF001 - as Faust's own does
+        finally:
+            self.set_shutdown()
+
+
 class OrderedTransport(driver.Transport):
     """Faust's aiokafka transport with the consumer above."""
 
     Consumer = OrderedConsumer
+    Fetcher = _Fetcher
