@@ -30,15 +30,15 @@ class Recipe:
     """Hyperparameters of one run.
 
     `model` holds sizes of the family's config that are not its defaults. `easy_mix` and `hard_mix` give the
-    probability of each kind of partner (`engines.build.negatives.KINDS`); training begins with the easy mix alone and
-    has turned it into the hard one after `curriculum` of its steps. Pictures are small at first, which is cheap:
-    `image_sizes` says up to which share of the steps, `image_size` is the last.
+    probability of each kind of partner (`engines.build.negatives.KINDS`). For a share `looking` of the steps nothing is
+    compared; comparing begins with the easy mix, which has become the hard one a share `curriculum` later. Pictures are
+    small at first, which is cheap: `image_sizes` says up to which share of the steps, `image_size` is the last.
     """
 
     epochs: int
     seed: int
     image_size: int = 160
-    image_sizes: tuple[tuple[float, int], ...] = ((0.6, 96), (0.88, 128))
+    image_sizes: tuple[tuple[float, int], ...] = ((0.45, 96), (0.92, 128))
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     vocabulary_size: int = 2000
@@ -48,7 +48,8 @@ class Recipe:
     weight_decay: float = 0.03
     teaching_weight: float = 1.0
     average_decay: float = 0.99
-    curriculum: float = 0.25
+    looking: float = 0.6
+    curriculum: float = 0.1
     shift_pixels: int = 4
     easy_mix: dict[str, float] = field(default_factory=lambda: {"random": 0.7, "category": 0.3})
     hard_mix: dict[str, float] = field(
@@ -65,6 +66,6 @@ class Recipe:
 
     def mix_at(self, progress: float) -> dict[str, float]:
         """Return the mix of partners after this share of the steps, 0..1."""
-        hard = min(1.0, progress / self.curriculum) if self.curriculum > 0 else 1.0
+        hard = min(1.0, max(0.0, progress - self.looking) / self.curriculum) if self.curriculum > 0 else 1.0
         kinds = self.easy_mix.keys() | self.hard_mix.keys()
         return {k: (1 - hard) * self.easy_mix.get(k, 0.0) + hard * self.hard_mix.get(k, 0.0) for k in sorted(kinds)}

@@ -5,7 +5,6 @@ Both teachers read only what the catalogue says about its own products.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.build.dataset import Catalog
-    from engines.build.models.compact import CompactConfig
+    from engines.build.models.compact import CompactConfig, CompactFusion
     from engines.build.texts import Texts
 
 _MIN_SHARE: Final = 0.004  # of the products: what is rarer cannot be learned from so few
@@ -33,21 +32,21 @@ class Teachers(nn.Module):
         self.words = WordsTeacher(texts, config)
         self.facets = FacetsTeacher(catalog, config)
 
-    def forward(self, image_tokens: Tensor, embeddings: Tensor, products: Tensor) -> Tensor:
-        """Return the loss of image tokens (B, N, C) of these products (B,), given word embeddings (V, C)."""
-        pooled = image_tokens.mean(dim=1)
-        loss: Tensor = self.words(pooled, embeddings, products) + self.facets(pooled, products)
+    def forward(self, model: CompactFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
+        """Return the loss of image tokens (B, N, C) of these products (B,)."""
+        loss: Tensor = self.words(model, image_tokens, products) + self.facets(image_tokens.mean(dim=1), products)
         return loss
 
 
 class WordsTeacher(nn.Module):
-    """Predicts which words the text has, in the space of the word embeddings, so that both sides share it early.
+    """Asks the model which words the text has, so that word embeddings and image tokens share one space early.
 
     Source: Joulin et al. 2016, "Learning Visual Features from Large Weakly Supervised Data".
     """
 
     present: Tensor
     words: Tensor
+    prior: Tensor
 
     def __init__(self, texts: Texts, config: CompactConfig) -> None:
         super().__init__()
@@ -58,13 +57,12 @@ class WordsTeacher(nn.Module):
         words = torch.nonzero((shares >= _MIN_SHARE) & (shares <= _MAX_SHARE)).squeeze(1)
         self.register_buffer("words", words)  # (W,)
         self.register_buffer("present", present[:, words])  # (N, W)
-        self.project = nn.Linear(config.width, config.width)
-        self.bias = nn.Parameter(torch.logit(shares[words]))
+        self.register_buffer("prior", torch.logit(shares[words]))
 
-    def forward(self, pooled: Tensor, embeddings: Tensor, products: Tensor) -> Tensor:
+    def forward(self, model: CompactFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
         """Return binary cross-entropy per true word."""
-        chosen = embeddings[self.words]  # (W, C)
-        logits = self.project(pooled) @ chosen.T / math.sqrt(chosen.shape[1]) + self.bias
+        bias = model.word_bias[self.words] + self.prior  # `word_bias` is left to say what a picture adds
+        logits = model.word_logits(image_tokens, model.words.weight[self.words], bias)
         target = self.present[products]
         return F.binary_cross_entropy_with_logits(logits, target, reduction="sum") / target.sum().clamp(min=1)
 

@@ -1,8 +1,9 @@
 """Pairs → a trained fusion encoder.
 
-A step takes A products and a partner for each, from whose picture its text differs: 2A pictures are encoded once, and
-each is compared with its own text (a match) and with its partner's (a mismatch). Every picture and every text so
-stands on both sides equally often, and neither alone tells anything.
+First the convolutions learn alone to see what their teachers ask for, which is cheap; then the whole model learns to
+compare. A step takes A products and a partner for each, from whose picture its text differs: 2A pictures are encoded
+once, and each is compared with its own text (a match) and with its partner's (a mismatch). Every picture and every text
+so stands on both sides equally often, and neither alone tells anything.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from engines.build.texts import Texts
 
 _MAX_GRADIENT_NORM = 1.0
+_DECAY_FROM = 0.7  # of the steps
 
 
 class Step(NamedTuple):
@@ -81,7 +83,11 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.warmup_steps, total))
     average = Average(model, recipe.average_decay)
     for number, (pictures, owners) in enumerate(_batches(catalog, recipe, total)):
-        pair_loss, teaching_loss, accuracy = _losses(model, teachers, pictures, owners, texts)
+        image_tokens = model.image_tokens(pictures)
+        teaching_loss = teachers(model, image_tokens, torch.from_numpy(owners))
+        pair_loss, accuracy = torch.zeros(()), float("nan")
+        if number >= recipe.looking * total:
+            pair_loss, accuracy = _compare(model, image_tokens, owners, texts)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(pair_loss + recipe.teaching_weight * teaching_loss)
         nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
@@ -113,20 +119,19 @@ def _batches(catalog: Catalog, recipe: Recipe, total: int) -> Iterator[tuple[Ten
         yield _sized(moved, recipe.size_at(number / total)), owners
 
 
-def _losses(
-    model: CompactFusion, teachers: Teachers, pictures: Tensor, owners: NDArray[np.int64], texts: Texts
-) -> tuple[Tensor, Tensor, float]:
-    """Return the pair loss, the teachers' loss, and the share of pairs that are told right."""
+def _compare(
+    model: CompactFusion, image_tokens: Tensor, owners: NDArray[np.int64], texts: Texts
+) -> tuple[Tensor, float]:
+    """Return the loss of each picture with its own text and its partner's, and the share of pairs told right."""
     half = len(owners) // 2
     compared = np.concatenate([owners, owners[half:], owners[:half]])  # own texts, then the partners'
-    ids = torch.from_numpy(texts.input_ids[compared])
-    mask = torch.from_numpy(texts.attention_mask[compared])
+    longest = int(texts.attention_mask[compared].sum(axis=1).max())
+    ids = torch.from_numpy(texts.input_ids[compared, :longest])
+    mask = torch.from_numpy(texts.attention_mask[compared, :longest])
     labels = torch.cat([torch.zeros(2 * half), torch.ones(2 * half)])
-    image_tokens = model.image_tokens(pictures)
     logits = model.compare(torch.cat([image_tokens, image_tokens]), ids, mask)
-    teaching_loss = teachers(image_tokens, model.words.weight, torch.from_numpy(owners))
     accuracy = float(((logits > 0) == (labels > 0)).float().mean())
-    return F.binary_cross_entropy_with_logits(logits, labels), teaching_loss, accuracy
+    return F.binary_cross_entropy_with_logits(logits, labels), accuracy
 
 
 def _augmented(pictures: NDArray[np.uint8], generator: np.random.Generator, shift: int) -> NDArray[np.uint8]:
@@ -157,7 +162,11 @@ def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[s
 
 
 def _rate(step: int, warmup: int, total: int) -> float:
-    """Return the factor on the learning rate: a linear warm-up, then half a cosine down to 1 %."""
+    """Return the factor on the learning rate: a linear warm-up, constant, and half a cosine down to 1 % at the end.
+
+    Source: "warmup-stable-decay", Hu et al. 2024.
+    """
     if step < warmup:
         return (step + 1) / warmup
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+    decayed = max(0.0, step / total - _DECAY_FROM) / (1 - _DECAY_FROM)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, decayed)))

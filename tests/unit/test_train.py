@@ -39,7 +39,7 @@ def run(seed: int = 0) -> tuple[list[Step], CompactFusion]:
     torch.manual_seed(seed)
     config = CompactConfig(tokenizer.vocabulary_size, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
     recipe = Recipe(
-        epochs=12, seed=seed, image_size=32, image_sizes=(), anchors_per_step=8, warmup_steps=4, learning_rate=5e-3
+        epochs=12, seed=seed, image_size=32, image_sizes=(), looking=0.0, anchors_per_step=8, warmup_steps=4, learning_rate=5e-3
     )
     steps: list[Step] = []
     model = train(CompactFusion(config), data, encode(data, tokenizer), recipe, steps.append)
@@ -61,7 +61,7 @@ def test_train_same_seed_gives_the_same_losses() -> None:
 
 def test_recipe_curriculum_moves_from_easy_to_hard() -> None:
     """The mix of partners is easy at first and hard after the curriculum; sizes grow."""
-    recipe = Recipe(epochs=1, seed=0, curriculum=0.5, image_sizes=((0.5, 96),), image_size=160)
+    recipe = Recipe(epochs=1, seed=0, looking=0.0, curriculum=0.5, image_sizes=((0.5, 96),), image_size=160)
     assert recipe.mix_at(0.0)["sibling"] == 0.0
     assert recipe.mix_at(0.5) == {kind: recipe.hard_mix.get(kind, 0.0) for kind in recipe.mix_at(0.5)}
     assert abs(sum(recipe.mix_at(0.3).values()) - 1) < 1e-9

@@ -4,9 +4,11 @@
                                                   ├→ joint attention layers → evidence of each text token → logit
     text    → word embeddings → text tokens       ┘
 
-In the first layer text and image tokens all attend to each other; in the others text tokens go on attending to both,
-and image tokens, which the logit does not read, stay as they are. A text is contradicted when ANY of its words is, so
-the logit is a soft maximum over the words' evidence, not a mean.
+Before they meet, each word is told how well it fits the picture as a whole: its embedding times the pooled image
+tokens, which a teacher aligns from the first step (`engines.build.teachers`). In the first layer text and image tokens
+all attend to each other; in the others text tokens go on attending to both, and image tokens, which the logit does not
+read, stay as they are. A text is contradicted when ANY of its words is, so the logit is a soft maximum over the words'
+evidence, not a mean.
 """
 
 from __future__ import annotations
@@ -58,6 +60,9 @@ class CompactFusion(nn.Module):
         self.image_positions = nn.Parameter(torch.randn(1, config.width, self.grid, self.grid) * 0.02)
         self.words = nn.Embedding(config.vocabulary_size, config.width, padding_idx=0)
         self.text_positions = nn.Parameter(torch.randn(1, config.max_tokens, config.width) * 0.02)
+        self.seen = nn.Linear(config.width, config.width)
+        self.word_bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+        self.fit_direction = nn.Parameter(torch.randn(config.width) * 0.2)
         self.layers = nn.ModuleList(JointLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.evidence = nn.Linear(config.width, 1)
@@ -86,12 +91,29 @@ class CompactFusion(nn.Module):
             positions = F.interpolate(positions, size=grid.shape[-2:], mode="bilinear", align_corners=False)
         return (grid + positions).flatten(2).transpose(1, 2)
 
+    def word_logits(self, image_tokens: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
+        """Return the log-odds that a text of this picture has these words, (B, W).
+
+        Source: "align before fuse", Li et al. 2021.
+
+        Args:
+            image_tokens: (B, N, C).
+            embeddings: (W, C), the same words for all pictures, or (B, W, C).
+            bias: (W,) or (B, W).
+        """
+        pooled = self.seen(image_tokens.mean(dim=1))[:, None]  # (B, 1, C)
+        logits: Tensor = (embeddings * pooled).sum(dim=-1) / math.sqrt(self.config.width) + bias
+        return logits
+
     def compare(self, image_tokens: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits (B,) of image tokens (B, N, C) against texts (B, T)."""
         real = attention_mask.bool()
         text_bias = torch.where(real, 0.0, _MASKED)  # (B, T)
         bias = F.pad(text_bias, (0, image_tokens.shape[1]))[:, None, None, :]  # (B, 1, 1, T + N)
-        text, image = self.words(input_ids) + self.text_positions, image_tokens
+        words = self.words(input_ids)
+        fit = self.word_logits(image_tokens, words, self.word_bias[input_ids])  # (B, T)
+        text = words + self.text_positions[:, : input_ids.shape[1]] + fit[:, :, None] / 4 * self.fit_direction
+        image = image_tokens
         for index, layer in enumerate(self.layers):
             text, image = layer(text, image, bias, update_image=index == 0)
         evidence = self.evidence(self.norm(text)).squeeze(-1)  # (B, T)
