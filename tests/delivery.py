@@ -140,10 +140,9 @@ class Run:
 
     async def reached(self, share: float) -> None:
         """Return when that share of the events has its outcome."""
-        while sum((await brokers.end_offsets(self.kafka.bootstrap, self.settings.topics.scores)).values()) < (
-            share * self.events
-        ):
-            await asyncio.sleep(0.2)
+        topic = self.settings.topics.scores
+        while sum((await brokers.end_offsets(self.kafka.bootstrap, topic)).values()) < share * self.events:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)  # Kafka calls nobody
 
     async def settle(self) -> Result:
         """Wait until everything is committed, or for SETTLE_S, and check the topics."""
