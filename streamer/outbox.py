@@ -7,43 +7,45 @@ therefore keeps trying through a broker outage and says so in its log.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, UnsupportedVersionError
+from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
 
+from streamer import topics
 from streamer.errors import FatalError
-from streamer.topics import client_kwargs
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from streamer.settings import BrokerSettings
 
 log = structlog.get_logger(__name__)
 
 LINGER_MS = 5
 RETRY_S = 1.0
+MAX_RECORD_BYTES = topics.MAX_DEAD_LETTER_BYTES
 
 
 class Outbox:
-    """One producer: acks from all in-sync replicas, idempotent where the broker can.
-
-    A context manager; `send` may be awaited by any number of tasks.
-    """
+    """A producer whose `send` returns when the broker has the record; a context manager, for any number of tasks."""
 
     def __init__(self, broker: BrokerSettings) -> None:
-        self._options: dict[str, Any] = client_kwargs(broker)
+        self._broker = broker
+        self._stack = contextlib.AsyncExitStack()
         self._producer: AIOKafkaProducer
 
     async def __aenter__(self) -> Self:
-        self._producer = await start_producer(self._options)
+        self._producer = await self._stack.enter_async_context(producer(self._broker))
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+        await self._stack.aclose()
 
     async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
-        """Return once the broker has the record.
+        """Return once every in-sync replica has the record.
 
         Raises:
             FatalError: record_too_large; no retry can help.
@@ -53,9 +55,8 @@ class Outbox:
                 delivery = await self._producer.send(topic, value, key=key)
                 await delivery
             except MessageSizeTooLargeError as error:
-                raise FatalError(
-                    "record_too_large", f"{topic}: {len(value)} bytes; raise its max.message.bytes"
-                ) from error
+                advice = f"{topic}: {len(value)} bytes are more than its max.message.bytes; raise it"
+                raise FatalError("record_too_large", advice) from error
             except KafkaError as error:
                 log.warning("record.not_delivered", topic=topic, error=repr(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
@@ -63,19 +64,37 @@ class Outbox:
                 return
 
 
-async def start_producer(options: dict[str, Any]) -> AIOKafkaProducer:
-    """Return a started producer, idempotent unless the broker does not know how (the embedded one does not)."""
-    for idempotent in (True, False):
-        producer = AIOKafkaProducer(
-            **options, acks="all", linger_ms=LINGER_MS, enable_idempotence=idempotent, max_request_size=4 * 2**20
-        )
+@contextlib.asynccontextmanager
+async def producer(broker: BrokerSettings, **options: Any) -> AsyncGenerator[AIOKafkaProducer]:  # noqa: ANN401 - aiokafka's
+    """Yield a connected producer: acks from all replicas, idempotent where the broker can.
+
+    One that is not idempotent may store a retried batch twice.
+
+    Raises:
+        FatalError: broker_unreachable, settings_invalid, broker_refused.
+    """
+    with topics.connecting(broker):
         try:
-            await producer.start()
-        except (UnsupportedVersionError, KafkaError) as error:
-            await producer.stop()
-            if not idempotent:
-                raise
+            kafka = await _started(broker, options | {"enable_idempotence": True})
+        except KafkaConnectionError:
+            raise
+        except KafkaError as error:  # a broker without producer ids, or credentials without IdempotentWrite
             log.info("producer.not_idempotent", reason=repr(error))
-        else:
-            return producer
-    raise AssertionError
+            kafka = await _started(broker, options)
+    try:
+        yield kafka
+    finally:
+        await kafka.stop()
+
+
+async def _started(broker: BrokerSettings, options: dict[str, Any]) -> AIOKafkaProducer:
+    connection = topics.client_kwargs(broker)
+    kafka = AIOKafkaProducer(
+        **connection, acks="all", linger_ms=LINGER_MS, max_request_size=MAX_RECORD_BYTES, **options
+    )
+    try:
+        await asyncio.wait_for(kafka.start(), topics.CONNECT_TIMEOUT_S)
+    except BaseException:
+        await kafka.stop()
+        raise
+    return kafka

@@ -15,21 +15,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from streamer import topics
 from streamer.errors import FatalError, RejectedEvent
 from streamer.events import encode
 from streamer.feeds import Feed, Row, file_time, open_feed, product_update
+from streamer.outbox import producer
 from streamer.publish_state import PublishOptions, PublishState, begin, feed_status, save
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from aiokafka import AIOKafkaProducer
 
     from streamer.settings import BrokerSettings
 
-LINGER_MS = 5
 BATCH_BYTES = 256 * 1024  # about 500 rows a request
 MAX_IN_FLIGHT = 5_000  # rows; ten full batches, a few MB
 SAVE_EVERY_S = 1.0  # at most this much is sent again after a SIGKILL
@@ -96,7 +95,7 @@ async def publish(options: PublishOptions, broker: BrokerSettings, watch: Watch)
         return Published(rows=state.rows, rejected=state.rejected, resumed_at=state.rows, finished=True)
     save(options.state_path, state)  # an unwritable folder is told before anything is sent
     await _require_topic(broker, options.topic)
-    async with producer(broker) as kafka:
+    async with producer(broker, max_batch_size=BATCH_BYTES) as kafka:
         return await Publication(options, state, kafka, watch).run()
 
 
@@ -114,42 +113,6 @@ async def _require_topic(broker: BrokerSettings, topic: str) -> None:
     async with topics.admin(broker) as client:
         if topic not in await topics.describe(client):
             raise FatalError("topic_missing", f"{broker.bootstrap} has no topic {topic}: run `streamer topics create`")
-
-
-@contextlib.asynccontextmanager
-async def producer(broker: BrokerSettings) -> AsyncGenerator[AIOKafkaProducer]:
-    """Yield a connected producer, idempotent where the broker can; one that cannot may store a retried batch twice.
-
-    Raises:
-        FatalError: broker_unreachable, settings_invalid, broker_refused.
-    """
-    with topics.connecting(broker):
-        try:
-            kafka = await _started(broker, idempotent=True)
-        except KafkaConnectionError:
-            raise
-        except KafkaError:  # a broker without producer ids, or credentials without IdempotentWrite
-            kafka = await _started(broker, idempotent=False)
-    try:
-        yield kafka
-    finally:
-        await kafka.stop()
-
-
-async def _started(broker: BrokerSettings, *, idempotent: bool) -> AIOKafkaProducer:
-    kafka = AIOKafkaProducer(
-        **topics.client_kwargs(broker),
-        acks="all",
-        linger_ms=LINGER_MS,
-        max_batch_size=BATCH_BYTES,
-        enable_idempotence=idempotent,
-    )
-    try:
-        await asyncio.wait_for(kafka.start(), topics.CONNECT_TIMEOUT_S)
-    except BaseException:
-        await kafka.stop()
-        raise
-    return kafka
 
 
 class Publication:

@@ -6,9 +6,11 @@ file in the working directory; `streamer settings` prints them with secrets mask
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
@@ -126,12 +128,24 @@ class Settings(BaseSettings):
     telemetry: TelemetrySettings = TelemetrySettings()
 
 
+def _refuse_misspelt_sections() -> None:
+    """Refuse a variable of ours that no section would read; a misspelt limit would silently not be one."""
+    names = {**dotenv_values(".env"), **os.environ}
+    known = {name.upper() for name in Settings.model_fields}
+    ours = sorted(name for name in names if name.upper().startswith("STREAMER_"))
+    wrong = [name for name in ours if name.upper().removeprefix("STREAMER_").split("__")[0] not in known]
+    if wrong:
+        sections = ", ".join(sorted(known))
+        raise FatalError("settings_invalid", f"no setting is called {', '.join(wrong)}; sections are {sections}")
+
+
 def load(**overrides: Any) -> Settings:  # noqa: ANN401 - sections as pydantic takes them
     """Return the settings of this process, `overrides` before the environment.
 
     Raises:
         FatalError: settings_invalid, naming each wrong variable.
     """
+    _refuse_misspelt_sections()
     try:
         return Settings(**overrides)
     except ValidationError as error:
