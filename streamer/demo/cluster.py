@@ -29,6 +29,7 @@ class Cluster:
     broker: BrokerSettings
     names: TopicSettings
     description: str
+    has_producer_ids: bool
 
 
 @asynccontextmanager
@@ -55,6 +56,7 @@ async def _embedded() -> AsyncGenerator[Cluster]:
             ),
             names=settings.TopicSettings(partitions=PARTITIONS),
             description="embedded broker",
+            has_producer_ids=False,
         )
 
 
@@ -66,7 +68,7 @@ async def _own(bootstrap: str, console: Console) -> AsyncGenerator[Cluster]:
     renamed = {role: f"{getattr(given.topics, role)}-{run}" for role in _ROLES}
     names = given.topics.model_copy(update=renamed | {"partitions": PARTITIONS})
     try:
-        yield Cluster(broker=broker, names=names, description=f"Kafka at {bootstrap}")
+        yield Cluster(broker=broker, names=names, description=f"Kafka at {bootstrap}", has_producer_ids=True)
     finally:
         await _delete_topics(broker, run, console)
 

@@ -29,12 +29,14 @@ async def publish(
     *,
     topic: str,
     client: Mapping[str, Any],
+    idempotent: bool,
     rate: float | None,
     room: asyncio.Semaphore,
     on_published: Callable[[], None],
 ) -> list[PublishedEvent]:
     """Publish every event and return each with its place, in publishing order.
 
+    `idempotent` where the broker knows producer ids: a retry must not store an event twice, and make it two events.
     `room` has one permit for each event that may be outstanding; whoever reads outcomes gives permits back. With a
     rate (events per second) it is not asked: a catalogue does not wait for its readers.
 
@@ -42,8 +44,7 @@ async def publish(
         KafkaError: the broker refused an event.
         FatalError: worker_stalled.
     """
-    # Not idempotent: the embedded broker has no producer ids. One request at a time per partition keeps the order.
-    producer = AIOKafkaProducer(**client, acks="all", enable_idempotence=False)
+    producer = AIOKafkaProducer(**client, acks="all", enable_idempotence=idempotent)
     await producer.start()
     try:
         async with asyncio.TaskGroup() as group:

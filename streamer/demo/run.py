@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -81,6 +82,7 @@ def run_demo(options: DemoOptions) -> int:
     """Run the whole demo; return 0 when outcomes add up and alerts are complete, 1 when not, 2 when it cannot start."""
     started_ms = time.time_ns() // 1_000_000
     console = Console(stderr=options.json, highlight=False)
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())  # its warnings would tear the live screen
     try:
         return asyncio.run(_demo(options, console, started_ms))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -170,7 +172,13 @@ async def _traffic(
     async with _background(observe(ledger, names, client), _watch(started, progress), show(progress, started.console)):
         progress.phase = "publishing"
         published = await publish(
-            planned, topic=names.updates, client=client, rate=rate, room=room, on_published=progress.add_published
+            planned,
+            topic=names.updates,
+            client=client,
+            idempotent=started.cluster.has_producer_ids,
+            rate=rate,
+            room=room,
+            on_published=progress.add_published,
         )
         progress.phase = "all published; waiting for the last outcomes"
         await _until(lambda: len(ledger.outcomes) >= len(planned), progress=lambda: len(ledger.outcomes))
