@@ -49,7 +49,7 @@ def rendered(  # noqa: PLR0917 - options, typer passes them by name
     out: Out,
     seed: Seed = 0,
     products: Annotated[int, typer.Option(min=200, help="Drawn products to train on.")] = run.RENDERED_PRODUCTS,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each product is an anchor.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each product is an anchor.")] = 8,
     precision: Precision = run.RENDERED_PRECISION,
     threads: Threads = 2,
 ) -> None:

@@ -38,7 +38,7 @@ class Recipe:
     epochs: int
     seed: int
     image_size: int = 160
-    image_sizes: tuple[tuple[float, int], ...] = ((0.45, 96), (0.92, 128))
+    image_sizes: tuple[tuple[float, int], ...] = ((0.25, 96), (0.88, 128))
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     vocabulary_size: int = 2000
@@ -48,7 +48,7 @@ class Recipe:
     weight_decay: float = 0.03
     teaching_weight: float = 1.0
     average_decay: float = 0.99
-    looking: float = 0.6
+    looking: float = 0.5
     curriculum: float = 0.1
     shift_pixels: int = 4
     easy_mix: dict[str, float] = field(default_factory=lambda: {"random": 0.7, "category": 0.3})

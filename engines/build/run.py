@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.recipe import Recipe
 
-RENDERED_PRODUCTS: Final = 6000
+RENDERED_PRODUCTS: Final = 8000
 RENDERED_PRECISION: Final = 0.8
 
 _HELD_OUT_PRODUCTS: Final = 1500
@@ -117,7 +118,8 @@ def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
     def on_step(step: Step) -> None:
         recent.append(step.accuracy)
         told = float(np.mean(recent[-50:]))
-        progress.update(task, completed=step.number, description=f"training: {told:.1%} of pairs told right")
+        state = f"loss {step.teaching_loss:.2f}" if math.isnan(told) else f"{told:.1%} of pairs told right"
+        progress.update(task, completed=step.number, description=f"training: {state}")
 
     return on_step
 

@@ -39,7 +39,14 @@ def run(seed: int = 0) -> tuple[list[Step], CompactFusion]:
     torch.manual_seed(seed)
     config = CompactConfig(tokenizer.vocabulary_size, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
     recipe = Recipe(
-        epochs=12, seed=seed, image_size=32, image_sizes=(), looking=0.0, anchors_per_step=8, warmup_steps=4, learning_rate=5e-3
+        epochs=12,
+        seed=seed,
+        image_size=32,
+        image_sizes=(),
+        looking=0.0,
+        anchors_per_step=8,
+        warmup_steps=4,
+        learning_rate=5e-3,
     )
     steps: list[Step] = []
     model = train(CompactFusion(config), data, encode(data, tokenizer), recipe, steps.append)

@@ -111,7 +111,8 @@ class CompactFusion(nn.Module):
         text_bias = torch.where(real, 0.0, _MASKED)  # (B, T)
         bias = F.pad(text_bias, (0, image_tokens.shape[1]))[:, None, None, :]  # (B, 1, 1, T + N)
         words = self.words(input_ids)
-        fit = self.word_logits(image_tokens, words, self.word_bias[input_ids])  # (B, T)
+        bias_of_words = F.embedding(input_ids, self.word_bias[:, None]).squeeze(-1)
+        fit = self.word_logits(image_tokens, words, bias_of_words)  # (B, T)
         text = words + self.text_positions[:, : input_ids.shape[1]] + fit[:, :, None] / 4 * self.fit_direction
         image = image_tokens
         for index, layer in enumerate(self.layers):
