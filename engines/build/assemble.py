@@ -86,6 +86,19 @@ def assemble(
         return releases.write_release(out, manifest, files)
 
 
+def rehearse(source: Source) -> None:
+    """Export the model as it is, compare and discard it: what cannot be released should not be trained first.
+
+    Raises:
+        ParityExceeded, EngineUnavailable, InferenceFailed: as `assemble`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        files = _write_files(source, Path(scratch))
+        engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
+        export.check_parity(source.model, engine)
+        engine.close()
+
+
 def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     files = {name: directory / name for name in (releases.MODEL_FILE, releases.TOKENIZER_FILE)}
     export.export(source.model, export.input_specs(source.image, source.text), files[releases.MODEL_FILE])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from engines.build import evaluate
-from engines.build.assemble import HeldOut, Source, assemble
+from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.dataset import split
 from engines.build.gather import gather_folder, gather_rendered
 from engines.build.models import compact
@@ -89,22 +89,24 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
     """Return the trained model with all that a release of it says."""
     text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
     vocabulary = train_tokenizer(written(catalog, text), size=recipe.vocabulary_size)
-    tokenizer = Tokenizer(vocabulary, text)
     torch.manual_seed(recipe.seed)
     config = compact.CompactConfig(
-        vocabulary_size=tokenizer.vocabulary_size,
+        vocabulary_size=vocabulary.get_vocab_size(),
         image_size=recipe.image_size,
         max_tokens=recipe.max_tokens,
         **recipe.model,
     )
     model = compact.CompactFusion(config)
-    train(model, catalog, encode(catalog, tokenizer), recipe, _progress_bar(count_steps(catalog, recipe), progress))
     provenance = facts | {
         "data_sha256": _data_digest(catalog, text),
         "recipe": recipe.as_dict(),
         "model": config.as_dict(),
     }
-    return Source(compact.FAMILY, model, vocabulary, image, text, provenance)
+    source = Source(compact.FAMILY, model, vocabulary, image, text, provenance)
+    rehearse(source)
+    texts = encode(catalog, Tokenizer(vocabulary, text))
+    train(model, catalog, texts, recipe, _progress_bar(count_steps(catalog, recipe), progress))
+    return source
 
 
 def _held_out(source: Source, catalog: Catalog, pairs: evaluate.Pairs) -> HeldOut:
