@@ -116,7 +116,7 @@ def _delete(
     A tombstone without a version is ordered by its offset: one that comes again after the product came back is old.
     """
     order = score.order if score.order is not None or state is None else state.order
-    if order is None or (state is not None and (state.deleted or _precedes(score, state))):
+    if order is None or (state is not None and _says_nothing_new(score, order, state)):
         return state, None
     deleted = AlertState(order=order, partition=score.source.partition, offset=score.source.offset, deleted=True)
     if state is None or state.alert is None:
@@ -125,6 +125,10 @@ def _delete(
     first_seen = state.first_seen or score.scored_at
     facts = _Facts("resolved", identity, state.alert, order, first_seen, "deleted", source)
     return deleted, _alert(facts, score)
+
+
+def _says_nothing_new(tombstone: ProductScore, order: int, state: AlertState) -> bool:
+    return _precedes(tombstone, state) or (state.deleted and order == state.order)
 
 
 def _precedes(tombstone: ProductScore, state: AlertState) -> bool:
