@@ -32,13 +32,14 @@ MAX_RECORD_BYTES = topics.MAX_DEAD_LETTER_BYTES
 class Outbox:
     """A producer whose `send` returns when the broker has the record; a context manager, for any number of tasks."""
 
-    def __init__(self, broker: BrokerSettings) -> None:
+    def __init__(self, broker: BrokerSettings, *, linger_ms: int = LINGER_MS) -> None:
         self._broker = broker
+        self._linger_ms = linger_ms
         self._stack = contextlib.AsyncExitStack()
         self._producer: AIOKafkaProducer
 
     async def __aenter__(self) -> Self:
-        self._producer = await self._stack.enter_async_context(producer(self._broker))
+        self._producer = await self._stack.enter_async_context(producer(self._broker, linger_ms=self._linger_ms))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,10 +89,8 @@ async def producer(broker: BrokerSettings, **options: Any) -> AsyncGenerator[AIO
 
 
 async def _started(broker: BrokerSettings, options: dict[str, Any]) -> AIOKafkaProducer:
-    connection = topics.client_kwargs(broker)
-    kafka = AIOKafkaProducer(
-        **connection, acks="all", linger_ms=LINGER_MS, max_request_size=MAX_RECORD_BYTES, **options
-    )
+    chosen: dict[str, Any] = topics.client_kwargs(broker) | {"linger_ms": LINGER_MS} | options
+    kafka = AIOKafkaProducer(acks="all", max_request_size=MAX_RECORD_BYTES, **chosen)
     try:
         await asyncio.wait_for(kafka.start(), topics.CONNECT_TIMEOUT_S)
     except BaseException:

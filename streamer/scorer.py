@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 import structlog
 import uvloop
+from faust.tables.manager import TableManager
 
 from engines.errors import EngineError
 from engines.runtime import loader
@@ -46,6 +47,14 @@ REBALANCE_MARGIN_S = 30.0
 
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
+
+
+class _Tables(TableManager):  # type: ignore[misc] # Faust is untyped to mypy
+    """Faust's table manager without the second it waits for tables to be declared: ours are, before the app starts."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
 
 
 class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
@@ -97,6 +106,7 @@ class Scorer:
         self.telemetry = Telemetry()
         self._app: ScorerApp
         self._outbox: Outbox
+        self._alerts: Outbox
         self._pipeline: Pipeline
         self._batcher: Batcher
         self._state: Any  # the alert agent's Faust table
@@ -130,6 +140,8 @@ class Scorer:
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
         self._pipeline = Pipeline(
             fetcher=fetcher,
             tokenizer=loader.load_tokenizer(settings.engine.release),
@@ -203,7 +215,7 @@ class Scorer:
         source = f"/{self._settings.broker.group}"
         next_state, alert = alerting.decide(state, score, source=source)
         if alert is not None:
-            await self._outbox.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
+            await self._alerts.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
             self.telemetry.alert(alert.type.rpartition(".")[2])
             log.info(
                 alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
@@ -324,6 +336,7 @@ def _faust_app(settings: Settings) -> ScorerApp:
         topic_disable_leader=True,
         stream_wait_empty=True,
         web_enabled=False,
+        TableManager=_Tables,
     )
     app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
     app.ordered.fetch_max_wait_ms = broker.fetch_max_wait_ms

@@ -50,8 +50,8 @@ async def _embedded() -> AsyncGenerator[Cluster]:
         yield Cluster(
             broker=settings.BrokerSettings(
                 bootstrap=embedded.bootstrap,
-                session_timeout_s=3.0,  # the broker holds the first join back for half of it
-                heartbeat_interval_s=0.7,
+                session_timeout_s=2.0,  # the broker holds the first join back for half of it
+                heartbeat_interval_s=0.5,
                 fetch_max_wait_ms=20,  # it holds every fetch for the whole of this, news or not
             ),
             names=settings.TopicSettings(partitions=PARTITIONS),
