@@ -23,6 +23,7 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -207,9 +208,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-def turns(engine: Engine, site: Site, count: int, name: str) -> Iterator[Turn]:
-    """Run (a) and (b) in turn."""
+def turns(load: Callable[[], Engine], site: Site, count: int, name: str) -> Iterator[Turn]:
+    """Run (a) and (b) in turn; the worker closes its engine, so each turn loads one."""
     for turn in range(count):
+        engine = load()
         lone = alone(engine, site, ALONE_S)
         rate, cpu_ms, size = _run(whole(engine, site, f"{name}-{turn}"))
         console.print(f"{name}, turn {turn + 1}: alone {lone:.0f}/s, pipeline {rate:.0f}/s, ratio {rate / lone:.3f}")
@@ -310,8 +312,8 @@ def main(  # noqa: PLR0917 - typer's options
         site = _site(stack, release, bootstrap, events_count, side, seed)
         for name, target in TARGETS.items():
             if only in ("", name):
-                engine = loader.load(release) if name == "cpu" else SimulatedAccelerator(site.manifest)
-                results[name] = _summary(list(turns(engine, site, repeat, name)), target)
+                load = partial(loader.load, release) if name == "cpu" else partial(SimulatedAccelerator, site.manifest)
+                results[name] = _summary(list(turns(load, site, repeat, name)), target)
         if only in ("", "stages"):
             results["stages_ms"] = {pixels: stage_costs(site, pixels, 200, seed) for pixels in (224, 1200)}
     _print(results)
