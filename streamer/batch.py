@@ -76,6 +76,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._failures = 0
+        self._pictures: NDArray[np.uint8] | None = None  # (max_batch, 3, H, W); the engine's thread alone touches it
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -129,7 +130,7 @@ class Batcher:
     def _infer(self, taken: list[_Waiting]) -> list[float | EngineError]:
         """Return one logit or error per pair; a batch that fails is tried again pair by pair."""
         try:
-            logits = self._engine.infer(_collate([waiting.pair for waiting in taken]))
+            logits = self._engine.infer(self._collate([waiting.pair for waiting in taken]))
         except InferenceFailed as error:
             if len(taken) == 1:
                 self._failures += 1
@@ -137,6 +138,17 @@ class Batcher:
             return [result for waiting in taken for result in self._infer([waiting])]
         self._failures = 0
         return [float(logit) for logit in logits]
+
+    def _collate(self, pairs: list[Pair]) -> Batch:
+        """Return the pairs as one batch, its pictures in memory that is used again: fresh pages would cost more."""
+        if self._pictures is None:
+            shape = (self._max_batch, *pairs[0].pixel_values.shape)
+            self._pictures = np.empty(shape, np.uint8)
+        return Batch(
+            pixel_values=np.stack([pair.pixel_values for pair in pairs], out=self._pictures[: len(pairs)]),
+            input_ids=np.stack([pair.input_ids for pair in pairs]),
+            attention_mask=np.stack([pair.attention_mask for pair in pairs]),
+        )
 
     def _deliver(
         self, taken: list[_Waiting], results: list[float | EngineError], started: float, infer_s: float
@@ -152,11 +164,3 @@ class Batcher:
         if self._failures >= MAX_FAILURES_IN_A_ROW and not self.fatal.done():
             reason = f"the engine failed {self._failures} times in a row; the last error is above"
             self.fatal.set_result(FatalError("engine_failing", reason))
-
-
-def _collate(pairs: list[Pair]) -> Batch:
-    return Batch(
-        pixel_values=np.stack([pair.pixel_values for pair in pairs]),
-        input_ids=np.stack([pair.input_ids for pair in pairs]),
-        attention_mask=np.stack([pair.attention_mask for pair in pairs]),
-    )
