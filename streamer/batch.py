@@ -76,7 +76,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._failures = 0
-        self._pictures: NDArray[np.uint8] | None = None  # (max_batch, 3, H, W); the engine's thread alone touches it
+        self._pictures: memoryview | None = None  # max_batch pictures; only the engine's thread touches it
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -140,12 +140,19 @@ class Batcher:
         return [float(logit) for logit in logits]
 
     def _collate(self, pairs: list[Pair]) -> Batch:
-        """Return the pairs as one batch, its pictures in memory that is used again: fresh pages would cost more."""
+        """Return the pairs as one batch, its pictures in memory that is used again: fresh pages would cost more.
+
+        Pictures are copied as plain bytes: numpy gives the interpreter away at each copy, and the engine would wait to
+        get it back once per pair.
+        """
+        shape, size = pairs[0].pixel_values.shape, pairs[0].pixel_values.nbytes
         if self._pictures is None:
-            shape = (self._max_batch, *pairs[0].pixel_values.shape)
-            self._pictures = np.empty(shape, np.uint8)
+            self._pictures = memoryview(bytearray(self._max_batch * size))
+        for row, pair in enumerate(pairs):
+            self._pictures[row * size : (row + 1) * size] = pair.pixel_values.data.cast("B")
+        pictures = np.frombuffer(self._pictures, np.uint8, count=len(pairs) * size)
         return Batch(
-            pixel_values=np.stack([pair.pixel_values for pair in pairs], out=self._pictures[: len(pairs)]),
+            pixel_values=pictures.reshape(len(pairs), *shape),
             input_ids=np.stack([pair.input_ids for pair in pairs]),
             attention_mask=np.stack([pair.attention_mask for pair in pairs]),
         )

@@ -104,6 +104,7 @@ def _session_options(threads: int, *, spin: bool) -> Any:  # noqa: ANN401 - the 
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; the runtime writes to stderr by itself
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    options.add_session_config_entry("session.dynamic_block_base", "4")
     return options
 
 
