@@ -40,6 +40,11 @@ class Worker:
         self._started_s = time.monotonic()
         self.url = url
 
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
     def check(self) -> None:
         """Raise when the worker has ended.
 
