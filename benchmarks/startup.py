@@ -20,7 +20,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streamer import topics
 from streamer.demo.cluster import run_cluster
 from streamer.demo.worker import scoring_worker, settings_variables
 
@@ -34,8 +33,8 @@ async def start_once(folder: Path) -> dict[str, Any]:
         with scoring_worker(variables, folder / "worker.log") as worker:
             ready_s = await worker.wait_until_ready(session)
             process = Path("/proc", str(worker.pid))
-            status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())  # noqa: ASYNC240
-            maps = (process / "maps").read_text()  # noqa: ASYNC240
+            status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+            maps = (process / "maps").read_text()
     rss_mb = int(status["VmRSS"].split()[0]) / 1024
     return {"ready_s": round(ready_s, 2), "rss_mb": round(rss_mb), "torch": "libtorch" in maps}
 
