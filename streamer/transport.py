@@ -215,21 +215,27 @@ class OrderedConsumer(driver.Consumer):
         for tp, record in self.scheduler.iterate(records):
             if tp in self._behind:
                 continue
-            ledger = self._ledger_of(tp)
-            if ledger is None or epoch != self._thread.epoch or not self._is_open(tp, active):
+            if epoch != self._thread.epoch or not self._is_open(tp, active):
                 self._behind.add(tp)
                 continue
+            ledger = self._ledger_of(tp)
             if record.offset >= ledger.next_offset:
                 ledger.deliver(record.offset)
                 await self.callback(self._to_message(tp, record))
 
     def _is_open(self, tp: TP, active: set[TP] | None) -> bool:
+        """Whether the partition may deliver now.
+
+        Streams wait for the end of a rebalance: flow is on before it, for the changelogs, and is turned on once more at
+        its end, which empties the agents' buffers of what has been delivered meanwhile.
+        """
+        if self.app.rebalancing and not self._is_changelog_tp(tp):
+            return False
         return self.flow_active and (active is None or tp in active or tp in self._buffered_partitions)
 
-    def _ledger_of(self, tp: TP) -> PartitionLedger | None:
-        """Return the partition's ledger; None during a rebalance, at whose end the partition will be sought."""
+    def _ledger_of(self, tp: TP) -> PartitionLedger:
         ledger = self._ledgers.get(tp)
-        if ledger is None and not self.app.rebalancing:
+        if ledger is None:
             raise FatalError("partition_not_sought", f"{tp} delivers records but was never sought; restart the worker")
         return ledger
 
