@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -60,6 +61,16 @@ class _Tables(TableManager):  # type: ignore[misc] # Faust is untyped to mypy
     async def on_start(self) -> None:
         await self._update_channels()
         await self.recovery.start()
+
+
+class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
+    """Faust's table that tells which record of its changelog holds the change just made."""
+
+    last_change: asyncio.Future[Any]
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's signature
+        self.last_change = super().send_changelog(*args, **kwargs)
+        return self.last_change
 
 
 class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
@@ -204,19 +215,35 @@ class Scorer:
     async def _alert(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         async for event in stream.noack().events():
             try:
-                await self._decide(event)
+                change = await self._decide(event)
             except Exception as error:
                 self._fail(error)
                 raise
-            event.ack()
+            if change is None:
+                event.ack()
+            else:
+                change.add_done_callback(partial(self._acknowledge, event))
 
-    async def _decide(self, event: Any) -> None:  # noqa: ANN401 - Faust's event
-        """Publish what the score changes, then write the state: a crash in between repeats the alert, same id."""
+    def _acknowledge(self, event: Any, change: asyncio.Future[Any]) -> None:  # noqa: ANN401 - Faust's event
+        """Acknowledge an event whose change of state the broker has; a change that it refused stops the worker."""
+        if change.cancelled():
+            return
+        error = change.exception()
+        if error is None:
+            event.ack()
+        else:
+            self._fail(FatalError("state_not_written", f"the changelog did not take a change: {error!r}"))
+
+    async def _decide(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
+        """Publish what the score changes, then write the state: a crash in between repeats the alert, same id.
+
+        Returns the delivery of the state's change, None when nothing has changed.
+        """
         try:
             score = events.parse_score(event.value)
         except RejectedEvent as error:
             await self._reject(_incoming(event), error)
-            return
+            return None
         state = alerting.from_table(self._state.get(score.product_id))
         source = f"/{self._settings.broker.group}"
         next_state, alert = alerting.decide(state, score, source=source)
@@ -228,6 +255,9 @@ class Scorer:
             )
         if next_state is not None and next_state != state:
             self._state[score.product_id] = alerting.to_table(next_state)
+            change: asyncio.Future[Any] = self._state.last_change
+            return change
+        return None
 
     async def _reject(self, incoming: Incoming, error: RejectedEvent) -> None:
         """Send a record of product-scores that no scorer wrote to the dead letters."""
@@ -342,6 +372,7 @@ def _faust_app(settings: Settings) -> ScorerApp:
         topic_disable_leader=True,
         stream_wait_empty=True,
         web_enabled=False,
+        Table=_Table,
         TableManager=_Tables,
     )
     app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s

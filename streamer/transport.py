@@ -10,7 +10,8 @@ delivery, and commits nothing when partitions are revoked (docs/adr/0002). This 
   an older one, or records that could not be delivered, are thrown away and their partition is sought back;
 * a partition without a committed offset is sought to its earliest offset explicitly;
 * when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
-* offsets are committed only after the producers have flushed, and not at all once a delivery has failed.
+* a commit does not rely on Faust's flush, which may return before a table's last change has left: the alert agent
+  acknowledges an event when the broker has the change (`streamer.scorer`).
 
 It reaches into private parts of exactly this Faust and aiokafka; both are pinned in pyproject.toml.
 """
@@ -31,7 +32,7 @@ from streamer.errors import FatalError
 from streamer.offsets import PartitionLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
 
     from faust.types import TP
 
@@ -127,7 +128,6 @@ class OrderedConsumer(driver.Consumer):
 
     Set by the composition root before the app starts:
         drain_timeout_s: how long what is in flight may take to finish when partitions are revoked.
-        before_commit: awaited before each commit; raises when a delivery has failed, which stops the worker.
         fetch_max_wait_ms: how long the broker may hold a fetch while there is nothing new.
     """
 
@@ -136,7 +136,6 @@ class OrderedConsumer(driver.Consumer):
 
     drain_timeout_s: float = 25.0
     fetch_max_wait_ms: int = 500
-    before_commit: Callable[[], Awaitable[None]] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, PartitionLedger] = {}
@@ -266,7 +265,7 @@ class OrderedConsumer(driver.Consumer):
             return await self.force_commit(topics, start_new_transaction=start_new_transaction)
 
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:  # noqa: ARG002 - Faust's signature
-        """Flush the producers, then commit the offsets that were committable before the flush began."""
+        """Commit what has been acknowledged; an acknowledgement says that the broker has what the event led to."""
         self._collect_acknowledgements()
         offsets = {
             tp: offset
@@ -275,9 +274,6 @@ class OrderedConsumer(driver.Consumer):
         }
         if not offsets:
             return False
-        await self.app.producer.flush()
-        if self.before_commit is not None:
-            await self.before_commit()
         if not await self._commit(offsets):
             return False
         self.commits += 1
