@@ -37,8 +37,8 @@ class Recipe:
 
     epochs: int
     seed: int
-    image_size: int = 160
-    image_sizes: tuple[tuple[float, int], ...] = ((0.25, 96), (0.88, 128))
+    image_size: int = 224
+    image_sizes: tuple[tuple[float, int], ...] = ((0.25, 96), (0.8, 128), (0.9, 160))
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     vocabulary_size: int = 2000

@@ -13,7 +13,7 @@ from engines.build import evaluate
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.dataset import split
 from engines.build.gather import gather_folder, gather_rendered
-from engines.build.models import compact
+from engines.build.models import small
 from engines.build.recipe import TEXT_FIELDS
 from engines.build.texts import encode, written
 from engines.build.train import Step, count_steps, train
@@ -90,19 +90,19 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
     text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
     vocabulary = train_tokenizer(written(catalog, text), size=recipe.vocabulary_size)
     torch.manual_seed(recipe.seed)
-    config = compact.CompactConfig(
+    config = small.SmallConfig(
         vocabulary_size=vocabulary.get_vocab_size(),
         image_size=recipe.image_size,
         max_tokens=recipe.max_tokens,
         **recipe.model,
     )
-    model = compact.CompactFusion(config)
+    model = small.SmallFusion(config)
     provenance = facts | {
         "data_sha256": _data_digest(catalog, text),
         "recipe": recipe.as_dict(),
         "model": config.as_dict(),
     }
-    source = Source(compact.FAMILY, model, vocabulary, image, text, provenance)
+    source = Source(small.FAMILY, model, vocabulary, image, text, provenance)
     rehearse(source)
     texts = encode(catalog, Tokenizer(vocabulary, text))
     train(model, catalog, texts, recipe, _progress_bar(count_steps(catalog, recipe), progress))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.build.dataset import Catalog
-    from engines.build.models.compact import CompactConfig, CompactFusion
+    from engines.build.models.small import SmallConfig, SmallFusion
     from engines.build.texts import Texts
 
 _MIN_SHARE: Final = 0.004  # of the products: what is rarer cannot be learned from so few
@@ -27,12 +27,12 @@ _UNKNOWN: Final = -100  # torch's label for "no loss here"
 class Teachers(nn.Module):
     """The sum of both teachers' losses, from the mean of a picture's tokens."""
 
-    def __init__(self, catalog: Catalog, texts: Texts, config: CompactConfig) -> None:
+    def __init__(self, catalog: Catalog, texts: Texts, config: SmallConfig) -> None:
         super().__init__()
         self.words = WordsTeacher(texts, config)
         self.facets = FacetsTeacher(catalog, config)
 
-    def forward(self, model: CompactFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
+    def forward(self, model: SmallFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
         """Return the loss of image tokens (B, N, C) of these products (B,)."""
         loss: Tensor = self.words(model, image_tokens, products) + self.facets(image_tokens.mean(dim=1), products)
         return loss
@@ -48,7 +48,7 @@ class WordsTeacher(nn.Module):
     words: Tensor
     prior: Tensor
 
-    def __init__(self, texts: Texts, config: CompactConfig) -> None:
+    def __init__(self, texts: Texts, config: SmallConfig) -> None:
         super().__init__()
         present = torch.zeros(len(texts.input_ids), config.vocabulary_size)
         present.scatter_(1, torch.from_numpy(texts.input_ids).long(), 1.0)
@@ -59,7 +59,7 @@ class WordsTeacher(nn.Module):
         self.register_buffer("present", present[:, words])  # (N, W)
         self.register_buffer("prior", torch.logit(shares[words]))
 
-    def forward(self, model: CompactFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
+    def forward(self, model: SmallFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
         """Return binary cross-entropy per true word."""
         bias = model.word_bias[self.words] + self.prior  # `word_bias` is left to say what a picture adds
         logits = model.word_logits(image_tokens, model.words.weight[self.words], bias)
@@ -72,7 +72,7 @@ class FacetsTeacher(nn.Module):
 
     labels: Tensor
 
-    def __init__(self, catalog: Catalog, config: CompactConfig) -> None:
+    def __init__(self, catalog: Catalog, config: SmallConfig) -> None:
         super().__init__()
         columns = [_labels([p.facets[i] for p in catalog.products]) for i in range(len(catalog.facet_names))]
         self.register_buffer("labels", torch.tensor(columns).T)  # (N, facets)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.build.dataset import Catalog
-    from engines.build.models.compact import CompactFusion
+    from engines.build.models.small import SmallFusion
     from engines.build.recipe import Recipe
     from engines.build.texts import Texts
 
@@ -67,8 +67,8 @@ class Average:
 
 
 def train(
-    model: CompactFusion, catalog: Catalog, texts: Texts, recipe: Recipe, on_step: Callable[[Step], None]
-) -> CompactFusion:
+    model: SmallFusion, catalog: Catalog, texts: Texts, recipe: Recipe, on_step: Callable[[Step], None]
+) -> SmallFusion:
     """Train the model in place and return it, averaged and in evaluation mode.
 
     Raises:
@@ -119,9 +119,7 @@ def _batches(catalog: Catalog, recipe: Recipe, total: int) -> Iterator[tuple[Ten
         yield _sized(moved, recipe.size_at(number / total)), owners
 
 
-def _compare(
-    model: CompactFusion, image_tokens: Tensor, owners: NDArray[np.int64], texts: Texts
-) -> tuple[Tensor, float]:
+def _compare(model: SmallFusion, image_tokens: Tensor, owners: NDArray[np.int64], texts: Texts) -> tuple[Tensor, float]:
     """Return the loss of each picture with its own text and its partner's, and the share of pairs told right."""
     half = len(owners) // 2
     compared = np.concatenate([owners, owners[half:], owners[:half]])  # own texts, then the partners'

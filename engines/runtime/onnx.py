@@ -6,6 +6,7 @@ Knows a model file and its manifest; nothing of products, events or files around
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,31 +24,37 @@ if TYPE_CHECKING:
 
 _ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)"}
 
+_CHUNK: Final = 4
+"""Pairs that one thread takes at a time: their activations stay in its cache. `benchmarks/engine.py` compares sizes."""
+
 
 class OnnxEngine:
     """An `engines.contract.Engine` on the CPU.
 
+    A batch is cut into small chunks, and each thread runs whole chunks. Threads that shared each operator instead would
+    meet after every one of them, and wait there whenever another job of the host, such as decoding, holds a core.
+
     Args:
         model: The release's `model.onnx`.
         manifest: What the model expects; a graph that says otherwise is refused.
-        threads: CPU threads of one inference; 0: one per core this process may use.
-        spin: Whether idle threads wait busily for the next operator. A few per cent faster, but the threads burn the
-            cores that decode pictures; off in a scorer.
+        threads: Threads that run chunks; 0: one per core this process may use.
 
     Raises:
         EngineUnavailable: ONNX Runtime cannot load the model, or the graph is not what the manifest says.
     """
 
-    def __init__(self, model: Path, manifest: Manifest, *, threads: int = 0, spin: bool = False) -> None:
+    def __init__(self, model: Path, manifest: Manifest, *, threads: int = 0) -> None:
         try:
             session: Any = onnxruntime.InferenceSession(
-                str(model), _session_options(threads, spin=spin), providers=["CPUExecutionProvider"]
+                str(model), _session_options(), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # the runtime's errors have no common base
             raise EngineUnavailable(f"ONNX Runtime cannot load {model}: {error}") from error
         _check_graph(session, manifest)
         self._session: Any = session
         self._manifest = manifest
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads, "onnx")
 
     @property
     def manifest(self) -> Manifest:
@@ -67,7 +74,7 @@ class OnnxEngine:
         """
         inputs = self._inputs(batch)
         try:
-            (logits,) = self._session.run(None, inputs)
+            logits = np.concatenate(list(self._pool.map(self._run, _chunks(inputs, len(batch), self._threads))))
         except Exception as error:  # the runtime's errors have no common base
             raise InferenceFailed(f"ONNX Runtime: {error}") from error
         if logits.shape != (len(batch),) or not np.isfinite(logits).all():
@@ -85,7 +92,12 @@ class OnnxEngine:
 
     def close(self) -> None:
         """Free the memory; no call may follow."""
+        self._pool.shutdown()
         del self._session
+
+    def _run(self, chunk: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        (logits,) = self._session.run(None, chunk)
+        return np.asarray(logits)
 
     def _inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
         """Return the batch by input name, checked: the runtime's own messages do not say which input is wrong."""
@@ -97,14 +109,18 @@ class OnnxEngine:
         return inputs
 
 
-def _session_options(threads: int, *, spin: bool) -> Any:  # noqa: ANN401 - the runtime has no types
+def _chunks(inputs: dict[str, NDArray[Any]], size: int, threads: int) -> list[dict[str, NDArray[Any]]]:
+    """Return the batch in pieces of at most `_CHUNK` pairs, smaller where threads would stay idle otherwise."""
+    step = min(_CHUNK, -(-size // threads))
+    return [{name: tensor[at : at + step] for name, tensor in inputs.items()} for at in range(0, size, step)]
+
+
+def _session_options() -> Any:  # noqa: ANN401 - the runtime has no types
     options: Any = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3  # errors; the runtime writes to stderr by itself
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    options.add_session_config_entry("session.dynamic_block_base", "4")
     return options
 
 

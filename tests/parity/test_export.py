@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engines.build import export
-from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.models.small import SmallConfig, SmallFusion
 from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, ImageSpec, Manifest, TextSpec
 from engines.errors import ParityExceeded
 from engines.runtime.onnx import OnnxEngine
@@ -26,7 +26,7 @@ def manifest() -> Manifest:
     return Manifest(
         schema_version=MANIFEST_SCHEMA,
         release="tiny",
-        family="compact",
+        family="small",
         created_at="2026-01-01T00:00:00Z",
         inputs=export.input_specs(IMAGE, TEXT),
         image=IMAGE,
@@ -43,11 +43,11 @@ def manifest() -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompactFusion, OnnxEngine]:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallFusion, OnnxEngine]:
     """Give a random model and its exported twin."""
     torch.manual_seed(0)
-    config = CompactConfig(100, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
-    model = CompactFusion(config).eval()
+    config = SmallConfig(100, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
+    model = SmallFusion(config).eval()
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
     export.export(model, manifest().inputs, path)
     return model, OnnxEngine(path, manifest(), threads=1)
@@ -64,7 +64,7 @@ def random_batch(size: int) -> Batch:
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_onnx_equals_torch(pair: tuple[CompactFusion, OnnxEngine], size: int) -> None:
+def test_onnx_equals_torch(pair: tuple[SmallFusion, OnnxEngine], size: int) -> None:
     """The same logits within 1e-4, whatever the batch size."""
     model, engine = pair
     batch = random_batch(size)
@@ -80,7 +80,7 @@ def test_onnx_equals_torch(pair: tuple[CompactFusion, OnnxEngine], size: int) ->
     assert np.abs(engine.infer(batch) - expected.numpy()).max() < 1e-4
 
 
-def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+def test_batched_equals_single(pair: tuple[SmallFusion, OnnxEngine]) -> None:
     """A pair's logit does not depend on the pairs beside it."""
     _, engine = pair
     batch = random_batch(6)
@@ -91,7 +91,7 @@ def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:
     assert np.abs(engine.infer(batch) - np.concatenate(single)).max() < 1e-5
 
 
-def test_padding_does_not_change_the_logit(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+def test_padding_does_not_change_the_logit(pair: tuple[SmallFusion, OnnxEngine]) -> None:
     """What stands behind the mask is not read."""
     _, engine = pair
     batch = random_batch(3)
@@ -99,10 +99,10 @@ def test_padding_does_not_change_the_logit(pair: tuple[CompactFusion, OnnxEngine
     assert np.abs(engine.infer(batch) - engine.infer(other)).max() < 1e-5
 
 
-def test_check_parity_of_another_model_is_exceeded(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+def test_check_parity_of_another_model_is_exceeded(pair: tuple[SmallFusion, OnnxEngine]) -> None:
     """A graph of other weights is refused."""
     model, engine = pair
     assert export.check_parity(model, engine) < 1e-4
     torch.manual_seed(1)
     with pytest.raises(ParityExceeded, match="differ by"):
-        export.check_parity(CompactFusion(model.config).eval(), engine)
+        export.check_parity(SmallFusion(model.config).eval(), engine)

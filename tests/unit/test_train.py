@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from engines.build.dataset import Catalog, Product
-from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.models.small import SmallConfig, SmallFusion
 from engines.build.recipe import Recipe
 from engines.build.texts import encode
 from engines.build.train import Step, train
@@ -31,13 +31,13 @@ def catalog() -> Catalog:
     return Catalog(products, ("color",), pixels, np.arange(32))
 
 
-def run(seed: int = 0) -> tuple[list[Step], CompactFusion]:
+def run(seed: int = 0) -> tuple[list[Step], SmallFusion]:
     """Train for 48 steps."""
     torch.set_num_threads(1)
     data = catalog()
     tokenizer = Tokenizer(train_tokenizer([p.fields["title"] for p in data.products] * 2, size=40), SPEC)
     torch.manual_seed(seed)
-    config = CompactConfig(tokenizer.vocabulary_size, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
+    config = SmallConfig(tokenizer.vocabulary_size, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
     recipe = Recipe(
         epochs=12,
         seed=seed,
@@ -49,7 +49,7 @@ def run(seed: int = 0) -> tuple[list[Step], CompactFusion]:
         learning_rate=5e-3,
     )
     steps: list[Step] = []
-    model = train(CompactFusion(config), data, encode(data, tokenizer), recipe, steps.append)
+    model = train(SmallFusion(config), data, encode(data, tokenizer), recipe, steps.append)
     return steps, model
 
 

@@ -1,4 +1,4 @@
-"""The compact family: a small fusion encoder, trained from scratch.
+"""The small family: a small fusion encoder, trained from scratch.
 
     picture → convolutions → 10 x 10 image tokens ┐
                                                   ├→ joint attention layers → evidence of each text token → logit
@@ -24,14 +24,14 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 if TYPE_CHECKING:
     from torch import Tensor
 
-FAMILY: Final = "compact"
+FAMILY: Final = "small"
 
 _STRIDE: Final = 16  # pixels per image token, each side
 _MASKED: Final = -1e4  # added to the score of padding: no weight, and still finite in 16 bits
 
 
 @dataclass(frozen=True)
-class CompactConfig:
+class SmallConfig:
     """Sizes; with the defaults 2.0 M parameters at a vocabulary of 900."""
 
     vocabulary_size: int
@@ -48,10 +48,10 @@ class CompactConfig:
         return asdict(self)
 
 
-class CompactFusion(nn.Module):
+class SmallFusion(nn.Module):
     """`forward(pixel_values, input_ids, attention_mask) -> logits`, as every family."""
 
-    def __init__(self, config: CompactConfig) -> None:
+    def __init__(self, config: SmallConfig) -> None:
         super().__init__()
         self.config = config
         self.grid = config.image_size // _STRIDE
@@ -127,7 +127,7 @@ class JointLayer(nn.Module):
     Source: Vaswani et al. 2017; pre-norm as in Xiong et al. 2020.
     """
 
-    def __init__(self, config: CompactConfig) -> None:
+    def __init__(self, config: SmallConfig) -> None:
         super().__init__()
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(config.width)
