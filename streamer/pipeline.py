@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -31,7 +32,7 @@ from streamer.events import DeadLetter, ProductScore, ProductUpdate, RecordedOut
 from streamer.fetch import NotModified
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from concurrent.futures import Executor
 
     from engines.contract import Manifest
@@ -138,6 +139,7 @@ class Pipeline:
         self._telemetry = telemetry
         self._room = asyncio.Semaphore(settings.max_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.depths = {"fetch": 0, "preprocess": 0}  # events in these two stages, or waiting for their turn
         # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
         self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
         self._probabilities: FIFOCache[tuple[str, str, str], float] = FIFOCache(max(settings.score_cache_entries, 1))
@@ -262,13 +264,15 @@ class Pipeline:
         seen = self._seen.get(url)
         known = None if seen is None else self._known(seen.image_sha256, text_sha256)
         started = time.perf_counter()
-        fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
+        with self._inside("fetch"):
+            fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
         self._clock(passage, "fetch", time.perf_counter() - started)
         if isinstance(fetched, NotModified):
             assert seen is not None
             return _Prepared(seen.image_sha256, probability=known)
         loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, text, text_sha256)
+        with self._inside("preprocess"):
+            prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, text, text_sha256)
         self._clock(passage, "decode", prepared.decode_s)
         self._clock(passage, "tokenise", prepared.tokenise_s)
         if fetched.validator is not None and self._settings.score_cache_entries:
@@ -362,6 +366,15 @@ class Pipeline:
         if record.probability is not None:
             self._telemetry.probability(record.probability)
         log.debug("event.recorded", outcome=record.outcome, probability=record.probability, **facts)
+
+    @contextmanager
+    def _inside(self, stage: str) -> Generator[None]:
+        """Count the event among those in the stage."""
+        self.depths[stage] += 1
+        try:
+            yield
+        finally:
+            self.depths[stage] -= 1
 
     def _clock(self, passage: _Passage, stage: str, seconds: float) -> None:
         passage.stages_ms[f"{stage}_ms"] = round(seconds * 1e3, 2)

@@ -200,6 +200,8 @@ class Scorer:
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         telemetry = self._settings.telemetry
         self.telemetry.watch_depth("in_flight", lambda: self._pipeline.in_flight)
+        for stage in self._pipeline.depths:
+            self.telemetry.watch_depth(stage, partial(self._pipeline.depths.__getitem__, stage))
         self.telemetry.watch_depth("engine", lambda: self._batcher.waiting)
         if telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)

@@ -135,6 +135,18 @@ async def test_same_picture_under_another_url_costs_no_inference(bench: Bench) -
     assert [score["outcome"] for score in await bench.settle()] == ["scored", "unchanged"]
 
 
+async def test_depths_count_the_events_in_a_stage(bench: Bench) -> None:
+    """An event that waits for its picture is counted under fetch, also when it is superseded there; then no more."""
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1))
+    while not bench.fetcher.asked:  # noqa: ASYNC110 - the fake signals nothing
+        await asyncio.sleep(0)
+    assert bench.pipeline.depths == {"fetch": 1, "preprocess": 0}
+    await bench.send(update(2, WRONG))
+    await bench.settle()
+    assert bench.pipeline.depths == {"fetch": 0, "preprocess": 0}
+
+
 async def test_newer_version_supersedes_the_one_that_waits(bench: Bench) -> None:
     """The older version ends without inference, and its record comes first."""
     bench.fetcher.hold(RIGHT)
