@@ -69,3 +69,34 @@ class Recipe:
         hard = min(1.0, max(0.0, progress - self.looking) / self.curriculum) if self.curriculum > 0 else 1.0
         kinds = self.easy_mix.keys() | self.hard_mix.keys()
         return {k: (1 - hard) * self.easy_mix.get(k, 0.0) + hard * self.hard_mix.get(k, 0.0) for k in sorted(kinds)}
+
+
+@dataclass(frozen=True)
+class AdaptRecipe:
+    """Hyperparameters of adapting a compact model to a catalogue.
+
+    Each picture is compared with 3 + `hard_texts` texts a step. `mix` gives the probability of each kind of partner
+    (`engines.build.mining.KINDS`). `trimmed_share` of the matches, those with the largest losses, are taken for errors
+    of the catalogue.
+    """
+
+    seed: int
+    epochs: float = 8.0
+    max_tokens: int = 64
+    model: dict[str, Any] = field(default_factory=dict)
+    anchors_per_step: int = 16
+    hard_texts: int = 3
+    learning_rate: float = 7e-4
+    backbone_learning_rate: float = 1.5e-4
+    weight_decay: float = 0.05
+    average_decay: float = 0.995
+    contrastive_weight: float = 0.5
+    facet_weight: float = 0.3
+    trimmed_share: float = 0.0
+    mix: dict[str, float] = field(
+        default_factory=lambda: {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
+    )
+
+    def as_dict(self) -> dict[str, object]:
+        """Return every choice for the manifest's provenance."""
+        return asdict(self)

@@ -30,7 +30,7 @@ class Teachers(nn.Module):
     def __init__(self, catalog: Catalog, texts: Texts, config: SmallConfig) -> None:
         super().__init__()
         self.words = WordsTeacher(texts, config)
-        self.facets = FacetsTeacher(catalog, config)
+        self.facets = FacetsTeacher(catalog, config.width)
 
     def forward(self, model: SmallFusion, image_tokens: Tensor, products: Tensor) -> Tensor:
         """Return the loss of image tokens (B, N, C) of these products (B,)."""
@@ -72,11 +72,11 @@ class FacetsTeacher(nn.Module):
 
     labels: Tensor
 
-    def __init__(self, catalog: Catalog, config: SmallConfig) -> None:
+    def __init__(self, catalog: Catalog, width: int) -> None:
         super().__init__()
         columns = [_labels([p.facets[i] for p in catalog.products]) for i in range(len(catalog.facet_names))]
         self.register_buffer("labels", torch.tensor(columns).T)  # (N, facets)
-        self.classifiers = nn.ModuleList(nn.Linear(config.width, max(1, 1 + max(column))) for column in columns)
+        self.classifiers = nn.ModuleList(nn.Linear(width, max(1, 1 + max(column))) for column in columns)
 
     def forward(self, pooled: Tensor, products: Tensor) -> Tensor:
         """Return cross-entropy, the mean over the facets of those products that have them."""

@@ -61,6 +61,14 @@ class Average:
             else:
                 self._state[name].copy_(value)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the average, to be saved."""
+        return self._state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a saved average."""
+        self._state = state
+
     def copy_to(self, model: nn.Module) -> None:
         """Give the average to the model."""
         model.load_state_dict(self._state)

