@@ -102,8 +102,7 @@ def rehearse(source: Source) -> None:
 def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     files = {name: directory / name for name in (releases.MODEL_FILE, releases.TOKENIZER_FILE)}
     export.export(source.model, export.input_specs(source.image, source.text), files[releases.MODEL_FILE])
-    source.tokenizer.no_padding()  # the runtime sets both from the manifest
-    source.tokenizer.no_truncation()
+    source.tokenizer.no_truncation()  # the runtime sets it, and the length of padding, from the manifest
     source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
     return files
 

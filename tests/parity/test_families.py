@@ -1,0 +1,94 @@
+"""Every pretrained family, exported: the graph gives the model's logits, in every batch size, whatever the padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from engines.build import export
+from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, Manifest
+from engines.runtime.onnx import OnnxEngine
+from tests import tiny_families
+
+if TYPE_CHECKING:
+    from engines.build.assemble import Source
+
+
+def manifest(source: Source) -> Manifest:
+    """Return the manifest of a tiny engine."""
+    return Manifest(
+        schema_version=MANIFEST_SCHEMA,
+        release="tiny",
+        family=source.family,
+        created_at="2026-01-01T00:00:00Z",
+        inputs=export.input_specs(source.image, source.text),
+        image=source.image,
+        text=source.text,
+        calibration=Calibration(),
+        threshold=0.5,
+        thresholds={},
+        max_batch=8,
+        parent=None,
+        metrics={},
+        provenance={},
+        files={},
+    )
+
+
+@pytest.fixture(scope="module", params=tiny_families.NAMES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
+    """Give a random model and its exported twin; an export takes seconds, so the tests share it."""
+    source = tiny_families.source(request.param)
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    export.export(source.model, manifest(source).inputs, path)
+    return source, OnnxEngine(path, manifest(source), threads=1)
+
+
+def batch(size: int, *, seed: int) -> Batch:
+    """Return random pairs whose texts have different lengths."""
+    return Batch(*(tensor.numpy() for tensor in tiny_families.pairs(size, seed=seed)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_onnx_equals_torch(exported: tuple[Source, OnnxEngine], size: int) -> None:
+    """The same logits within 1e-4, whatever the batch size and the lengths of the texts."""
+    source, engine = exported
+    for seed in range(3):
+        tensors = tiny_families.pairs(size, seed=seed)
+        with torch.no_grad():
+            expected = source.model(*tensors).numpy()
+        assert np.abs(engine.infer(batch(size, seed=seed)) - expected).max() < 1e-4
+
+
+def test_export_passes_the_releases_check(exported: tuple[Source, OnnxEngine]) -> None:
+    """What is assembled to a release is compared by `check_parity` first."""
+    source, engine = exported
+    assert export.check_parity(source.model, engine) < 1e-4
+
+
+def test_batched_equals_single(exported: tuple[Source, OnnxEngine]) -> None:
+    """A pair's logit does not depend on the pairs beside it."""
+    _, engine = exported
+    together = batch(6, seed=4)
+    single = [
+        engine.infer(
+            Batch(
+                together.pixel_values[i : i + 1],
+                together.input_ids[i : i + 1],
+                together.attention_mask[i : i + 1],
+            )
+        )
+        for i in range(6)
+    ]
+    assert np.abs(engine.infer(together) - np.concatenate(single)).max() < 1e-5
+
+
+def test_padding_does_not_change_the_logit(exported: tuple[Source, OnnxEngine]) -> None:
+    """What stands behind the mask is not read."""
+    _, engine = exported
+    padded = batch(5, seed=5)
+    other = Batch(padded.pixel_values, np.where(padded.attention_mask == 1, padded.input_ids, 3), padded.attention_mask)
+    assert np.abs(engine.infer(padded) - engine.infer(other)).max() < 1e-5
