@@ -1,4 +1,4 @@
-"""Fixtures shared by every test: real brokers."""
+"""Fixtures shared by every test: real brokers, and a quiet torch."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def tansu() -> Iterator[EmbeddedBroker]:
     """The embedded broker, new and empty for each test."""
     with EmbeddedBroker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Small tensors are not worth a second thread, least of all beside other work."""
+    import torch  # noqa: PLC0415 - most tests do without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Small random checkpoints of every pretrained family, in the hub's format: pictures of 32 pixels, 8 tokens, width 32."""
+"""Small random models of every pretrained family: pictures of 32 pixels, 8 tokens, width 32."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ def core(family: str) -> PreTrainedModel:
             return Blip2ForImageTextRetrieval(_blip2_config(words))
         case "flava":
             return FlavaModel(
-                FlavaConfig(
-                    text_config=words, image_config=_PICTURE, multimodal_config=_ENCODER, projection_dim=16
-                )
+                FlavaConfig(text_config=words, image_config=_PICTURE, multimodal_config=_ENCODER, projection_dim=16)
             )
         case _:
             text = words | {"bos_token_id": vocabulary - 2, "eos_token_id": vocabulary - 1}

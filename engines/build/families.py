@@ -1,7 +1,7 @@
 """Every model family by name, and a checkpoint with all that a release of it needs.
 
 `load` gives a `Source`, which `engines.build.assemble` makes a release of; `save` writes it where `load` finds it
-again, in the hub's format. The library's own code reads configs, weights and tokenizers, from a hub or from a directory.
+again, in the hub's format. The library's own code reads configs, weights and tokenizers, from a hub or a directory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engines.build.assemble import Source
@@ -107,7 +108,7 @@ def save(source: Source, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     source.model.save_pretrained(directory)
     padding = source.tokenizer.padding
-    wrapped = PreTrainedTokenizerFast(
+    wrapped: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=source.tokenizer, pad_token=padding["pad_token"] if padding else PAD_TOKEN
     )
     wrapped.save_pretrained(directory)
@@ -138,5 +139,5 @@ def _provenance(source: str | Path, model: PretrainedFusion) -> dict[str, Any]:
     path = Path(source)
     facts: dict[str, Any] = {"checkpoint": path.name if path.is_dir() else str(source)}
     if model.resampler is not None:
-        facts["attributes"] = model.resampler.spec.as_dict()
+        facts["attributes"] = msgspec.to_builtins(model.resampler.spec)
     return facts

@@ -9,22 +9,29 @@ import pytest
 import torch
 
 from engines.build import export
+from engines.build.models.attributes import AttributeSpec
 from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, Manifest
+from engines.errors import InferenceFailed
 from engines.runtime.onnx import OnnxEngine
 from tests import tiny_families
 
 if TYPE_CHECKING:
     from engines.build.assemble import Source
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-def manifest(source: Source) -> Manifest:
+
+ATTRIBUTES = AttributeSpec(numbers=2, categories=(3, 5), history=4, latents=3)
+
+
+def manifest(source: Source, *, attributes: int = 0) -> Manifest:
     """Return the manifest of a tiny engine."""
     return Manifest(
         schema_version=MANIFEST_SCHEMA,
         release="tiny",
         family=source.family,
         created_at="2026-01-01T00:00:00Z",
-        inputs=export.input_specs(source.image, source.text),
+        inputs=export.input_specs(source.image, source.text, attributes=attributes),
         image=source.image,
         text=source.text,
         calibration=Calibration(),
@@ -92,3 +99,28 @@ def test_padding_does_not_change_the_logit(exported: tuple[Source, OnnxEngine]) 
     padded = batch(5, seed=5)
     other = Batch(padded.pixel_values, np.where(padded.attention_mask == 1, padded.input_ids, 3), padded.attention_mask)
     assert np.abs(engine.infer(padded) - engine.infer(other)).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def exported_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
+    """Give a model that takes attributes and its exported twin."""
+    source = tiny_families.source("blip", attributes=ATTRIBUTES)
+    expected = manifest(source, attributes=ATTRIBUTES.columns)
+    path = tmp_path_factory.mktemp("attributes") / "model.onnx"
+    export.export(source.model, expected.inputs, path)
+    return source, OnnxEngine(path, expected, threads=1)
+
+
+def test_onnx_with_attributes_equals_torch(exported_with_attributes: tuple[Source, OnnxEngine]) -> None:
+    """The same logits within 1e-4 with a fourth input, some of whose values are missing."""
+    source, engine = exported_with_attributes
+    engine.warm()
+    for seed in range(3):
+        assert export.check_parity(source.model, engine, seed=seed) < 1e-4
+
+
+def test_engine_with_attributes_refuses_a_batch_without(exported_with_attributes: tuple[Source, OnnxEngine]) -> None:
+    """A batch that lacks an input says which."""
+    _, engine = exported_with_attributes
+    with pytest.raises(InferenceFailed, match="no attributes"):
+        engine.infer(batch(2, seed=6))

@@ -15,9 +15,9 @@ FT-Transformer, Gorishniy et al. 2021.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -30,8 +30,7 @@ _LARGEST_SCORE: Final = 8.0  # standard deviations; a price of 1e9 says no more 
 _LONGEST_PERIOD: Final = 10_000.0  # Source: Vaswani et al. 2017
 
 
-@dataclass(frozen=True)
-class AttributeSpec:
+class AttributeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The columns, and how many tokens they become.
 
     Attributes:
@@ -54,15 +53,6 @@ class AttributeSpec:
     def columns(self) -> int:
         """A: how many columns there are."""
         return self.numbers + len(self.categories) + self.history
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the choices for a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, choices: dict[str, Any]) -> AttributeSpec:
-        """Return what `as_dict` gave."""
-        return cls(**{**choices, "categories": tuple(choices["categories"])})
 
 
 class Resampler(nn.Module):
@@ -105,6 +95,7 @@ class ColumnTokens(nn.Module):
     center: Tensor
     deviation: Tensor
     offsets: Tensor
+    last_ids: Tensor
 
     def __init__(self, spec: AttributeSpec, width: int) -> None:
         super().__init__()
@@ -128,12 +119,10 @@ class ColumnTokens(nn.Module):
         """Return tokens (B, A, C) of attributes (B, A, 2)."""
         known = attributes[..., 1] > 0  # (B, A)
         values = torch.where(known, attributes[..., 0], 0.0)
-        numbers, ids, history = values.split([self.spec.numbers, len(self.spec.categories), self.spec.history], dim=1)
-        scores = self._standardised(torch.cat([numbers, history], dim=1))
-        number_scores, history_scores = scores.split([self.spec.numbers, self.spec.history], dim=1)
-        tokens = torch.cat(
-            [number_scores[..., None] * self.numbers, self._words(ids), history_scores[..., None] * self.history], dim=1
-        )
+        first, last = self.spec.numbers, self.spec.columns - self.spec.history
+        scores = self._standardised(torch.cat([values[:, :first], values[:, last:]], dim=1))[..., None]
+        numbers, history = scores[:, :first] * self.numbers, scores[:, first:] * self.history
+        tokens = torch.cat([numbers, self._words(values[:, first:last]), history], dim=1)
         return torch.where(known[..., None], tokens, self.missing) + self.identity
 
     def standardise_by(self, attributes: Tensor) -> None:
@@ -177,14 +166,17 @@ class ResamplerLayer(nn.Module):
         normed = self.latent_norm(latents)
         read = torch.cat([self.column_norm(columns), normed], dim=1)
         keys, values = self.keys_values(read).chunk(2, dim=-1)
-        heard = F.scaled_dot_product_attention(self._split(self.queries(normed)), self._split(keys), self._split(values))
+        heard = F.scaled_dot_product_attention(
+            self._split(self.queries(normed)), self._split(keys), self._split(values)
+        )
         latents = latents + self.attended(heard.transpose(1, 2).flatten(2))
         fed: Tensor = latents + self.feed(latents)
         return fed
 
     def _split(self, tokens: Tensor) -> Tensor:
         """Return (B, heads, L, C / heads)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = tokens.shape
+        return tokens.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 def _times(steps: int, width: int) -> Tensor:

@@ -22,7 +22,6 @@ class Blip(PretrainedFusion):
     core_class = BlipForImageTextRetrieval
     fit = "stretch"
     heads = ("itm_head.", "vision_proj.", "text_proj.")
-    core: BlipForImageTextRetrieval
 
     @property
     def width(self) -> int:

@@ -2,8 +2,8 @@
 
 The language model behind the Q-Former has no part in matching and is not loaded.
 
-Source: "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models", Li, Li,
-Savarese, Hoi 2023.
+Source: "BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models", Li,
+Li, Savarese, Hoi 2023.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ class Blip2(PretrainedFusion):
     core_class = Blip2ForImageTextRetrieval
     fit = "stretch"
     heads = ("itm_head.", "vision_projection.", "text_projection.")
-    core: Blip2ForImageTextRetrieval
 
     @property
     def width(self) -> int:

@@ -34,7 +34,6 @@ class Clip(PretrainedFusion):
     family = "clip"
     core_class = CLIPModel
     fit = "pad"
-    core: CLIPModel
 
     def __init__(
         self, core: PreTrainedModel, pixels: PixelStatistics, *, attributes: AttributeSpec | None = None
@@ -81,6 +80,6 @@ class Clip(PretrainedFusion):
         ends every text, cut or not, with one.
         """
         states = self.core.text_model(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, C)
-        last = attention_mask.sum(dim=1).to(torch.int64) - 1
-        pooled = states.take_along_dim(last[:, None, None], dim=1).squeeze(1)
+        last = attention_mask - F.pad(attention_mask[:, 1:], (0, 1))  # 1 on the last real token, else 0
+        pooled = (states * last[:, :, None]).sum(dim=1)
         return F.normalize(self.core.text_projection(pooled), dim=-1)

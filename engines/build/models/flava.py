@@ -1,4 +1,4 @@
-"""FLAVA: an image encoder and a text encoder, and a multimodal encoder that reads both; a linear head on its class token.
+"""FLAVA: a multimodal encoder reads what an image and a text encoder say; a linear head on its class token decides.
 
 Source: "FLAVA: A Foundational Language And Vision Alignment Model", Singh et al. 2022.
 """
@@ -14,12 +14,11 @@ from transformers import FlavaModel
 from engines.build.models.pretrained import PretrainedFusion
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from engines.build.models.attributes import AttributeSpec
     from engines.build.models.pretrained import PixelStatistics
-
-    from torch import Tensor
 
 
 class Flava(PretrainedFusion):
@@ -28,7 +27,6 @@ class Flava(PretrainedFusion):
     family = "flava"
     core_class = FlavaModel
     fit = "pad"
-    core: FlavaModel
 
     def __init__(
         self, core: PreTrainedModel, pixels: PixelStatistics, *, attributes: AttributeSpec | None = None

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Self
 
+import msgspec
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -30,6 +31,7 @@ ATTRIBUTES_FILE: Final = "mismatch_attributes.json"
 _PROCESSOR_FILE: Final = "preprocessor_config.json"
 
 _CORE: Final = "core."
+_OF_ATTRIBUTES: Final = ("resampler.", "gate")  # random where a checkpoint gets its first attributes
 
 
 class PixelStatistics(NamedTuple):
@@ -49,13 +51,13 @@ class PretrainedFusion(nn.Module, ABC):
     """
 
     family: ClassVar[str]
-    core_class: ClassVar[type[PreTrainedModel]]
+    core_class: ClassVar[Any]  # the library's annotations of configs and submodules are wider than what is there
     fit: ClassVar[Literal["pad", "stretch"]]
     """How the checkpoints of this family saw pictures that are not square; where they were cropped, "pad"."""
     heads: ClassVar[tuple[str, ...]] = ()
     """Parts of `core` that a checkpoint may lack, because it was trained for something else: they start at random."""
 
-    core: Any  # each family knows its class; the library's own annotations of submodules are wider than they are
+    core: Any  # as `core_class`
     mean: Tensor
     std: Tensor
 
@@ -102,11 +104,12 @@ class PretrainedFusion(nn.Module, ABC):
         return (pixel_values.float() - self.mean) / self.std
 
     def joined(self, tokens: Tensor, mask: Tensor, attributes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return tokens (B, L + K, C) and their mask (B, L + K): the attributes' K tokens after the L that are given."""
+        """Return tokens (B, L + K, C) and mask (B, L + K): the attributes' K tokens after the L that are given."""
         if attributes is None:
             return tokens, mask
         extra = self.attribute_tokens(attributes)
-        return torch.cat([tokens, extra], dim=1), torch.cat([mask, torch.ones_like(extra[..., 0]).to(mask.dtype)], dim=1)
+        real = torch.ones_like(extra[..., 0]).to(mask.dtype)
+        return torch.cat([tokens, extra], dim=1), torch.cat([mask, real], dim=1)
 
     def attribute_tokens(self, attributes: Tensor) -> Tensor:
         """Return the attributes' tokens (B, K, C).
@@ -133,23 +136,22 @@ class PretrainedFusion(nn.Module, ABC):
         """
         try:
             core = cls._load_core(source)
-            pixels = _read_pixels(source)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:  # what the library raises, by experience
+            model = cls(core, _read_pixels(source), attributes=_read_attributes(source) or attributes)
+            model._load_extras(source)
+        except Exception as error:  # the library's errors, and those of the files' formats, have no common base
             raise EngineUnavailable(f"{source} is not a checkpoint that {cls.family} can load: {error}") from error
-        model = cls(core, pixels, attributes=_read_attributes(source) or attributes)
-        extras = _find(source, EXTRAS_FILE)
-        if extras is not None:
-            model._load_extras(load_file(extras))
         return model.eval()
 
     def save_pretrained(self, directory: Path) -> None:
         """Write the model into `directory`, which is made when missing."""
         self.core.save_pretrained(directory)
         extras = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith(_CORE)}
+        for name in (EXTRAS_FILE, ATTRIBUTES_FILE):
+            (directory / name).unlink(missing_ok=True)  # of a model that was saved here before
         if extras:
             save_file({name: tensor.contiguous() for name, tensor in extras.items()}, directory / EXTRAS_FILE)
         if self.resampler is not None:
-            (directory / ATTRIBUTES_FILE).write_text(json.dumps(self.resampler.spec.as_dict(), indent=2))
+            (directory / ATTRIBUTES_FILE).write_bytes(msgspec.json.encode(self.resampler.spec))
         processor = {
             "image_mean": self.pixels.mean,
             "image_std": self.pixels.std,
@@ -164,20 +166,30 @@ class PretrainedFusion(nn.Module, ABC):
         Raises:
             ValueError: the checkpoint is of another kind, or lacks more than a head.
         """
-        kind = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
-        expected = cls.core_class.config_class.model_type
+        kind: object = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type")
+        expected: str = cls.core_class.config_class.model_type
         if kind != expected:
             raise ValueError(f"its config.json says model_type {kind!r}, not {expected!r}")
+        core: PreTrainedModel
         core, loaded = cls.core_class.from_pretrained(str(source), dtype=torch.float32, output_loading_info=True)
         lacking = sorted(name for name in loaded["missing_keys"] if not name.startswith(cls.heads))
         if lacking:
             raise ValueError(f"it lacks {len(lacking)} weights, among them {lacking[0]}")
         return core
 
-    def _load_extras(self, extras: dict[str, Tensor]) -> None:
-        unexpected = self.load_state_dict(extras, strict=False).unexpected_keys
-        if unexpected:
-            raise EngineUnavailable(f"{EXTRAS_FILE} holds weights that {self.family} does not have: {unexpected}")
+    def _load_extras(self, source: str | Path) -> None:
+        """Take over what the checkpoint has beside the library's weights; a checkpoint of a hub has nothing.
+
+        Raises:
+            ValueError: the file is not of this family.
+        """
+        found = _find(source, EXTRAS_FILE)
+        if found is None:
+            return
+        keys = self.load_state_dict(load_file(found), strict=False)
+        lacking = [name for name in keys.missing_keys if not name.startswith((_CORE, *_OF_ATTRIBUTES))]
+        if lacking or keys.unexpected_keys:
+            raise ValueError(f"{EXTRAS_FILE} lacks {lacking} and has, not expected, {keys.unexpected_keys}")
 
 
 def _find(source: str | Path, name: str) -> Path | None:
@@ -193,4 +205,4 @@ def _read_pixels(source: str | Path) -> PixelStatistics:
 
 def _read_attributes(source: str | Path) -> AttributeSpec | None:
     found = _find(source, ATTRIBUTES_FILE)
-    return None if found is None else AttributeSpec.from_dict(json.loads(found.read_text()))
+    return None if found is None else msgspec.json.decode(found.read_bytes(), type=AttributeSpec)

@@ -30,7 +30,6 @@ class Vilt(PretrainedFusion):
     core_class = ViltForImageAndTextRetrieval
     fit = "pad"
     heads = ("rank_output.",)
-    core: ViltForImageAndTextRetrieval
 
     @property
     def width(self) -> int:
@@ -75,11 +74,11 @@ class Vilt(PretrainedFusion):
     def _positions(self, rows: int, columns: int) -> Tensor:
         """Return (rows * columns, C), interpolated from the checkpoint's square grid."""
         side = self.core.config.image_size // self.core.config.patch_size
-        grid: Tensor = self.core.vilt.embeddings.position_embeddings[0, 1:].unflatten(0, (side, side))  # (S, S, C)
+        grid: Tensor = self.core.vilt.embeddings.position_embeddings[0, 1:].reshape(side, side, -1)  # (S, S, C)
         if (rows, columns) == (side, side):
             return grid.flatten(0, 1)
         down, across = (_interpolation(count, side).to(grid) for count in (rows, columns))
-        by_row = torch.matmul(down, grid.flatten(1)).unflatten(1, (side, -1))  # (rows, S, C)
+        by_row = torch.matmul(down, grid.flatten(1)).reshape(rows, side, -1)  # (rows, S, C)
         return torch.matmul(across, by_row).flatten(0, 1)
 
 
