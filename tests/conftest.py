@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from tests.brokers import GivenKafka, Kafka, running_kafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library, which reads it once: no test asks a hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from rich.progress import Progress
 
-from engines.build import export
+from engines import releases
+from engines.build import evaluate, export
+from engines.build.assemble import HeldOut, assemble
+from engines.build.gather import gather_rendered
 from engines.build.models.attributes import AttributeSpec
+from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, Manifest
 from engines.errors import InferenceFailed
+from engines.runtime.loader import load, load_tokenizer
 from engines.runtime.onnx import OnnxEngine
+from engines.text import Tokenizer
 from tests import tiny_families
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engines.build.assemble import Source
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -124,3 +133,20 @@ def test_engine_with_attributes_refuses_a_batch_without(exported_with_attributes
     _, engine = exported_with_attributes
     with pytest.raises(InferenceFailed, match="no attributes"):
         engine.infer(batch(2, seed=6))
+
+
+def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint with a tokenizer of its own, and weights in a file of their own, runs from its release."""
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)  # bytes
+    source = tiny_families.source("clip")
+    with Progress(disable=True) as progress:
+        catalog = gather_rendered(60, seed=1, image=source.image, progress=progress)
+        texts = encode(catalog, Tokenizer(source.tokenizer, source.text))
+        held_out = HeldOut(catalog, texts, evaluate.hard_pairs(catalog, seed=1))
+        release = assemble(source, held_out, held_out, precision=0.5, out=tmp_path, progress=progress)
+    assert "model.onnx.data" in releases.verify(release).files
+    ids, mask = load_tokenizer(release).encode(["title: red mug"])
+    pixels = np.full((1, 3, tiny_families.SIZE, tiny_families.SIZE), 200, dtype=np.uint8)
+    with torch.no_grad():
+        expected = source.model(*(torch.from_numpy(array) for array in (pixels, ids, mask)))
+    assert np.abs(load(release, threads=1).infer(Batch(pixels, ids, mask)) - expected.numpy()).max() < 1e-4

@@ -18,17 +18,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-pytestmark = pytest.mark.usefixtures("_offline", "one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SPEC = AttributeSpec(numbers=2, categories=(3, 5), history=4, latents=3, heads=4)
 
 every_family = pytest.mark.parametrize("family", tiny_families.NAMES)
-
-
-@pytest.fixture
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked of a hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def columns(size: int, *, seed: int, known: float = 1.0) -> Tensor:

@@ -23,15 +23,9 @@ if TYPE_CHECKING:
 
     from engines.build.models.pretrained import PretrainedFusion
 
-pytestmark = pytest.mark.usefixtures("_offline", "one_torch_thread")
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 every_family = pytest.mark.parametrize("family", tiny_families.NAMES)
-
-
-@pytest.fixture
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked of a hub."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def scored(model: PretrainedFusion, *tensors: Tensor) -> Tensor:
@@ -129,6 +123,42 @@ def test_tokenizer_pads_with_the_checkpoints_own_token(family: str, tmp_path: Pa
     assert ids[1, [0, -1]].tolist() == [first, last]
 
 
+def replace_tokenizer(directory: Path, files: dict[str, str]) -> None:
+    """Put other tokenizer files into a checkpoint."""
+    (directory / "tokenizer.json").unlink()
+    for name, content in files.items():
+        (directory / name).write_text(content)
+
+
+def test_load_reads_a_vocabulary_of_bert(tmp_path: Path) -> None:
+    """Hubs hold checkpoints that are older than tokenizer.json: a vocab.txt and a class name."""
+    families.save(tiny_families.source("vilt"), tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "title", ":", "red", "mug", "##s"]
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    replace_tokenizer(tmp_path, {"vocab.txt": "\n".join(words), "tokenizer_config.json": json.dumps(config)})
+    tokenizer = Tokenizer(families.load("vilt", tmp_path).tokenizer, TextSpec(max_tokens=8, fields=("title",)))
+    ids, mask = tokenizer.encode(["title: Red mugs"])
+    assert ids.tolist() == [[2, 5, 6, 7, 8, 9, 3, 0]]
+    assert mask.tolist() == [[1] * 7 + [0]]
+
+
+def test_load_reads_merges_of_clip(tmp_path: Path) -> None:
+    """CLIP's byte pairs, and an end of text that also pads."""
+    families.save(tiny_families.source("clip"), tmp_path)
+    tokens = ["r", "e", "d</w>", ":</w>", "re", "red</w>", "<|startoftext|>", "<|endoftext|>"]
+    config = {"tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
+    files = {
+        "vocab.json": json.dumps({token: index for index, token in enumerate(tokens)}),
+        "merges.txt": "#version: 0.2\nr e\nre d</w>\n",
+        "tokenizer_config.json": json.dumps(config),
+    }
+    replace_tokenizer(tmp_path, files)
+    tokenizer = Tokenizer(families.load("clip", tmp_path).tokenizer, TextSpec(max_tokens=6, fields=("title",)))
+    ids, mask = tokenizer.encode(["Red: red"])
+    assert ids.tolist() == [[6, 5, 3, 5, 7, 7]]
+    assert mask.tolist() == [[1, 1, 1, 1, 1, 0]]
+
+
 @every_family
 def test_load_caps_tokens_at_the_checkpoints_positions(family: str, tmp_path: Path) -> None:
     """A text is never longer than what has positions."""
@@ -141,6 +171,12 @@ def test_load_nothing_there_is_unavailable(family: str, tmp_path: Path) -> None:
     """An empty directory is no checkpoint."""
     with pytest.raises(EngineUnavailable):
         families.load(family, tmp_path)
+
+
+def test_load_unreachable_hub_id_is_unavailable() -> None:
+    """An id that is neither cached nor to be downloaded is no checkpoint."""
+    with pytest.raises(EngineUnavailable, match="nobody/nothing"):
+        families.load("clip", "nobody/nothing")
 
 
 def test_load_checkpoint_of_another_family_is_unavailable(tmp_path: Path) -> None:
