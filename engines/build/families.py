@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engines.build.assemble import Source
@@ -137,7 +138,10 @@ def _load_tokenizer(source: str | Path) -> tokenizers.Tokenizer:
 def _provenance(source: str | Path, model: PretrainedFusion) -> dict[str, Any]:
     """Return where the weights come from: an id whole, of a directory the name, which says nothing of this machine."""
     path = Path(source)
-    facts: dict[str, Any] = {"checkpoint": path.name if path.is_dir() else str(source)}
+    facts: dict[str, Any] = {
+        "checkpoint": path.name if path.is_dir() else str(source),
+        "transformers": transformers.__version__,
+    }
     if model.resampler is not None:
         facts["attributes"] = msgspec.to_builtins(model.resampler.spec)
     return facts
