@@ -44,7 +44,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """One input of the graph; `None` in `shape` is the dynamic batch dimension."""
 
     name: str
-    dtype: Literal["uint8", "int32"]
+    dtype: Literal["uint8", "int32", "float32"]
     shape: tuple[int | None, ...]
 
 
@@ -88,11 +88,13 @@ class Batch(msgspec.Struct, frozen=True):
 
     pixel_values: uint8 (B, 3, H, W), RGB, 0..255 (normalisation is inside the graph).
     input_ids, attention_mask: int32 (B, T); mask is 1 on real tokens, 0 on padding.
+    attributes: float32 (B, A, 2), value and known (1 or 0) of each column; None: the engine takes none.
     """
 
     pixel_values: NDArray[np.uint8]
     input_ids: NDArray[np.int32]
     attention_mask: NDArray[np.int32]
+    attributes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return int(self.pixel_values.shape[0])

@@ -31,6 +31,7 @@ OTHER_FIELDS: Final = "*"
 """In `TextSpec.fields`: every field that the spec does not name, in the order of the product."""
 
 PAD_TOKEN: Final = "[PAD]"  # noqa: S105 - a token of text
+"""What pads, unless the `padding` of the tokenizer.json names another."""
 
 _WORD: Final = re.compile(r"\w")
 _MAX_NAME_CHARS: Final = 40
@@ -57,11 +58,12 @@ class Tokenizer:
     """Texts → `input_ids` and `attention_mask`, both int32 (B, T), T = `spec.max_tokens`."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, spec: TextSpec) -> None:
-        pad_id = tokenizer.token_to_id(PAD_TOKEN)
+        pad_token = tokenizer.padding["pad_token"] if tokenizer.padding else PAD_TOKEN
+        pad_id = tokenizer.token_to_id(pad_token)
         if pad_id is None:
-            raise ManifestInvalid(f"tokenizer.json has no {PAD_TOKEN} token")
+            raise ManifestInvalid(f"tokenizer.json has no {pad_token} token")
         tokenizer.enable_truncation(max_length=spec.max_tokens)
-        tokenizer.enable_padding(length=spec.max_tokens, pad_id=pad_id, pad_token=PAD_TOKEN)
+        tokenizer.enable_padding(length=spec.max_tokens, pad_id=pad_id, pad_token=pad_token)
         self._tokenizer = tokenizer
         self.spec = spec
 

@@ -1,7 +1,8 @@
-"""Fixtures shared by every test: real brokers."""
+"""Fixtures shared by every test: real brokers, and a quiet torch."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,8 @@ from tests.brokers import GivenKafka, Kafka, running_kafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library, which reads it once: no test asks a hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,3 +35,14 @@ def tansu() -> Iterator[EmbeddedBroker]:
     """The embedded broker, new and empty for each test."""
     with EmbeddedBroker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Small tensors are not worth a second thread, least of all beside other work."""
+    import torch  # noqa: PLC0415 - most tests do without
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -26,15 +26,18 @@ TOLERANCE: Final = 1e-4
 """Largest |ONNX - torch| of a logit; float32 graphs of this size differ by about 1e-6."""
 
 _PARITY_BATCHES: Final = (1, 2, 5)
+_KNOWN: Final = 0.7  # of random attributes
 
 
-def input_specs(image: ImageSpec, text: TextSpec) -> tuple[TensorSpec, ...]:
-    """Return the inputs of every family's graph."""
+def input_specs(image: ImageSpec, text: TextSpec, *, attributes: int = 0) -> tuple[TensorSpec, ...]:
+    """Return the inputs of every family's graph; `attributes` is how many columns they have, 0: it takes none."""
     tokens = (None, text.max_tokens)
+    columns = TensorSpec(name="attributes", dtype="float32", shape=(None, attributes, 2))
     return (
         TensorSpec(name="pixel_values", dtype="uint8", shape=(None, 3, image.height, image.width)),
         TensorSpec(name="input_ids", dtype="int32", shape=tokens),
         TensorSpec(name="attention_mask", dtype="int32", shape=tokens),
+        *([columns] if attributes else []),
     )
 
 
@@ -76,15 +79,22 @@ def check_parity(model: nn.Module, engine: Engine, *, seed: int = 0) -> float:
 
 
 def _random_inputs(inputs: Sequence[TensorSpec], size: int, *, seed: int) -> list[torch.Tensor]:
-    """Return pixels, ids and a mask of random length, as `inputs` describes them, with a batch of `size`."""
+    """Return pixels, ids, a mask of random length and attributes, as `inputs` has them, with a batch of `size`."""
     generator = torch.Generator().manual_seed(seed)
-    pixels, ids, mask = ((size, *(d or size for d in spec.shape[1:])) for spec in inputs)
+    pixels, ids, mask, *attributes = ((size, *(d or size for d in spec.shape[1:])) for spec in inputs)
     lengths = torch.randint(1, mask[1] + 1, (size, 1), generator=generator)
     return [
         torch.randint(0, 256, pixels, generator=generator, dtype=torch.uint8),
         torch.randint(0, 100, ids, generator=generator, dtype=torch.int32),
         (torch.arange(mask[1])[None] < lengths).int(),
+        *(_random_attributes(shape[:2], generator) for shape in attributes),
     ]
+
+
+def _random_attributes(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Return values of which some are not known, (B, A, 2)."""
+    known = (torch.rand(shape, generator=generator) < _KNOWN).float()
+    return torch.stack([torch.randn(shape, generator=generator), known], dim=-1)
 
 
 @contextmanager

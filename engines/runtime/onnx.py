@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Manifest, TensorSpec
 
-_ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)"}
+_ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 
 _CHUNK: Final = 4
 """Pairs that one thread takes at a time: their activations stay in its cache. `benchmarks/engine.py` compares sizes."""
@@ -131,16 +131,20 @@ def _check_graph(session: Any, manifest: Manifest) -> None:  # noqa: ANN401 - th
         raise EngineUnavailable(f"the graph takes {graph}, the manifest of {manifest.release} says {declared}")
 
 
-def _check_tensor(tensor: NDArray[Any], spec: TensorSpec, size: int) -> None:
+def _check_tensor(tensor: NDArray[Any] | None, spec: TensorSpec, size: int) -> None:
     shape = (size, *spec.shape[1:])
+    if tensor is None:
+        raise InferenceFailed(f"the batch has no {spec.name}; it must be {spec.dtype} {shape}")
     if tensor.dtype != spec.dtype or tensor.shape != shape:
         raise InferenceFailed(f"{spec.name} is {tensor.dtype} {tensor.shape}; it must be {spec.dtype} {shape}")
 
 
 def _blank_batch(manifest: Manifest, size: int) -> Batch:
     image, tokens = manifest.image, manifest.text.max_tokens
+    columns = [spec.shape[1] or 0 for spec in manifest.inputs if spec.name == "attributes"]
     return Batch(
         pixel_values=np.zeros((size, 3, image.height, image.width), dtype=np.uint8),
         input_ids=np.zeros((size, tokens), dtype=np.int32),
         attention_mask=np.ones((size, tokens), dtype=np.int32),
+        attributes=np.zeros((size, columns[0], 2), dtype=np.float32) if columns else None,
     )

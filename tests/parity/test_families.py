@@ -1,0 +1,152 @@
+"""Every pretrained family, exported: the graph gives the model's logits, in every batch size, whatever the padding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from rich.progress import Progress
+
+from engines import releases
+from engines.build import evaluate, export
+from engines.build.assemble import HeldOut, assemble
+from engines.build.gather import gather_rendered
+from engines.build.models.attributes import AttributeSpec
+from engines.build.texts import encode
+from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, Manifest
+from engines.errors import InferenceFailed
+from engines.runtime.loader import load, load_tokenizer
+from engines.runtime.onnx import OnnxEngine
+from engines.text import Tokenizer
+from tests import tiny_families
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engines.build.assemble import Source
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+
+ATTRIBUTES = AttributeSpec(numbers=2, categories=(3, 5), history=4, latents=3)
+
+
+def manifest(source: Source, *, attributes: int = 0) -> Manifest:
+    """Return the manifest of a tiny engine."""
+    return Manifest(
+        schema_version=MANIFEST_SCHEMA,
+        release="tiny",
+        family=source.family,
+        created_at="2026-01-01T00:00:00Z",
+        inputs=export.input_specs(source.image, source.text, attributes=attributes),
+        image=source.image,
+        text=source.text,
+        calibration=Calibration(),
+        threshold=0.5,
+        thresholds={},
+        max_batch=8,
+        parent=None,
+        metrics={},
+        provenance={},
+        files={},
+    )
+
+
+@pytest.fixture(scope="module", params=tiny_families.NAMES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
+    """Give a random model and its exported twin; an export takes seconds, so the tests share it."""
+    source = tiny_families.source(request.param)
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    export.export(source.model, manifest(source).inputs, path)
+    return source, OnnxEngine(path, manifest(source), threads=1)
+
+
+def batch(size: int, *, seed: int) -> Batch:
+    """Return random pairs whose texts have different lengths."""
+    return Batch(*(tensor.numpy() for tensor in tiny_families.pairs(size, seed=seed)))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_onnx_equals_torch(exported: tuple[Source, OnnxEngine], size: int) -> None:
+    """The same logits within 1e-4, whatever the batch size and the lengths of the texts."""
+    source, engine = exported
+    for seed in range(3):
+        tensors = tiny_families.pairs(size, seed=seed)
+        with torch.no_grad():
+            expected = source.model(*tensors).numpy()
+        assert np.abs(engine.infer(batch(size, seed=seed)) - expected).max() < 1e-4
+
+
+def test_export_passes_the_releases_check(exported: tuple[Source, OnnxEngine]) -> None:
+    """What is assembled to a release is compared by `check_parity` first."""
+    source, engine = exported
+    assert export.check_parity(source.model, engine) < 1e-4
+
+
+def test_batched_equals_single(exported: tuple[Source, OnnxEngine]) -> None:
+    """A pair's logit does not depend on the pairs beside it."""
+    _, engine = exported
+    together = batch(6, seed=4)
+    single = [
+        engine.infer(
+            Batch(
+                together.pixel_values[i : i + 1],
+                together.input_ids[i : i + 1],
+                together.attention_mask[i : i + 1],
+            )
+        )
+        for i in range(6)
+    ]
+    assert np.abs(engine.infer(together) - np.concatenate(single)).max() < 1e-5
+
+
+def test_padding_does_not_change_the_logit(exported: tuple[Source, OnnxEngine]) -> None:
+    """What stands behind the mask is not read."""
+    _, engine = exported
+    padded = batch(5, seed=5)
+    other = Batch(padded.pixel_values, np.where(padded.attention_mask == 1, padded.input_ids, 3), padded.attention_mask)
+    assert np.abs(engine.infer(padded) - engine.infer(other)).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def exported_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
+    """Give a model that takes attributes and its exported twin."""
+    source = tiny_families.source("blip", attributes=ATTRIBUTES)
+    expected = manifest(source, attributes=ATTRIBUTES.columns)
+    path = tmp_path_factory.mktemp("attributes") / "model.onnx"
+    export.export(source.model, expected.inputs, path)
+    return source, OnnxEngine(path, expected, threads=1)
+
+
+def test_onnx_with_attributes_equals_torch(exported_with_attributes: tuple[Source, OnnxEngine]) -> None:
+    """The same logits within 1e-4 with a fourth input, some of whose values are missing."""
+    source, engine = exported_with_attributes
+    engine.warm()
+    for seed in range(3):
+        assert export.check_parity(source.model, engine, seed=seed) < 1e-4
+
+
+def test_engine_with_attributes_refuses_a_batch_without(exported_with_attributes: tuple[Source, OnnxEngine]) -> None:
+    """A batch that lacks an input says which."""
+    _, engine = exported_with_attributes
+    with pytest.raises(InferenceFailed, match="no attributes"):
+        engine.infer(batch(2, seed=6))
+
+
+def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint with a tokenizer of its own, and weights in a file of their own, runs from its release."""
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)  # bytes
+    source = tiny_families.source("clip")
+    with Progress(disable=True) as progress:
+        catalog = gather_rendered(60, seed=1, image=source.image, progress=progress)
+        texts = encode(catalog, Tokenizer(source.tokenizer, source.text))
+        held_out = HeldOut(catalog, texts, evaluate.hard_pairs(catalog, seed=1))
+        release = assemble(source, held_out, held_out, precision=0.5, out=tmp_path, progress=progress)
+    assert "model.onnx.data" in releases.verify(release).files
+    ids, mask = load_tokenizer(release).encode(["title: red mug"])
+    pixels = np.full((1, 3, tiny_families.SIZE, tiny_families.SIZE), 200, dtype=np.uint8)
+    with torch.no_grad():
+        expected = source.model(*(torch.from_numpy(array) for array in (pixels, ids, mask)))
+    assert np.abs(load(release, threads=1).infer(Batch(pixels, ids, mask)) - expected.numpy()).max() < 1e-4
