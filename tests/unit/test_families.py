@@ -43,7 +43,7 @@ def pixels_of(model: PretrainedFusion, pixel_values: Tensor) -> Tensor:
 
 def test_families_lists_every_name() -> None:
     """The family that is trained from scratch stands beside those that come from checkpoints."""
-    assert list(families.FAMILIES) == ["small", "vilt", "blip", "blip2", "flava", "clip"]
+    assert list(families.FAMILIES) == ["small", "compact", "vilt", "blip", "blip2", "flava", "clip"]
 
 
 @every_family
@@ -215,7 +215,7 @@ def test_load_small_says_how_to_train() -> None:
 
 def test_load_unknown_family_names_the_known() -> None:
     """A name that is not in the registry is answered by those that are."""
-    with pytest.raises(EngineUnavailable, match="small, vilt"):
+    with pytest.raises(EngineUnavailable, match="small, compact"):
         families.load("albef", "anything")
 
 

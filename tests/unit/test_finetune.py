@@ -1,0 +1,88 @@
+"""`engines.build.finetune` on made-up features: what it lowers, and that an interruption changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from engines.build.dataset import Catalog, Product
+from engines.build.features import Features
+from engines.build.finetune import Step, Trainer
+from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.recipe import AdaptRecipe
+from engines.build.texts import Texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+N, TOKENS = 16, 6
+RECIPE = AdaptRecipe(
+    seed=0, epochs=6, max_tokens=TOKENS, anchors_per_step=8, hard_texts=1, learning_rate=3e-3, trimmed_share=0.1
+)
+CONFIG = CompactConfig(vocabulary_size=50, max_tokens=TOKENS, width=32, layers=1, heads=2, joint=16, dropout=0.0)
+
+
+def catalog() -> Catalog:
+    """Return products of two colors."""
+    products = tuple(
+        Product(fields={}, facets=("red", "blue")[i % 2 : i % 2 + 1], identity=i, group=str(i // 2), category="thing")
+        for i in range(N)
+    )
+    return Catalog(products, ("color",), np.zeros((N, 3, 1, 1), dtype=np.uint8), np.arange(N))
+
+
+def features() -> Features:
+    """Return pictures that are red or blue and otherwise noise, and texts that say which."""
+    generator = np.random.default_rng(0)
+    color = np.zeros((N, 3, 56, 56), dtype=np.uint8)
+    color[0::2, 0], color[1::2, 2] = 220, 220
+    ids = np.stack([np.array([1, 10 + i % 2, 20 + i % 5, 2, 0, 0], dtype=np.int32) for i in range(N)])
+    return Features(
+        early=generator.normal(size=(N, 2, 40, 28, 28)).astype(np.float16),
+        color=color,
+        looks=generator.normal(size=(N, 8)).astype(np.float32),
+        states=generator.normal(size=(N, TOKENS, 384)).astype(np.float16),
+        texts=Texts(ids, (ids > 0).astype(np.int32)),
+    )
+
+
+def trainer() -> Trainer:
+    """Return a run at its start."""
+    torch.manual_seed(0)
+    return Trainer(CompactFusion(CONFIG, pretrained=False), catalog(), features(), RECIPE)
+
+
+class CutError(Exception):
+    """The run is killed here."""
+
+
+def test_run_lowers_the_losses() -> None:
+    """Twelve steps already tell something."""
+    steps: list[Step] = []
+    trainer().run(steps.append)
+    assert [step.number for step in steps] == list(range(1, 13))
+    assert np.mean([s.pair_loss for s in steps[-3:]]) < np.mean([s.pair_loss for s in steps[:3]])
+    assert np.mean([s.facet_loss for s in steps[-3:]]) < np.mean([s.facet_loss for s in steps[:3]])
+
+
+def test_run_cut_and_started_again_gives_the_same_model(tmp_path: Path) -> None:
+    """A run that is killed in its fourth epoch goes on from the third and ends where the other one does."""
+    whole = trainer().run(lambda _: None)
+
+    def cut(step: Step) -> None:
+        if step.number == 7:
+            raise CutError
+
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(CutError):
+        trainer().run(cut, file)
+    seen: list[Step] = []
+    again = trainer().run(seen.append, file)
+    assert seen[0].number == 7
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-4, atol=1e-6)
