@@ -72,8 +72,8 @@ class CollectOptions:
 class Watch(Protocol):
     """Who looks on: a progress bar, or nobody."""
 
-    def collected(self, feed: Feed, done: Collected) -> None:
-        """A row was written."""
+    def collected(self, feed: Feed, done: Collected, *, finished: bool = False) -> None:
+        """A row was written, or the feed has ended."""
         ...
 
 
@@ -149,6 +149,7 @@ class Collector:
             await _cancel([*pending, *self._arriving.values()])
         if not self.done.products:
             raise self._unusable()
+        watch.collected(feed, self.done, finished=True)
 
     def _read(self, row: Row, feed_time: datetime) -> ProductUpdate | RejectedEvent:
         """Return the row as the scorer reads it; ids are judged here, where rows still come in order."""

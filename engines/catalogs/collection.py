@@ -1,7 +1,7 @@
 """What collecting a feed leaves beside `catalog.jsonl` and `images/`: what was refused and why, and how it went.
 
-    shop/collection.json   one Collection; it is written last, so a folder that has it is complete
-    shop/refused.jsonl     one Refusal a line
+shop/collection.json   one Collection; it is written last, so a folder that has it is complete
+shop/refused.jsonl     one Refusal a line
 """
 
 from __future__ import annotations

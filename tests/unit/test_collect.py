@@ -83,7 +83,7 @@ class Onlooker:
     def __init__(self, enough: int = 0) -> None:
         self.rows, self.enough, self.reached = 0, enough, asyncio.Event()
 
-    def collected(self, feed: Feed, done: Collected) -> None:
+    def collected(self, feed: Feed, done: Collected, *, finished: bool = False) -> None:
         self.rows = done.rows
         if self.rows == self.enough:
             self.reached.set()
