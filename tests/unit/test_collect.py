@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import os
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +41,14 @@ def jpeg(shade: int) -> bytes:
 
 
 class PictureHost:
-    """Serves /<shade>.jpg; `gone` answers 404, `held` waits for `release`, everything asked for is counted."""
+    """Serves /<shade>.jpg; `gone` are 404, `down` 503, `held` wait for `release`; everything asked for is counted."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.gone: set[str] = set()
         self.down: set[str] = set()
         self.held: set[str] = set()
-        self.release = asyncio.Event()
+        self.holding, self.release = asyncio.Event(), asyncio.Event()
         app = web.Application()
         app.router.add_get("/{name}", self._answer)
         self.server = TestServer(app, host="127.0.0.1")
@@ -59,6 +61,7 @@ class PictureHost:
         name = request.match_info["name"]
         self.requests[name] += 1
         if name in self.held:
+            self.holding.set()
             await self.release.wait()
         if name in self.gone or name in self.down:
             return web.Response(status=404 if name in self.gone else 503)
@@ -271,6 +274,29 @@ async def test_collect_cut_in_the_middle_goes_on_with_what_is_missing(tmp_path: 
     assert host.requests == {"5.jpg": 1, "6.jpg": 1, "7.jpg": 1}
     assert (done.products, done.refused, done.brought) == (7, 1, 3)
     assert len(read_folder(out)) == 7
+
+
+async def test_collect_killed_loses_only_what_was_under_way(tmp_path: Path, host: PictureHost) -> None:
+    """SIGKILL while the sixth picture is on its way: the next run asks for that one and those behind it."""
+    host.held = {"5.jpg"}
+    feed = write_jsonl(tmp_path / "feed.jsonl", [product(n, f"{host.url}/{n}.jpg") for n in range(8)])
+    out = tmp_path / "out"
+    allowed = orjson.dumps([host.url.removeprefix("http://")]).decode()
+    killed = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streamer.cli", "collect", str(feed), "--out", str(out), "--no-survey"),
+        # One at a time, so that what was asked for before is known to be kept.
+        env=os.environ | {"STREAMER_FETCH__ALLOW_HOSTS": allowed, "STREAMER_FETCH__CONCURRENCY": "1"},
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await host.holding.wait()
+    killed.kill()
+    await killed.wait()
+    host.held.clear()
+    host.release.set()
+    host.requests.clear()
+    done = await collected(feed, out, settings(host))
+    assert host.requests == {"5.jpg": 1, "6.jpg": 1, "7.jpg": 1}
+    assert (done.products, done.brought) == (8, 3)
 
 
 async def test_collect_again_asks_for_what_may_have_passed(tmp_path: Path, host: PictureHost) -> None:

@@ -166,6 +166,13 @@ def test_survey_folder_without_products_is_refused(tmp_path: Path) -> None:
         survey_of(write_folder(tmp_path / "shop", [], {}))
 
 
+def test_survey_html_in_texts_is_counted(tmp_path: Path) -> None:
+    """An engine would read tags and entities as words; a plain `&` or `<` is none."""
+    titles = ["Tea &trade;", "<b>Tea</b>", "Salt & Pepper", "3 < 5"]
+    rows = [mug(n, "a.png", title=title) for n, title in enumerate(titles)]
+    assert survey_of(write_folder(tmp_path / "shop", rows, {"a.png": picture("red")})).html_texts == 2
+
+
 def test_survey_notes_begin_with_what_should_be_done(shop: Path) -> None:
     """A small catalogue and contradicting colours come before what is merely worth knowing."""
     found = notes(survey_of(shop))

@@ -70,6 +70,7 @@ def take_survey(folder: Path, *, progress: Progress, seed: int = 0) -> Survey:
         sizes=tuple(pictures.sizes.most_common(TOP)),
         columns=tally.columns(),
         reasons=_reasons(folder),
+        html_texts=tally.html_texts,
         categories=tally.top("product_type"),
         colors=tally.top("color"),
         title_chars=distribution(tally.title_chars),

@@ -45,9 +45,8 @@ def histogram(distribution: Distribution, *, x: str, y: str, label: str) -> str:
         # A bar of whole numbers stands over them: those from 3 to below 4 are the threes.
         lefts = [edge - 0.5 for edge in edges[:-1]]
         axes.bar(lefts, counts, width=step * 0.92, align="edge", color=BAR)
-        if distribution.maximum >= edges[-1]:
-            axes.annotate("and above", (lefts[-1] + step, counts[-1]), ha="right", va="bottom", fontsize=9)
-        axes.set_xlabel(x)
+        tail = distribution.maximum >= edges[-1]
+        axes.set_xlabel(f"{x}; the last bar: {edges[-2]:,.0f} and above" if tail else x)
         axes.set_ylabel(y)
         axes.set_xlim(lefts[0] - max(step, 1) * 0.5, edges[-1] - 0.5 + max(step, 1) * 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

@@ -33,6 +33,7 @@ LARGEST: Final = 6  # of the values that products share
 SHOWN: Final = 8  # of the products that share one
 
 _CONTENT_ADDRESSED = re.compile(r"[0-9a-f]{64}")
+_HTML = re.compile(r"&(?:[a-z]{2,8}|#\d{1,5});|</?[a-z][^>]{0,200}>", re.IGNORECASE)
 _STRUCTURE = ("item_group_id", "price", "additional_image_link")
 
 
@@ -102,7 +103,7 @@ class ProductTally:
     """What all products together say; one number of 64 bits stands for each title, group and picture."""
 
     def __init__(self) -> None:
-        self.products = 0
+        self.products = self.html_texts = 0
         self.picture_paths: dict[int, str] = {}
         self.title_chars, self.description_chars, self.own_pictures = array("L"), array("L"), array("L")
         self._columns: defaultdict[str, _ColumnTally] = defaultdict(_ColumnTally)
@@ -122,6 +123,7 @@ class ProductTally:
             self._group_owners.append(self.products)
             self._group_keys.append(_key("group", item.item_group_id))
         self._add_pictures(item)
+        self.html_texts += any(_HTML.search(value) for value in item.fields.values())
         self.products += 1
 
     def _add_columns(self, item: CatalogItem) -> None:

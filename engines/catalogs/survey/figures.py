@@ -58,8 +58,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was counted.
 
     `connected` are components of products that share a picture, a title or an item group, directly or through others:
-    a split keeps each whole. `color_conflicts` are pictures whose products name different colours. Sizes are pixels,
-    lengths are characters.
+    a split keeps each whole. `color_conflicts` are pictures whose products name different colours, `html_texts`
+    products whose text holds HTML. Sizes are pixels, lengths are characters.
     """
 
     schema_version: int = 1
@@ -74,6 +74,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     sizes: tuple[tuple[str, int], ...]
     columns: tuple[Column, ...]
     reasons: tuple[Reason, ...]
+    html_texts: int
     categories: tuple[tuple[str, int], ...]
     colors: tuple[tuple[str, int], ...]
     title_chars: Distribution | None

@@ -56,6 +56,10 @@ def _fields(survey: Survey) -> Iterator[Note]:
     for name in _VISIBLE:
         if 0.2 < missing[name] < 1:  # noqa: PLR2004 - below a fifth, enough is left
             yield Note("plain", f"{missing[name]:.0%} of the products have no {name.replace('_', ' ')}.")
+    if survey.html_texts:
+        yield Note(
+            "plain", f"{survey.html_texts:,} products have HTML in their text: tags and entities are read as words."
+        )
     if missing["item_group_id"] == 1:
         yield Note("plain", "No item groups: variants of one item are recognised by their titles only.")
 
@@ -72,7 +76,7 @@ def _duplicates(survey: Survey) -> Iterator[Note]:
         yield Note(
             "bad",
             f"{conflicts.values:,} pictures are the first picture of products that name different colours "
-            f"({conflicts.products:,} products): some of these texts must be wrong.",
+            f"({conflicts.products:,} products): unless it shows them all, some of these texts are wrong.",
         )
     if survey.connected.products:
         share = survey.connected.products / survey.products

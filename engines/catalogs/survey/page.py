@@ -89,13 +89,13 @@ def render(survey: Survey, products: Products) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["swatch"] = swatch
     return environment.get_template("survey.html.j2").render(_context(survey, products))
 
 
 def _context(survey: Survey, products: Products) -> dict[str, Any]:
     return {
         "s": survey,
+        "swatch": swatch,
         "notes": notes(survey),
         "charts": _charts(survey),
         "variants": _chart("Variants of an item group", "variants", "groups", survey.variants),
