@@ -24,7 +24,7 @@ from engines.contract import TextSpec
 from engines.errors import TextRefused
 from engines.text import OTHER_FIELDS, compose
 from streamer.catalogs import CatalogWriter, Collected, RowOutcome, catalog_line, refusal
-from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
+from streamer.errors import FatalError, RejectedEvent, TransientError
 from streamer.feeds import Feed, Row, file_time, open_feed, product_update
 from streamer.fetch import Fetched, Fetcher
 from streamer.links import Links, identity
@@ -178,9 +178,7 @@ class Collector:
         link = read.image_link or ""
         try:
             first = await self._picture(link)
-        except StreamerError as error:
-            if isinstance(error, FatalError):
-                raise
+        except (RejectedEvent, TransientError) as error:
             return RowOutcome(None, [refusal(row, error, self._links.shown(link))])
         return await self._with_additional(row, read, first)
 

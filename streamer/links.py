@@ -42,6 +42,7 @@ class Links:
 
     def shown(self, link: str) -> str:
         """Return the link as it may be written down: a query may be a signature, a user a password."""
+        link = self.absolute(link)
         if link.startswith("file://"):
             return unquote(link).removeprefix("file://").removeprefix(f"{self._root}/")
         parts = urlsplit(link)

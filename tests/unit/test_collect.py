@@ -20,6 +20,7 @@ from pyarrow import parquet
 
 from engines.catalogs.collection import COLLECTION_FILE, read_collection, read_refusals
 from engines.catalogs.folder import CATALOG_FILE, read_folder
+from engines.errors import CatalogInvalid
 from streamer.catalogs import CatalogWriter, Collected
 from streamer.collect import WINDOW, CollectOptions, Collector, collect
 from streamer.errors import FatalError
@@ -29,7 +30,7 @@ from streamer.pictures import PictureStore
 from streamer.settings import FetchSettings, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
 
@@ -376,3 +377,27 @@ async def test_collect_long_feed_is_never_held_in_memory(tmp_path: Path) -> None
     assert collector.done.products == 20_000
     assert ahead <= WINDOW + 1
     assert (options.out / CATALOG_FILE).read_bytes().count(b"\n") == 20_000
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"base_url": "cdn.example"}, "write http"),
+        ({"base_url": "https://cdn.example", "pictures": "."}, "not both"),
+    ],
+)
+async def test_collect_options_that_contradict_each_other_are_refused(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    """Before anything is read."""
+    feed = write_jsonl(tmp_path / "feed.jsonl", [])
+    with pytest.raises(FatalError, match=said):
+        await collected(feed, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(("name", "read"), [("collection.json", read_collection), ("refused.jsonl", read_refusals)])
+def test_collect_record_that_is_damaged_is_named(tmp_path: Path, name: str, read: Callable[[Path], object]) -> None:
+    """Whoever reads a folder learns which file to delete."""
+    (tmp_path / name).write_bytes(b'{"rows": ')
+    with pytest.raises(CatalogInvalid, match=name):
+        list(read(tmp_path) or ())  # type: ignore[call-overload]
