@@ -65,7 +65,7 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int) -> NDArray[np.uint8
     Raises:
         ImageRefused: image_unsupported, image_too_large, image_truncated, image_malformed.
     """
-    name = _format(data)
+    name = format_of(data)
     try:
         return _decode(_DECODERS[name](io.BytesIO(data)), spec, max_pixels)
     except ImageRefused:
@@ -92,8 +92,11 @@ def _decode(picture: ImageFile, spec: ImageSpec, max_pixels: int) -> NDArray[np.
     return _on_canvas(_opaque(upright, spec.background), spec)
 
 
-def _format(data: bytes) -> str:
-    """Return the name of the format that the first bytes declare.
+def format_of(data: bytes) -> str:
+    """Return the name of the format that the first bytes declare, as Pillow writes it.
+
+    Raises:
+        ImageRefused: image_unsupported, image_truncated (no bytes).
 
     Source: the signatures of ITU-T T.81 (JPEG), RFC 2083 (PNG), RFC 9649 (WebP), GIF89a, ISO 14496-12 (AVIF).
     """

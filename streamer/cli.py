@@ -43,6 +43,19 @@ Release = Annotated[
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Wins over the settings.")]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Rows per second; as fast as Kafka takes them if unset.")]
 
+Feed = Annotated[
+    Path,
+    typer.Argument(
+        help="A .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file, or a folder with catalog.jsonl."
+    ),
+]
+BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="What relative image links are relative to.")]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The folder that holds the pictures on this machine; the feed's own if unset."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this row of the feed.")]
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command line and exit with its code."""
@@ -72,8 +85,8 @@ def streamer(
     Start with `streamer demo`: everything on this machine, nothing else needed.
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
-    `doctor` when something is wrong. Settings come from STREAMER_… variables and from .env in the working
-    directory; `streamer settings` lists them.
+    `doctor` when something is wrong; `adapt` trains an engine on a catalogue of yours. Settings come from STREAMER_…
+    variables and from .env in the working directory; `streamer settings` lists them.
     """
 
 
@@ -199,6 +212,87 @@ def publish(
         done = publishing.check(options, bar) if dry_run else _run(publishing.publish(options, settings.broker, bar))
     bar.summarize(done, dry_run=dry_run)
     raise typer.Exit(EXIT_FOUND if done.rejected else 0)
+
+
+@app.command("collect")
+def collect_feed(
+    feed: Feed,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make, or to go on with.")],
+    *,
+    base_url: BaseUrl = None,
+    pictures: Pictures = None,
+    limit: Limit = None,
+    retry_refused: Annotated[
+        bool, typer.Option("--retry-refused", help="Ask again for pictures that were refused for good.")
+    ] = False,
+    survey: Annotated[
+        bool, typer.Option("--survey/--no-survey", help="Write DIR/survey/index.html: what the catalogue holds.")
+    ] = True,
+) -> None:
+    """Bring a feed and its pictures into one folder, ready to train on, and survey it.
+
+    DIR/catalog.jsonl has a line for each product that can be used, DIR/images its pictures, each content once, and
+    DIR/refused.jsonl every other row with a reason code. Columns are those of `publish`; links may be URLs or paths
+    of files beside the feed. A run that was killed goes on where it was: no picture is brought twice, and those that
+    failed for a reason that may pass (a timeout, a host that was down) are asked for again by the next run.
+
+    Example: `streamer collect shop.csv --out shop`
+
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    """
+    from streamer import adapt as adapting  # noqa: PLC0415
+    from streamer.collect import CollectOptions  # noqa: PLC0415
+
+    if survey:
+        adapting.require(adapting.SURVEY_NEEDS, "demo")
+    options = CollectOptions(
+        feed=feed, out=out, base_url=base_url, pictures=pictures, limit=limit, retry_refused=retry_refused
+    )
+    adapting.collect_folder(options, _settings(), _console(stderr=True), _run)
+    if survey:
+        adapting.show_survey(out, out / adapting.SURVEY_FOLDER, _console(stderr=True))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def adapt(
+    context: typer.Context,
+    catalog: Feed,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the release goes.")],
+    *,
+    family: Annotated[str, typer.Option(help="The kind of model; `python -m engines.build adapt --help` names them.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The collected catalogue and its survey; OUT.work if unset."),
+    ] = None,
+    base_url: BaseUrl = None,
+    pictures: Pictures = None,
+    limit: Limit = None,
+) -> None:
+    """Train an engine on a catalogue, without labels: collect it, survey it, train, measure, make a release.
+
+    Collecting goes on where a killed run was; a folder made by `streamer collect` is used as it is. Look at
+    OUT.work/survey/index.html while training runs. Options that are not listed here go to the training program, behind
+    CATALOG: see `python -m engines.build adapt --help`. Its exit code is the exit code here.
+
+    Needs torch: `pip install 'mismatch-streamer[train]'`.
+
+    Example: `streamer adapt shop.jsonl --family compact --out releases/shop`
+
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    """
+    from streamer import adapt as adapting  # noqa: PLC0415
+
+    options = adapting.AdaptOptions(
+        catalog=catalog,
+        family=family,
+        out=out,
+        work=work or out.with_name(out.name + ".work"),
+        base_url=base_url,
+        pictures=pictures,
+        limit=limit,
+        passed=context.args,
+    )
+    raise typer.Exit(adapting.adapt(options, _settings(), _console(stderr=True), _run))
 
 
 @topics_app.command("create")

@@ -17,9 +17,11 @@ from streamer.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
+    from streamer.catalogs import Collected
     from streamer.errors import RejectedEvent
     from streamer.feeds import Feed
     from streamer.findings import Finding
@@ -183,3 +185,53 @@ def _ending(done: Published, elapsed_s: float, *, dry_run: bool) -> str:
     return (
         f"published {done.sent:,} rows{after} in {elapsed_s:.1f} s, {done.sent / max(elapsed_s, 1e-3):,.0f} rows/s{end}"
     )
+
+
+class CollectBar:
+    """Shows how far a feed is, how many products are good, and how many pictures come in a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[products]:,} products, {task.fields[refused]:,} refused"),
+            TextColumn("[dim]{task.fields[rate]:,.0f} pictures/s"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("collecting", total=None, products=0, refused=0, rate=0.0)
+        self._started = time.monotonic()
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        return self  # as above: a feed that cannot be read has no bar
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def collected(self, feed: Feed, done: Collected, *, finished: bool = False) -> None:
+        """Redraw, at most ten times a second."""
+        now = time.monotonic()
+        if self._drawn and not finished and now - self._drawn < REDRAW_S:
+            return
+        self._progress.start()
+        self._drawn = now
+        rate = done.brought / max(now - self._started, REDRAW_S)
+        fields: dict[str, Any] = {"products": done.products, "refused": done.refused, "rate": rate}
+        completed = feed.total if finished else feed.position()
+        self._progress.update(self._task, total=feed.total, completed=completed, **fields)
+
+    def summarize(self, done: Collected, out: Path) -> None:
+        """Print how it ended, and how much was refused for which reason."""
+        elapsed_s = time.monotonic() - self._started
+        self._console.print(
+            f"collected {done.products:,} of {done.rows:,} products into {escape(str(out))} in {elapsed_s:.1f} s, "
+            f"{done.brought:,} pictures brought",
+            soft_wrap=True,
+        )
+        for code, count in done.reasons.most_common():
+            self._console.print(f"  [yellow]{count:,} refused[/]: {code}")
+        if done.reasons:
+            self._console.print(f"  each with its line in {escape(str(out / 'refused.jsonl'))}", soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,18 +71,6 @@ class Catalog:
         )
 
 
-def connected(keys: Iterable[Iterable[Hashable]]) -> list[int]:
-    """Return the component of each item, numbered from 0: items that share any key, directly or not, are connected."""
-    parents: list[int] = []
-    holders: dict[Hashable, int] = {}
-    for index, own in enumerate(keys):
-        parents.append(index)
-        for key in own:
-            parents[_root(parents, index)] = _root(parents, holders.setdefault(key, index))
-    numbers: dict[int, int] = {}
-    return [numbers.setdefault(_root(parents, index), len(numbers)) for index in range(len(parents))]
-
-
 def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> list[list[int]]:
     """Return the items of each part, whole components together, the parts as near to `shares` as they allow.
 
@@ -98,10 +86,3 @@ def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> l
         lacking = [share * len(components) - len(part) for share, part in zip(shares, parts, strict=True)]
         parts[int(np.argmax(lacking))].extend(component_items)
     return [sorted(part) for part in parts]
-
-
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from engines.build.dataset import Catalog, Product, connected
+from engines.build.dataset import Catalog, Product
 from engines.catalogs import rendered
 from engines.catalogs.folder import read_folder
+from engines.catalogs.groups import connected
 from engines.errors import CatalogInvalid, ImageRefused
 from engines.image import decode
 

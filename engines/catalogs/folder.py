@@ -71,7 +71,7 @@ def read_folder(path: Path) -> list[CatalogItem]:
         if not line.strip():
             continue
         where = f"{catalog}, line {number}"
-        item = _read_line(line, path, where)
+        item = read_item(line, path, where)
         if item.id in items:
             raise CatalogInvalid(f"{where}: the id {item.id!r} was used above; give each product its own id")
         items[item.id] = item
@@ -94,7 +94,12 @@ def _lines(catalog: Path) -> list[bytes]:
         raise CatalogInvalid(f"cannot read {catalog}: {error.strerror}; a catalogue folder holds that file") from error
 
 
-def _read_line(line: bytes, folder: Path, where: str) -> CatalogItem:
+def read_item(line: bytes, folder: Path, where: str) -> CatalogItem:
+    """Return the product of one line; `where` is how an error names it.
+
+    Raises:
+        CatalogInvalid: the line is not a product with a picture in the folder.
+    """
     raw = _parse(line, where)
     product_id = raw.get("id")
     if not isinstance(product_id, (str, int)) or isinstance(product_id, bool) or product_id == "":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from streamer.demo.broker import EmbeddedBroker
 
-COMMANDS = ("demo", "score", "publish", "doctor", "settings", "topics create", "topics list")
+COMMANDS = ("demo", "score", "publish", "collect", "adapt", "doctor", "settings", "topics create", "topics list")
 
 
 @pytest.fixture(autouse=True)

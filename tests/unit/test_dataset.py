@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.build.dataset import Catalog, Product, connected, split
+from engines.build.dataset import Catalog, Product, split
+from engines.catalogs.groups import connected
 
 
 def catalog() -> Catalog:

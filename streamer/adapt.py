@@ -1,0 +1,170 @@
+"""`streamer adapt`: any feed → a folder → a survey of it → an engine, trained by a program of its own.
+
+Training needs torch, which never enters this process: `python -m engines.build adapt` is started as a child, shows its
+own progress, and gets the signals that this process gets.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engines.catalogs.collection import read_collection
+from streamer.collect import CollectOptions, collect
+from streamer.errors import FatalError
+from streamer.terminal import CollectBar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from streamer.catalogs import Collected
+    from streamer.settings import Settings
+
+    Runner = Callable[[Coroutine[Any, Any, Collected]], Collected]
+
+PROGRAM: Final = (sys.executable, "-m", "engines.build", "adapt")
+SURVEY_NEEDS: Final = ("jinja2", "matplotlib")
+TRAINING_NEEDS: Final = ("torch", "onnx", *SURVEY_NEEDS)
+FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+COLLECTED_FOLDER: Final = "catalog"
+SURVEY_FOLDER: Final = "survey"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptOptions:
+    """What to adapt to, and where to; `passed` goes to the training program as it is.
+
+    `work` holds the collected catalogue and the survey; a folder that `streamer collect` has finished is used where it
+    stands.
+    """
+
+    catalog: Path
+    family: str
+    out: Path
+    work: Path
+    base_url: str | None = None
+    pictures: Path | None = None
+    limit: int | None = None
+    passed: Sequence[str] = ()
+
+
+def adapt(
+    options: AdaptOptions,
+    settings: Settings,
+    console: Console,
+    run: Runner,
+    *,
+    program: Sequence[str] = PROGRAM,
+    needs: Sequence[str] = TRAINING_NEEDS,
+) -> int:
+    """Collect, survey and train; return the exit code of training.
+
+    Args:
+        options: What to adapt to.
+        settings: How pictures are fetched.
+        console: Where progress is shown.
+        run: Runs the collection in an event loop.
+        program: The training program and its first arguments.
+        needs: Packages without which nothing is begun.
+
+    Raises:
+        FatalError: train_not_installed, and as `collect.collect`.
+        CatalogInvalid: the collected folder cannot be read.
+    """
+    require(needs, "train")
+    folder = options.catalog
+    if not folder.is_dir() or read_collection(folder) is None:
+        folder = options.work / COLLECTED_FOLDER
+        collect_folder(
+            CollectOptions(
+                feed=options.catalog,
+                out=folder,
+                base_url=options.base_url,
+                pictures=options.pictures,
+                limit=options.limit,
+            ),
+            settings,
+            console,
+            run,
+        )
+    show_survey(folder, options.work / SURVEY_FOLDER, console)
+    return train([*program, str(folder), "--family", options.family, "--out", str(options.out), *options.passed])
+
+
+def require(packages: Sequence[str], extra: str) -> None:
+    """Say what to install when a package is missing.
+
+    Raises:
+        FatalError: train_not_installed, survey_not_installed.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        code = "train_not_installed" if extra == "train" else "survey_not_installed"
+        raise FatalError(code, f"{', '.join(missing)} missing: pip install 'mismatch-streamer[{extra}]'")
+
+
+def collect_folder(options: CollectOptions, settings: Settings, console: Console, run: Runner) -> Collected:
+    """Collect a feed with a progress bar, and print how it ended.
+
+    Raises:
+        FatalError: as `collect.collect`.
+    """
+    with CollectBar(console) as bar:
+        done = run(collect(options, settings, bar))
+    bar.summarize(done, options.out)
+    return done
+
+
+def show_survey(folder: Path, out: Path, console: Console, *, seed: int = 0) -> None:
+    """Write the survey of a folder, and print where it stands.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read.
+    """
+    from engines.catalogs.survey import write_survey  # noqa: PLC0415 - its packages come with an extra
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        page = write_survey(folder, out, progress=progress, seed=seed)
+    console.print(f"survey: {page}", soft_wrap=True, markup=False)
+
+
+def train(command: Sequence[str]) -> int:
+    """Run the training program to its end and return its exit code, 128 + the signal when one ended it.
+
+    It is a process group of its own, so that Ctrl-C reaches it once: from here, like any other signal.
+
+    Raises:
+        FatalError: train_not_started.
+    """
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - our own program
+        for number in early:
+            child.send_signal(number)
+        code = child.wait()
+    except OSError as error:
+        raise FatalError("train_not_started", f"{command[0]}: {error.strerror}") from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code

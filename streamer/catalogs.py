@@ -1,0 +1,127 @@
+"""A folder catalogue as it is written: lines aside first, put in place together when the feed has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+import msgspec
+import orjson
+
+from engines.catalogs.collection import COLLECTION_FILE, REFUSED_FILE, Collection, Refusal
+from engines.catalogs.folder import CATALOG_FILE
+from streamer.events import MAX_TITLE_CHARS, ProductUpdate
+from streamer.pictures import PARTIAL_FOLDER, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from streamer.errors import StreamerError
+    from streamer.feeds import Row
+
+_KEPT = (
+    "id", "title", "description", "brand", "color", "material", "pattern", "gender", "size", "product_type",
+    "item_group_id", "price",
+)  # fmt: skip
+_CONTRACT = frozenset(column.name for column in msgspec.structs.fields(ProductUpdate))
+
+
+@dataclass
+class Collected:
+    """What one run has done so far; `brought` counts pictures that earlier runs had not."""
+
+    rows: int = 0
+    products: int = 0
+    refused: int = 0
+    links: int = 0
+    pictures_left_out: int = 0
+    brought: int = 0
+    reasons: Counter[str] = field(default_factory=Counter[str])
+
+
+@dataclass(frozen=True)
+class RowOutcome:
+    """What became of a row: a product of the catalogue or none, and what was refused."""
+
+    product: dict[str, Any] | None
+    refusals: Sequence[Refusal]
+
+
+class CatalogWriter:
+    """The lines of the catalogue, written aside and put in place together when the feed has ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        with writing(folder):
+            (folder / COLLECTION_FILE).unlink(missing_ok=True)  # until this run has ended, nothing here is complete
+            self._products, self._refused = map(self._open, (CATALOG_FILE, REFUSED_FILE))
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._stack.enter_context((self._folder / PARTIAL_FOLDER / name).open("wb"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def write(self, outcome: RowOutcome) -> None:
+        with writing(self._folder):
+            if outcome.product is not None:
+                self._products.write(orjson.dumps(outcome.product, option=orjson.OPT_APPEND_NEWLINE))
+            self._refused.writelines(msgspec.json.encode(refusal) + b"\n" for refusal in outcome.refusals)
+
+    def finish(self, feed: Path, done: Collected) -> None:
+        """Put everything in place; `collection.json` comes last and says that the rest is whole."""
+        summary = Collection(
+            feed=str(feed),
+            rows=done.rows,
+            products=done.products,
+            refused=done.refused,
+            links=done.links,
+            pictures_left_out=done.pictures_left_out,
+        )
+        self._stack.close()
+        partial = self._folder / PARTIAL_FOLDER
+        with writing(self._folder):
+            (partial / COLLECTION_FILE).write_bytes(msgspec.json.encode(summary) + b"\n")
+            for name in (CATALOG_FILE, REFUSED_FILE, COLLECTION_FILE):
+                (partial / name).replace(self._folder / name)
+
+
+def refusal(row: Row, error: StreamerError, link: str | None = None, *, product_kept: bool = False) -> Refusal:
+    """Say why, with what the row itself says of its product, as far as it can be read."""
+    return Refusal(
+        line=row.line,
+        id=_cell(row, "id"),
+        title=_cell(row, "title"),
+        reason=error.code,
+        message=_unicode(str(error)),
+        link=None if link is None else _unicode(link),
+        product_kept=product_kept,
+    )
+
+
+def catalog_line(update: ProductUpdate, files: Sequence[str]) -> dict[str, Any]:
+    """Return the line of the catalogue: every column stands at the top, as `engines.catalogs.folder` reads it."""
+    named = {name: getattr(update, name) for name in _KEPT}
+    others = {name: value for name, value in update.attributes.items() if name not in _CONTRACT}
+    line: dict[str, Any] = {name: value for name, value in (named | others).items() if value is not None}
+    line["image_link"] = files[0]
+    if files[1:]:
+        line["additional_image_link"] = list(files[1:])
+    return line
+
+
+def _cell(row: Row, name: str) -> str | None:
+    cell = row.fields.get(name) if isinstance(row.fields, dict) else None
+    return None if cell is None else _unicode(str(cell))[:MAX_TITLE_CHARS]
+
+
+def _unicode(text: str) -> str:
+    """Return the text without what has no UTF-8 form: bytes of a damaged CSV are kept as surrogates until here."""
+    return text.encode("utf-8", "replace").decode("utf-8")
