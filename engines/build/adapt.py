@@ -77,15 +77,16 @@ def adapt_folder(
     if min(len(part) for part in rows) < _MIN_PRODUCTS:
         raise CatalogInvalid(f"{path} splits into {[len(r) for r in rows]} products; each part needs {_MIN_PRODUCTS}")
     torch.manual_seed(recipe.seed)
-    source = _source(compact.CompactFusion(config), image, text, path, catalog, recipe)
+    model = compact.CompactFusion(config)
+    source = _source(model, image, text, path, catalog, recipe)
     rehearse(source)
     training, validation, test = (
-        _part(source, catalog.subset(chosen), work / name, progress)
+        _part(model, text, catalog.subset(chosen), work / name, progress)
         for name, chosen in zip(("training", "validation", "test"), rows, strict=True)
     )
-    trainer = Trainer(source.model, training.catalog, training.features, recipe)
+    trainer = Trainer(model, training.catalog, training.features, recipe)
     trainer.run(_progress_bar(trainer.total, progress), work / "checkpoint.pt")
-    weigh(source.model, validation, validation.pairs(recipe.seed))
+    weigh(model, validation, validation.pairs(recipe.seed))
     held_out = [
         HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
         for number, part in enumerate((validation, test))
@@ -147,10 +148,10 @@ def _source(  # noqa: PLR0917 - private, called once
     return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance)
 
 
-def _part(source: Source, catalog: Catalog, folder: Path, progress: Progress) -> Part:
+def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder: Path, progress: Progress) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = encode(catalog, Tokenizer(text_tokenizer(), source.text))
-    return Part(catalog, texts, extract(source.model, catalog, texts, folder, progress))
+    texts = encode(catalog, Tokenizer(text_tokenizer(), text))
+    return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
 
 
 def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +44,13 @@ Precision = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of training.")]
+
+
+class AdaptFamily(StrEnum):
+    """The families that `adapt` trains."""
+
+    compact = "compact"
+    small = "small"
 
 
 @app.command()
@@ -93,6 +102,10 @@ def adapt(  # noqa: PLR0917 - as above
         Path, typer.Argument(help="Folder with catalog.jsonl (Google Merchant field names) and the pictures it names.")
     ],
     out: Out,
+    family: Annotated[
+        AdaptFamily,
+        typer.Option(help="compact: pretrained backbones, for real photos. small: from scratch, in minutes."),
+    ] = AdaptFamily.compact,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -113,6 +126,9 @@ def adapt(  # noqa: PLR0917 - as above
     from engines.build.adapt import adapt_folder  # noqa: PLC0415 - imports transformers, which takes seconds
     from engines.build.recipe import AdaptRecipe  # noqa: PLC0415 - as above
 
+    if family is AdaptFamily.small:
+        folder(catalog, out, seed=seed, epochs=math.ceil(epochs), precision=precision, threads=threads)
+        return
     with _reported(threads) as progress:
         recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
         release = adapt_folder(catalog, out, work or out / "work", recipe, precision=precision, progress=progress)

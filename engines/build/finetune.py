@@ -89,7 +89,7 @@ class Trainer:
             if checkpoint is not None:
                 self._save(checkpoint)
         self._average.copy_to(self._model)
-        return self._model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
+        return self._model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
 
     def _epoch(self, on_step: Callable[[Step], None]) -> None:
         order = self._generator.permutation(len(self._catalog.products))
@@ -116,8 +116,8 @@ class Trainer:
         self._optimizer.step()
         self._average.update(self._model, self.number)
         self.number += 1
-        figures = (float(value.detach()) for value in (pair, contrastive, facet))
-        return Step(self.number, self.total, *figures, accuracy)
+        pair_loss, contrastive_loss, facet_loss = (float(value.detach()) for value in (pair, contrastive, facet))
+        return Step(self.number, self.total, pair_loss, contrastive_loss, facet_loss, accuracy)
 
     def _encode(self, owners: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """Return image tokens (2A, N, C), text tokens (2A, T, C) and mask (2A, T) of these products."""

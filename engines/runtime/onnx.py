@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
 
-_CHUNK: Final = 4
+_CHUNK: Final = 2
 """Pairs that one thread takes at a time: their activations stay in its cache. `benchmarks/engine.py` compares sizes."""
 
 

@@ -7,7 +7,7 @@ pairs) reads. Batch normalisation is folded into the convolutions: its statistic
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import tokenizers
 import torch
@@ -81,9 +81,9 @@ class Block(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Return the next grid, (B, C', H', W')."""
-        hidden = grid if self.expand is None else F.relu6(self.expand(grid))
-        hidden = self.project(F.relu6(self.depthwise(hidden)))
-        return grid + hidden if self.residual else hidden
+        wide = grid if self.expand is None else F.relu6(self.expand(grid))
+        narrow: Tensor = self.project(F.relu6(self.depthwise(wide)))
+        return grid + narrow if self.residual else narrow
 
 
 def text_backbone(*, pretrained: bool = True) -> nn.Module:
@@ -93,8 +93,9 @@ def text_backbone(*, pretrained: bool = True) -> nn.Module:
     if pretrained:
         model: nn.Module = BertModel.from_pretrained(str(_minilm()), add_pooling_layer=False)
         return model.eval().requires_grad_(requires_grad=False)
-    config = BertConfig.from_pretrained(str(_minilm()), num_hidden_layers=1)
-    return BertModel(config, add_pooling_layer=False).eval().requires_grad_(requires_grad=False)
+    config: Any = BertConfig.from_pretrained(str(_minilm()), num_hidden_layers=1)
+    random: Any = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
+    return cast("nn.Module", random.eval().requires_grad_(requires_grad=False))
 
 
 def text_tokenizer() -> tokenizers.Tokenizer:

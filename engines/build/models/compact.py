@@ -180,7 +180,8 @@ class FusionLayer(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         """Return (B, heads, L, C / heads)."""
-        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, width = tokens.shape
+        return tokens.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
 def colors(pixel_values: Tensor) -> Tensor:
