@@ -87,7 +87,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Ready inputs for B pairs.
 
     pixel_values: uint8 (B, 3, H, W), RGB, 0..255 (normalisation is inside the graph).
-    input_ids, attention_mask: int32 (B, T); mask is 1 on real tokens, 0 on padding.
+    input_ids, attention_mask: int32 (B, T); mask is 1 on tokens to read, 0 on padding and on what is left
+    out (`engines.attribution`), which may stand anywhere.
     """
 
     pixel_values: NDArray[np.uint8]

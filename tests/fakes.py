@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,6 +80,22 @@ class FakeTokenizer:
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         shape = (len(texts), TOKENS)
         return np.ones(shape, np.int32), np.ones(shape, np.int32)
+
+    def spans(self, text: str) -> NDArray[np.int32]:
+        return np.zeros((TOKENS, 2), np.int32)
+
+
+class WordTokenizer:
+    """Each word of a text is a token, whose id is 1; texts have at most `TOKENS` words."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])
+        return np.ones_like(mask), mask
+
+    def spans(self, text: str) -> NDArray[np.int32]:
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        padded = [*words, *[(0, 0)] * TOKENS][:TOKENS]
+        return np.array(padded, dtype=np.int32)
 
 
 class FakeFetcher:
