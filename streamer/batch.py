@@ -56,6 +56,7 @@ class _Waiting:
     pair: Pair
     result: asyncio.Future[Scored]
     since: float
+    vital: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +87,17 @@ class Batcher:
         """How many pairs stand in the queue."""
         return self._queue.qsize()
 
-    async def logit(self, pair: Pair) -> Scored:
+    async def logit(self, pair: Pair, *, vital: bool = True) -> Scored:
         """Return the engine's answer for the pair.
+
+        Args:
+            pair: a picture and a text.
+            vital: whether its failure, with others in a row, may stop the worker; an explanation's may not.
 
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter())
+        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), vital)
         self._queue.put(waiting)
         return await waiting.result
 
@@ -133,7 +138,7 @@ class Batcher:
             logits = self._engine.infer(self._collate([waiting.pair for waiting in taken]))
         except InferenceFailed as error:
             if len(taken) == 1:
-                self._failures += 1
+                self._failures += taken[0].vital
                 return [error]
             return [result for waiting in taken for result in self._infer([waiting])]
         self._failures = 0
