@@ -33,7 +33,7 @@ GRID: Final = 6
 _PROSE: Final = ("title", "description")
 """Fields that say many things; every other field is one claim."""
 
-_MAX_STATED: Final = MAX_CLAIMS - 10  # a catalogue with dozens of attributes leaves room for words of the title
+_OTHERS_ROOM: Final = 10  # claims; a catalogue with dozens of attributes leaves room for words of the title
 _MOST_NAMED: Final = 3
 _LEAST_SHARE: Final = 0.1  # below it a claim is named only if it is the first
 _SQUARE: Final = 1.5  # side of what is covered, in cells: squares that overlap leave no feature whole between them
@@ -64,10 +64,15 @@ class Claim:
 
 
 class LeftOut(NamedTuple):
-    """Claims, and for each the `attention_mask` without it, int32 (C, T)."""
+    """Claims, for each the `attention_mask` without it, int32 (C, T), and how many of them are facts.
+
+    Facts stand first: fields that state one thing, and quantities. Where leaving out one of them calms the engine, the
+    words and sentences behind them need not be tried.
+    """
 
     claims: tuple[Claim, ...]
     attention_mask: NDArray[np.int32]
+    facts: int
 
 
 class Named(NamedTuple):
@@ -87,11 +92,11 @@ class _Word(NamedTuple):
         return _stem(self.text)
 
 
-def claims(text: str) -> list[Claim]:
-    """Return what a text of `engines.text.compose` claims, in the order in which it is worth looking.
+def claims(text: str) -> tuple[list[Claim], list[Claim]]:
+    """Return what a text of `engines.text.compose` claims: facts, and the words that say what no fact does.
 
-    First the fields that state one thing, then quantities (`set of 4`), words of the title and sentences of the
-    description, as far as they say what no field states.
+    Facts are fields that state one thing, and quantities (`set of 4`); then come the other words of the title and the
+    other sentences of the description.
     """
     lines = list(_lines(text))
     words = [
@@ -102,11 +107,10 @@ def claims(text: str) -> list[Claim]:
         if m.group().lower() not in _FUNCTION_WORDS
     ]
     stated = [_stated(name, value, at, words) for name, value, at in lines if name not in _PROSE]
-    quantities = _quantities(lines)
-    free = _outside(words, _spans(stated + quantities))
+    facts = [*_quantities(lines), *stated]
+    free = _outside(words, _spans(facts))
     titled = _title_words(free)
-    described = _sentences(lines, _outside(free, _spans(titled)))
-    return [*stated[:_MAX_STATED], *quantities, *titled, *stated[_MAX_STATED:], *described]
+    return facts, [*titled, *_sentences(lines, _outside(free, _spans(titled)))]
 
 
 def leave_out(text: str, token_spans: NDArray[np.int32], attention_mask: NDArray[np.int32]) -> LeftOut:
@@ -119,10 +123,15 @@ def leave_out(text: str, token_spans: NDArray[np.int32], attention_mask: NDArray
         token_spans: int32 (T, 2), see `engines.text.Tokenizer.spans`.
         attention_mask: int32 (T,), the mask of the whole text.
     """
-    hit = [(claim, _tokens_of(claim, token_spans) & (attention_mask > 0)) for claim in claims(text)]
-    read = [(claim, tokens) for claim, tokens in hit if tokens.any()][:MAX_CLAIMS]
+    facts, others = (_read(made, token_spans, attention_mask) for made in claims(text))
+    facts = facts[: MAX_CLAIMS - min(len(others), _OTHERS_ROOM)]
+    read = [*facts, *others][:MAX_CLAIMS]
     masks = np.array([np.where(tokens, 0, attention_mask) for _, tokens in read], dtype=np.int32)
-    return LeftOut(tuple(claim for claim, _ in read), masks.reshape(len(read), len(attention_mask)))
+    return LeftOut(
+        claims=tuple(claim for claim, _ in read),
+        attention_mask=masks.reshape(len(read), len(attention_mask)),
+        facts=len(facts),
+    )
 
 
 def rank(claims: Sequence[Claim], logit: float, logits: Sequence[float]) -> list[Named]:
@@ -241,6 +250,14 @@ def _stem(word: str) -> str:
         if low.endswith(ending) and len(low) >= len(ending) + 2:
             return low.removesuffix(ending) + singular
     return low
+
+
+def _read(
+    made: Iterable[Claim], token_spans: NDArray[np.int32], attention_mask: NDArray[np.int32]
+) -> list[tuple[Claim, NDArray[np.bool_]]]:
+    """Return the claims that the engine reads, each with its tokens, bool (T,)."""
+    found = [(claim, _tokens_of(claim, token_spans) & (attention_mask > 0)) for claim in made]
+    return [(claim, tokens) for claim, tokens in found if tokens.any()]
 
 
 def _tokens_of(claim: Claim, token_spans: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -1,12 +1,13 @@
 """Dynamic batching: the engine's own thread takes what is waiting, up to a cap, and never waits while there is work.
 
 There is no window to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
-at once; under load batches fill by themselves.
+at once; under load batches fill by themselves. What explains an alert goes before what is fresh.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MAX_FAILURES_IN_A_ROW = 16
 """A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
+
+_FIRST, _FRESH, _LAST = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class _Waiting:
     pair: Pair
     result: asyncio.Future[Scored]
     since: float
-    vital: bool
+    explains: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ class Batcher:
         self._engine = engine
         self._max_batch = max_batch
         self._report = report
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
+        self._order = itertools.count()
         self._loop = asyncio.get_running_loop()
         self._failures = 0
         self._pictures: memoryview | None = None  # max_batch pictures; only the engine's thread touches it
@@ -87,23 +91,24 @@ class Batcher:
         """How many pairs stand in the queue."""
         return self._queue.qsize()
 
-    async def logit(self, pair: Pair, *, vital: bool = True) -> Scored:
+    async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
         """Return the engine's answer for the pair.
 
         Args:
             pair: a picture and a text.
-            vital: whether its failure, with others in a row, may stop the worker; an explanation's may not.
+            explains: the pair is about a product that was scored already. It goes first: behind the fresh products
+                its alert would wait a second time. Its failure never stops the worker.
 
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), vital)
-        self._queue.put(waiting)
+        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), explains)
+        self._queue.put((_FIRST if explains else _FRESH, next(self._order), waiting))
         return await waiting.result
 
     async def close(self) -> None:
         """Score what is queued, then end the thread."""
-        self._queue.put(None)
+        self._queue.put((_LAST, next(self._order), None))
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
@@ -117,7 +122,7 @@ class Batcher:
         taken: list[_Waiting] = []
         while len(taken) < self._max_batch:
             try:
-                waiting = self._queue.get(block=not taken)
+                *_, waiting = self._queue.get(block=not taken)
             except queue.Empty:
                 break
             if waiting is None:
@@ -138,7 +143,7 @@ class Batcher:
             logits = self._engine.infer(self._collate([waiting.pair for waiting in taken]))
         except InferenceFailed as error:
             if len(taken) == 1:
-                self._failures += taken[0].vital
+                self._failures += not taken[0].explains
                 return [error]
             return [result for waiting in taken for result in self._infer([waiting])]
         self._failures = 0

@@ -271,13 +271,18 @@ class Pipeline:
         scored = await self._batcher.logit(pair)
         self._clock(passage, "queue", scored.waited_s)
         self._clock(passage, "engine", scored.infer_s)
-        probability = float(calibration.apply(self._manifest.calibration, np.asarray([scored.logit]))[0])
-        if probability < self._threshold(update):
+        probability, threshold = self._probability(scored.logit), self._threshold(update)
+        if probability < threshold:
             return _Judgement(probability, ())
         started = time.perf_counter()
-        contradicts = await self._attributor.contradictions(text, pair, scored.logit)
+        contradicts = await self._attributor.contradictions(
+            text, pair, scored.logit, lambda logit: self._probability(logit) >= threshold
+        )
         self._clock(passage, "attribute", time.perf_counter() - started)
         return _Judgement(probability, contradicts)
+
+    def _probability(self, logit: float) -> float:
+        return float(calibration.apply(self._manifest.calibration, np.asarray([logit]))[0])
 
     async def _prepare(self, passage: _Passage, url: str, text: str, text_sha256: str) -> _Prepared:
         """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SIDE = 8
 TOKENS = 4
+WORDS = 8
 
 
 def manifest(**changes: object) -> Manifest:
@@ -86,7 +87,7 @@ class FakeTokenizer:
 
 
 class WordTokenizer:
-    """Each word of a text is a token, whose id is 1; texts have at most `TOKENS` words."""
+    """Each word of a text is a token, whose id is 1; texts have at most `WORDS` words."""
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])
@@ -94,7 +95,7 @@ class WordTokenizer:
 
     def spans(self, text: str) -> NDArray[np.int32]:
         words = [match.span() for match in re.finditer(r"\S+", text)]
-        padded = [*words, *[(0, 0)] * TOKENS][:TOKENS]
+        padded = [*words, *[(0, 0)] * WORDS][:WORDS]
         return np.array(padded, dtype=np.int32)
 
 

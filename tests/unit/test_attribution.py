@@ -29,6 +29,12 @@ TEXT = (
 )
 
 
+def both(text: str) -> list[Claim]:
+    """Return facts and other words."""
+    facts, others = claims(text)
+    return [*facts, *others]
+
+
 def words(claim: Claim, text: str = TEXT) -> list[str]:
     """Return what stands where the claim is mentioned."""
     return [text[start:end] for start, end in claim.spans]
@@ -42,27 +48,27 @@ def spans_of(text: str, tokens: int = 64) -> NDArray[np.int32]:
 
 def test_claims_field_takes_every_mention_of_its_words() -> None:
     """A colour is left out of the title and the description together with its field."""
-    color = next(claim for claim in claims(TEXT) if claim.field == "color")
+    color = next(claim for claim in both(TEXT) if claim.field == "color")
     assert words(color) == ["Navy", "Navy", "navy"]
 
 
 def test_claims_quantity_is_one_claim_wherever_it_stands() -> None:
     """`Set of 4` and `4 pieces` say the same, and stand in the field that says it first."""
-    quantity = next(claim for claim in claims(TEXT) if claim.value == "Set of 4")
+    quantity = next(claim for claim in both(TEXT) if claim.value == "Set of 4")
     assert quantity.field == "title"
     assert words(quantity) == ["Set of 4", "4 pieces"]
 
 
 def test_claims_title_words_that_no_field_states_are_claims() -> None:
     """In the order of the title, without function words, singular and plural together."""
-    titled = {claim.value: words(claim) for claim in claims(TEXT) if claim.field == "title"}
+    titled = {claim.value: words(claim) for claim in both(TEXT) if claim.field == "title"}
     assert list(titled) == ["Set of 4", "Acme", "Cushions", "Nova"]
     assert titled["Cushions"] == ["Cushions", "cushion"]
 
 
 def test_claims_description_is_read_by_sentence() -> None:
     """A sentence claims what no other claim has taken; one with nothing left is none."""
-    described = {claim.value: words(claim) for claim in claims(TEXT) if claim.field == "description"}
+    described = {claim.value: words(claim) for claim in both(TEXT) if claim.field == "description"}
     assert described == {"Contents: 4 pieces.": ["Contents"], "Free returns.": ["Free", "returns"]}
 
 
@@ -73,14 +79,14 @@ def test_claims_description_is_read_by_sentence() -> None:
 def test_claims_plural_and_singular_are_one_word(one: str, other: str) -> None:
     """A category in the plural is mentioned by a title in the singular."""
     text = f"title: {one}\nproduct_type: {other}"
-    (claim,) = claims(text)
+    (claim,) = both(text)
     assert words(claim, text) == [other, one]
 
 
 def test_claims_words_that_only_look_alike_stay_apart() -> None:
     """`glass` is no plural, and `red` does not stand in `tailored`."""
     text = "title: Tailored glass\ncolor: red\nmaterial: gla"
-    assert [words(claim, text) for claim in claims(text)] == [["red"], ["gla"], ["Tailored"], ["glass"]]
+    assert [words(claim, text) for claim in both(text)] == [["red"], ["gla"], ["Tailored"], ["glass"]]
 
 
 def test_leave_out_masks_the_claim_and_nothing_else() -> None:
@@ -98,6 +104,7 @@ def test_leave_out_ignores_what_the_engine_does_not_read() -> None:
     spans = spans_of(TEXT, tokens=6)  # title : Acme Navy Cushions by
     left_out = leave_out(TEXT, spans, np.ones(6, dtype=np.int32))
     assert [claim.value for claim in left_out.claims] == ["Navy", "Acme", "Cushions"]
+    assert left_out.facts == 1
 
 
 def test_leave_out_many_attributes_leave_room_for_the_title() -> None:
@@ -130,7 +137,7 @@ def test_leave_out_of_arbitrary_text_only_takes_away(fields: dict[str, str]) -> 
     spans = spans_of(text)
     mask = (spans[:, 1] > 0).astype(np.int32)
     left_out = leave_out(text, spans, mask)
-    assert all(0 <= start < end <= len(text) for claim in claims(text) for start, end in claim.spans)
+    assert all(0 <= start < end <= len(text) for claim in both(text) for start, end in claim.spans)
     assert len(left_out.claims) == len(left_out.attention_mask) <= MAX_CLAIMS
     assert (left_out.attention_mask <= mask).all()
     assert (left_out.attention_mask.sum(axis=1) < mask.sum()).all()
