@@ -37,8 +37,9 @@ MAX_CAUGHT, MAX_FALSE = 6, 2
 
 OVERLAY_PX: Final = 64
 _MAX_PIXELS: Final = 50_000_000
+_SMOOTH: Final = Image.Resampling.BICUBIC
 _MAX_ALPHA: Final = 190  # the picture still shows through where it is warmest
-_WARM: Final = (232, 40, 32)
+_WARM, _HOT = np.array((226, 28, 36)), np.array((255, 226, 64))  # red to yellow: one of them shows on any colour
 
 Shown = tuple[str, str]
 """The ids of the product that is meant and of the one that is seen."""
@@ -92,7 +93,7 @@ def heat_maps(
 
 
 def overlay(heat: NDArray[np.float32], picture: Path, spec: ImageSpec) -> str | None:
-    """Return a small transparent picture with the proportions of `picture`, red where it is warm, as a data URL.
+    """Return a small transparent picture with the proportions of `picture`, red to yellow where it is warm.
 
     Args:
         heat: float32 (G, G) over the engine's picture, margins included.
@@ -100,27 +101,32 @@ def overlay(heat: NDArray[np.float32], picture: Path, spec: ImageSpec) -> str | 
         spec: how the engine sees it.
 
     Returns:
-        None where nothing is warm.
+        A data URL; None where nothing is warm.
     """
     warm = np.clip(heat, 0.0, None)
     if warm.max() <= 0.0:
         return None
     with Image.open(picture) as opened:
         width, height = opened.size
-    alpha = Image.fromarray((warm / warm.max() * _MAX_ALPHA).astype(np.uint8)).resize(
-        (spec.width, spec.height), Image.Resampling.BICUBIC
-    )
-    if spec.fit == "pad":
+    level = Image.fromarray((warm / warm.max()).astype(np.float32)).resize((spec.width, spec.height), _SMOOTH)
+    if spec.fit == "pad":  # only the picture, not the margins around it
         scale = min(spec.width / width, spec.height / height)
         left, top = (spec.width - width * scale) / 2, (spec.height - height * scale) / 2
-        alpha = alpha.crop((round(left), round(top), round(spec.width - left), round(spec.height - top)))
+        level = level.crop((round(left), round(top), round(spec.width - left), round(spec.height - top)))
     shrink = OVERLAY_PX / max(width, height)
-    alpha = alpha.resize((max(1, round(width * shrink)), max(1, round(height * shrink))))
-    drawn = Image.new("RGBA", alpha.size, (*_WARM, 0))
-    drawn.putalpha(alpha)
+    level = level.resize((max(1, round(width * shrink)), max(1, round(height * shrink))), _SMOOTH)
+    drawn = _coloured(np.clip(np.asarray(level), 0.0, 1.0))
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _coloured(level: NDArray[np.float32]) -> Image.Image:
+    """Return RGBA of levels 0..1, float32 (H, W): clear where cold."""
+    mix = level[:, :, None] ** 2
+    colour = _WARM * (1 - mix) + _HOT * mix  # (H, W, 3)
+    alpha = level[:, :, None] * _MAX_ALPHA
+    return Image.fromarray(np.concatenate([colour, alpha], axis=2).astype(np.uint8))
 
 
 def _heat(
