@@ -83,7 +83,7 @@ def test_overlay_of_a_cold_picture_is_none(tmp_path: Path) -> None:
 
 
 def test_heat_maps_of_an_alert_are_drawn_for_what_it_names(tmp_path: Path) -> None:
-    """The shipped engine draws one for an alert that names a claim of its text, and none for one that names nothing."""
+    """The shipped engine draws one for an alert that names a claim, none for another, and none without time."""
     one, other = render_catalog(2, 11)
     products = {
         made.id: DemoProduct(
@@ -97,8 +97,11 @@ def test_heat_maps_of_an_alert_are_drawn_for_what_it_names(tmp_path: Path) -> No
     run = Run()
     run.score(run.publish(one.id, kind="swapped", shown_id=other.id), 0.9, contradicts=named)
     run.score(run.publish(other.id, kind="swapped", shown_id=one.id), 0.8)
-    drawn = heat_maps(run.evaluation, products, tmp_path, release=None, console=Console(quiet=True))
-    assert drawn.keys() == {(one.id, other.id)}
+    for budget_s, drawn in ((60.0, {(one.id, other.id)}), (0.0, set[tuple[str, str]]())):
+        maps = heat_maps(
+            run.evaluation, products, tmp_path, release=None, console=Console(quiet=True), budget_s=budget_s
+        )
+        assert maps.keys() == drawn
 
 
 def test_heat_maps_without_named_claims_load_no_engine(tmp_path: Path) -> None:
