@@ -87,7 +87,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Ready inputs for B pairs.
 
     pixel_values: uint8 (B, 3, H, W), RGB, 0..255 (normalisation is inside the graph).
-    input_ids, attention_mask: int32 (B, T); mask is 1 on real tokens, 0 on padding.
+    input_ids, attention_mask: int32 (B, T); mask is 1 on tokens to read, 0 on padding and on what is left
+    out (`engines.attribution`), which may stand anywhere.
     attributes: float32 (B, A, 2), value and known (1 or 0) of each column; None: the engine takes none.
     """
 
@@ -101,7 +102,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Engine(Protocol):
-    """A loaded, warm model. Called from one thread at a time; blocks without holding the GIL."""
+    """A loaded, warm model. `infer` is called from `concurrency` threads at once; it blocks without holding the GIL."""
 
     @property
     def manifest(self) -> Manifest:
@@ -111,6 +112,11 @@ class Engine(Protocol):
     @property
     def device(self) -> str:
         """Where it runs, for people: `cpu (onnxruntime)`, `cuda:0 (tensorrt)`."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """How many batches it runs best at the same time: one for each core, or one computed and one copied."""
         ...
 
     def infer(self, batch: Batch) -> NDArray[np.float32]:

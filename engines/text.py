@@ -94,6 +94,13 @@ class Tokenizer:
         mask = np.array([encoding.attention_mask for encoding in encodings], dtype=np.int32).reshape(shape)
         return ids, mask
 
+    def spans(self, text: str) -> NDArray[np.int32]:
+        """Return where in the text each token stands, int32 (T, 2): first character, and the one after the last.
+
+        Both are 0 for padding and for tokens that the text does not hold.
+        """
+        return np.array(self._tokenizer.encode(text).offsets, dtype=np.int32).reshape(self.spec.max_tokens, 2)
+
 
 def _chosen(fields: Mapping[str, str], spec: TextSpec) -> Iterator[tuple[str, str]]:
     """Yield the cleaned name and value of each field, in the spec's order."""

@@ -190,5 +190,6 @@ def _alert(facts: _Facts, score: ProductScore) -> MismatchAlert:
             release=score.release,
             first_seen=facts.first_seen,
             reason=facts.reason,
+            contradicts=score.contradicts,
         ),
     )

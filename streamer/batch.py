@@ -1,12 +1,14 @@
-"""Dynamic batching: the engine's own thread takes what is waiting, up to a cap, and never waits while there is work.
+"""Dynamic batching: the engine's own threads take what is waiting, up to a cap, and never wait while there is work.
 
-There is no window to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
-at once; under load batches fill by themselves.
+There is a thread for each batch that the engine runs at the same time; they share what waits evenly. There is no window
+to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
+at once; under load batches fill by themselves. What explains an alert goes before what is fresh.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import threading
 import time
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 MAX_FAILURES_IN_A_ROW = 16
 """A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
+
+_FIRST, _FRESH, _LAST = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class _Waiting:
     pair: Pair
     result: asyncio.Future[Scored]
     since: float
+    explains: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,80 +72,120 @@ class BatchReport:
 
 
 class Batcher:
-    """Feeds one engine from one thread; `logit` may be awaited by any number of tasks of one event loop."""
+    """Feeds one engine from its `concurrency` threads; any number of tasks of one event loop may await `logit`."""
 
     def __init__(self, engine: Engine, *, max_batch: int, report: Callable[[BatchReport], None]) -> None:
         self._engine = engine
         self._max_batch = max_batch
         self._report = report
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
+        self._order = itertools.count()
         self._loop = asyncio.get_running_loop()
-        self._failures = 0
-        self._pictures: memoryview | None = None  # max_batch pictures; only the engine's thread touches it
+        self._failures = 0  # in a row; the loop's own
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"engine-{number}", daemon=True)
+            for number in range(engine.concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def waiting(self) -> int:
         """How many pairs stand in the queue."""
         return self._queue.qsize()
 
-    async def logit(self, pair: Pair) -> Scored:
+    async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
         """Return the engine's answer for the pair.
+
+        Args:
+            pair: a picture and a text.
+            explains: the pair is about a product that was scored already. It goes first: behind the fresh products
+                its alert would wait a second time. Its failure never stops the worker.
 
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter())
-        self._queue.put(waiting)
+        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), explains)
+        self._queue.put((_FIRST if explains else _FRESH, next(self._order), waiting))
         return await waiting.result
 
     async def close(self) -> None:
-        """Score what is queued, then end the thread."""
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        """Score what is queued, then end the threads."""
+        for _ in self._threads:
+            self._queue.put((_LAST, next(self._order), None))
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
 
     def _run(self) -> None:
+        collator = _Collator(self._max_batch)
         more = True
         while more:
             taken, more = self._take()
             if taken:
-                self._score(taken)
+                self._score(taken, collator)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
+        """Wait for a pair and take this thread's share of what is there; False when it is to end."""
         taken: list[_Waiting] = []
-        while len(taken) < self._max_batch:
+        share = self._max_batch
+        while len(taken) < share:
             try:
-                waiting = self._queue.get(block=not taken)
+                *_, waiting = self._queue.get(block=not taken)
             except queue.Empty:
                 break
             if waiting is None:
                 return taken, False
-            if not waiting.result.done():  # superseded while it waited
-                taken.append(waiting)
+            if waiting.result.done():  # superseded while it waited
+                continue
+            if not taken:
+                share = min(share, 1 + self._queue.qsize() // len(self._threads))
+            taken.append(waiting)
         return taken, True
 
-    def _score(self, taken: list[_Waiting]) -> None:
+    def _score(self, taken: list[_Waiting], collator: _Collator) -> None:
         started = time.perf_counter()
-        results = self._infer(taken)
+        results = self._infer(taken, collator)
         infer_s = time.perf_counter() - started
         self._loop.call_soon_threadsafe(self._deliver, taken, results, started, infer_s)
 
-    def _infer(self, taken: list[_Waiting]) -> list[float | EngineError]:
+    def _infer(self, taken: list[_Waiting], collator: _Collator) -> list[float | EngineError]:
         """Return one logit or error per pair; a batch that fails is tried again pair by pair."""
         try:
-            logits = self._engine.infer(self._collate([waiting.pair for waiting in taken]))
+            logits = self._engine.infer(collator.collate([waiting.pair for waiting in taken]))
         except InferenceFailed as error:
             if len(taken) == 1:
-                self._failures += 1
                 return [error]
-            return [result for waiting in taken for result in self._infer([waiting])]
-        self._failures = 0
+            return [result for waiting in taken for result in self._infer([waiting], collator)]
         return [float(logit) for logit in logits]
 
-    def _collate(self, pairs: list[Pair]) -> Batch:
-        """Return the pairs as one batch, its pictures in memory that is used again: fresh pages would cost more.
+    def _deliver(
+        self, taken: list[_Waiting], results: list[float | EngineError], started: float, infer_s: float
+    ) -> None:
+        self._report(BatchReport(len(taken), infer_s))
+        for waiting, result in zip(taken, results, strict=True):
+            failed = isinstance(result, EngineError)
+            self._failures = self._failures + (not waiting.explains) if failed else 0
+            if waiting.result.done():
+                continue
+            if isinstance(result, EngineError):
+                waiting.result.set_exception(result)
+            else:
+                waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
+        if self._failures >= MAX_FAILURES_IN_A_ROW and not self.fatal.done():
+            reason = f"the engine failed {self._failures} times in a row; the last error is above"
+            self.fatal.set_result(FatalError("engine_failing", reason))
+
+
+class _Collator:
+    """Pairs → one batch, its pictures in memory that is used again: fresh pages would cost more."""
+
+    def __init__(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._pictures: memoryview | None = None  # of max_batch pictures
+
+    def collate(self, pairs: list[Pair]) -> Batch:
+        """Return the pairs as one batch, good until the next call.
 
         Pictures are copied as plain bytes: numpy gives the interpreter away at each copy, and the engine would wait to
         get it back once per pair.
@@ -156,18 +201,3 @@ class Batcher:
             input_ids=np.stack([pair.input_ids for pair in pairs]),
             attention_mask=np.stack([pair.attention_mask for pair in pairs]),
         )
-
-    def _deliver(
-        self, taken: list[_Waiting], results: list[float | EngineError], started: float, infer_s: float
-    ) -> None:
-        self._report(BatchReport(len(taken), infer_s))
-        for waiting, result in zip(taken, results, strict=True):
-            if waiting.result.done():
-                continue
-            if isinstance(result, EngineError):
-                waiting.result.set_exception(result)
-            else:
-                waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
-        if self._failures >= MAX_FAILURES_IN_A_ROW and not self.fatal.done():
-            reason = f"the engine failed {self._failures} times in a row; the last error is above"
-            self.fatal.set_result(FatalError("engine_failing", reason))

@@ -115,11 +115,24 @@ class SourcePosition(msgspec.Struct, frozen=True, kw_only=True):
     offset: int
 
 
+class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
+    """A claim of the text that the picture contradicts.
+
+    `field` is the field of the update where the claim stands, `value` its words there: all of a short field, a word or
+    a quantity of the title, a sentence of the description. `share`, 0..1, is its part in the engine's verdict.
+    """
+
+    field: str
+    value: str
+    share: float
+
+
 class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one product update that was not rejected.
 
     `probability`, `threshold`, `release` and the digests are set when outcome is `scored` or `unchanged`; `order` is
-    null only for a tombstone without a version. Times are RFC 3339 in UTC.
+    null only for a tombstone without a version. `contradicts`, the worst first, is there when the score calls for an
+    alert and the claims could be told. Times are RFC 3339 in UTC.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -138,6 +151,7 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None = None
     release: str | None = None
     superseded_by: int | None = None
+    contradicts: tuple[Contradiction, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 Transition = Literal["opened", "updated", "resolved"]
@@ -148,6 +162,7 @@ class MismatchData(msgspec.Struct, frozen=True, kw_only=True):
     """What an alert says; `alert_id` is the id of the event that opened it and stays the same until resolved.
 
     `reason` of a resolution: `matches` (the picture now shows what the text says) or `deleted` (product gone).
+    `contradicts` is the score's; a resolution has none.
     """
 
     alert_id: str
@@ -163,6 +178,7 @@ class MismatchData(msgspec.Struct, frozen=True, kw_only=True):
     release: str | None
     first_seen: datetime
     reason: Literal["mismatch", "matches", "deleted"]
+    contradicts: tuple[Contradiction, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class MismatchAlert(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """One event's whole way through the scorer, top to bottom; the one place where an error becomes an outcome.
 
-    admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate → publish
+    admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate
+          → if it alerts: what is contradicted? → publish
 
 Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
 goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import numpy as np
 import structlog
 from cachetools import FIFOCache
@@ -26,9 +28,10 @@ from engines.errors import EngineError
 from engines.image import decode
 from engines.text import compose
 from streamer import events
+from streamer.attribute import Attributor
 from streamer.batch import Pair
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
-from streamer.events import DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
+from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
 from streamer.fetch import NotModified
 
 if TYPE_CHECKING:
@@ -102,12 +105,20 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class _Judgement:
+    """What the engine says of a picture and a text."""
+
+    probability: float
+    contradicts: tuple[Contradiction, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A pair ready for the engine, or, when this picture was scored with this text before, its probability."""
+    """A pair ready for the engine, or, when this picture was scored with this text before, what was said of it."""
 
     image_sha256: str
     pair: Pair | None = None
-    probability: float | None = None
+    judgement: _Judgement | None = None
     decode_s: float = 0.0
     tokenise_s: float = 0.0
 
@@ -132,6 +143,7 @@ class Pipeline:
         self._tokenizer = tokenizer
         self._manifest = manifest
         self._batcher = batcher
+        self._attributor = Attributor(tokenizer=tokenizer, batcher=batcher, executor=executor)
         self._executor = executor
         self._publish = publish
         self._topics = topics
@@ -142,7 +154,7 @@ class Pipeline:
         self.depths = {"fetch": 0, "preprocess": 0}  # events in these two stages, or waiting for their turn
         # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
         self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
-        self._probabilities: FIFOCache[tuple[str, str, str], float] = FIFOCache(max(settings.score_cache_entries, 1))
+        self._judgements: FIFOCache[tuple[str, str, str], _Judgement] = FIFOCache(max(settings.score_cache_entries, 1))
         self._seen: FIFOCache[str, _Seen] = FIFOCache(max(settings.score_cache_entries, 1))
         self.fatal: asyncio.Future[StreamerError] = asyncio.get_running_loop().create_future()
 
@@ -250,14 +262,29 @@ class Pipeline:
         text_sha256 = events.text_digest(text)
         prepared = await self._prepare(passage, url, text, text_sha256)
         if prepared.pair is None:
-            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.probability)
-        scored = await self._batcher.logit(prepared.pair)
+            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.judgement)
+        judgement = await self._judge(passage, update, text, prepared.pair)
+        if self._settings.score_cache_entries:
+            self._judgements[prepared.image_sha256, text_sha256, self._manifest.release] = judgement
+        return self._record(passage, "scored", prepared.image_sha256, text_sha256, judgement)
+
+    async def _judge(self, passage: _Passage, update: ProductUpdate, text: str, pair: Pair) -> _Judgement:
+        """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
+        scored = await self._batcher.logit(pair)
         self._clock(passage, "queue", scored.waited_s)
         self._clock(passage, "engine", scored.infer_s)
-        probability = float(calibration.apply(self._manifest.calibration, np.asarray([scored.logit]))[0])
-        if self._settings.score_cache_entries:
-            self._probabilities[prepared.image_sha256, text_sha256, self._manifest.release] = probability
-        return self._record(passage, "scored", prepared.image_sha256, text_sha256, probability)
+        probability, threshold = self._probability(scored.logit), self._threshold(update)
+        if probability < threshold:
+            return _Judgement(probability, ())
+        started = time.perf_counter()
+        contradicts = await self._attributor.contradictions(
+            text, pair, scored.logit, lambda logit: self._probability(logit) >= threshold
+        )
+        self._clock(passage, "attribute", time.perf_counter() - started)
+        return _Judgement(probability, contradicts)
+
+    def _probability(self, logit: float) -> float:
+        return float(calibration.apply(self._manifest.calibration, np.asarray([logit]))[0])
 
     async def _prepare(self, passage: _Passage, url: str, text: str, text_sha256: str) -> _Prepared:
         """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""
@@ -269,7 +296,7 @@ class Pipeline:
         self._clock(passage, "fetch", time.perf_counter() - started)
         if isinstance(fetched, NotModified):
             assert seen is not None
-            return _Prepared(seen.image_sha256, probability=known)
+            return _Prepared(seen.image_sha256, judgement=known)
         loop = asyncio.get_running_loop()
         with self._inside("preprocess"):
             prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, text, text_sha256)
@@ -285,7 +312,7 @@ class Pipeline:
         image_sha256 = hashlib.sha256(body).hexdigest()
         known = self._known(image_sha256, text_sha256)
         if known is not None:
-            return _Prepared(image_sha256, probability=known, decode_s=time.perf_counter() - started)
+            return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
         pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
         decoded = time.perf_counter()
         input_ids, attention_mask = self._tokenizer.encode([text])
@@ -293,9 +320,9 @@ class Pipeline:
         tokenise_s = time.perf_counter() - decoded
         return _Prepared(image_sha256, pair, decode_s=decoded - started, tokenise_s=tokenise_s)
 
-    def _known(self, image_sha256: str, text_sha256: str) -> float | None:
+    def _known(self, image_sha256: str, text_sha256: str) -> _Judgement | None:
         try:
-            return self._probabilities[image_sha256, text_sha256, self._manifest.release]
+            return self._judgements[image_sha256, text_sha256, self._manifest.release]
         except KeyError:
             return None
 
@@ -307,11 +334,11 @@ class Pipeline:
         outcome: RecordedOutcome,
         image_sha256: str | None = None,
         text_sha256: str | None = None,
-        probability: float | None = None,
+        judgement: _Judgement | None = None,
     ) -> ProductScore:
         update = passage.update
         assert update is not None
-        scored = probability is not None
+        scored = judgement is not None
         return ProductScore(
             product_id=update.id,
             order=passage.order,
@@ -324,10 +351,11 @@ class Pipeline:
             image_url=update.image_link,
             image_sha256=image_sha256,
             text_sha256=text_sha256,
-            probability=probability,
+            probability=judgement.probability if judgement else None,
             threshold=self._threshold(update) if scored else None,
             release=self._manifest.release if scored else None,
             superseded_by=passage.superseded_by,
+            contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
         )
 
     def _threshold(self, update: ProductUpdate) -> float:

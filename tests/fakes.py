@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SIDE = 8
 TOKENS = 4
+WORDS = 8
 
 
 def manifest(**changes: object) -> Manifest:
@@ -53,6 +55,7 @@ class FakeEngine:
     """
 
     device = "fake"
+    concurrency = 1
 
     def __init__(self, *, poison: int | None = None, gate: Callable[[], object] | None = None) -> None:
         self.manifest = manifest()
@@ -79,6 +82,22 @@ class FakeTokenizer:
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         shape = (len(texts), TOKENS)
         return np.ones(shape, np.int32), np.ones(shape, np.int32)
+
+    def spans(self, text: str) -> NDArray[np.int32]:
+        return np.zeros((TOKENS, 2), np.int32)
+
+
+class WordTokenizer:
+    """Each word of a text is a token, whose id is 1; texts have at most `WORDS` words."""
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])
+        return np.ones_like(mask), mask
+
+    def spans(self, text: str) -> NDArray[np.int32]:
+        words = [match.span() for match in re.finditer(r"\S+", text)]
+        padded = [*words, *[(0, 0)] * WORDS][:WORDS]
+        return np.array(padded, dtype=np.int32)
 
 
 class FakeFetcher:

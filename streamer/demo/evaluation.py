@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from streamer.demo.observe import EventOutcome, Ledger, Position, SeenAlert
     from streamer.demo.traffic import Truth
+    from streamer.events import Contradiction
 
 Z_95 = 1.959964
 """The normal distribution's two-sided 95 % quantile."""
@@ -42,6 +43,7 @@ class Verdict:
     truth: Truth
     probability: float
     threshold: float
+    contradicts: tuple[Contradiction, ...] = ()
 
     @property
     def mismatch(self) -> bool:
@@ -107,7 +109,7 @@ class Evaluation:
     def verdicts(self) -> list[Verdict]:
         """The judged events, in publishing order."""
         return [
-            Verdict(truth=truth, probability=o.probability, threshold=o.threshold)
+            Verdict(truth=truth, probability=o.probability, threshold=o.threshold, contradicts=o.contradicts)
             for truth, o in self.outcome_of
             if o.probability is not None and o.threshold is not None
         ]
@@ -177,6 +179,12 @@ class Evaluation:
     def release(self) -> str | None:
         """The engine release that scored; None when nothing was scored."""
         return ", ".join(sorted({o.release for _, o in self.outcome_of if o.release})) or None
+
+
+def ranked(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """Return one verdict for each pair of text and picture (a redelivery shows nothing new), the surest first."""
+    distinct = {(v.truth.product_id, v.truth.shown_id): v for v in verdicts}
+    return sorted(distinct.values(), key=lambda verdict: verdict.probability, reverse=True)
 
 
 def precision_recall(verdicts: Sequence[Verdict]) -> PrecisionRecall | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from streamer.alert import AlertState
-    from streamer.events import Outcome, Transition
+    from streamer.events import Contradiction, Outcome, Transition
     from streamer.settings import TopicSettings
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -43,6 +43,7 @@ class EventOutcome:
     probability: float | None = None
     threshold: float | None = None
     release: str | None = None
+    contradicts: tuple[Contradiction, ...] = ()
     reason: str | None = None
     message: str | None = None
 
@@ -59,6 +60,7 @@ class SeenAlert:
     probability: float | None
     reason: str
     at_ms: int
+    contradicts: tuple[Contradiction, ...] = ()
 
 
 @dataclass
@@ -90,6 +92,7 @@ class Ledger:
             probability=score.probability,
             threshold=score.threshold,
             release=score.release,
+            contradicts=score.contradicts or (),
         )
         self._enter(score.source, outcome)
         state, alert = decide(self._states.get(score.product_id), score, source="demo")
@@ -157,6 +160,7 @@ def _seen(alert: MismatchAlert, at_ms: int) -> SeenAlert:
         probability=alert.data.probability,
         reason=alert.data.reason,
         at_ms=at_ms,
+        contradicts=alert.data.contradicts or (),
     )
 
 

@@ -17,17 +17,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from streamer.demo.attribution import is_right, shown_by
 from streamer.demo.charts import precision_recall_chart, score_histogram
-from streamer.demo.evaluation import precision_recall, wilson_interval
+from streamer.demo.evaluation import precision_recall, ranked, wilson_interval
 from streamer.demo.products import difference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from streamer.demo.attribution import Shown
     from streamer.demo.evaluation import Evaluation, Verdict
     from streamer.demo.products import DemoProduct, Difference
     from streamer.demo.summary import RunFacts
+    from streamer.events import Contradiction
 
 MAX_CARDS = 60
 """Pictures of one section; at 256 px a card takes about 25 kB, so that the page stays below 8 MB."""
@@ -38,29 +41,49 @@ JPEG_QUALITY = 82
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One judged event, ready for the page; pictures are data URLs, texts are marked where they are contradicted."""
+    """One judged event, ready for the page; pictures are data URLs, texts are marked where they are contradicted.
+
+    `named` is what the alert names first; `named_right` whether that is untrue, None where all is true.
+    """
 
     product_id: str
     title: Markup
     description: Markup
     facts: list[tuple[str, Markup]]
     difference: Difference | None
+    named: Contradiction | None
+    named_right: bool | None
     probability: float
     threshold: float
     shown: str
+    heat: str | None
     right: str | None
 
 
 class Report:
-    """Everything that the page needs, from the run's figures, its products and their pictures."""
+    """Everything that the page needs, from the run's figures, its products and their pictures.
+
+    Args:
+        evaluation: the figures.
+        products: by id.
+        pictures: the folder of their pictures.
+        facts: of the run.
+        heat: overlays of some pictures, see `streamer.demo.attribution.heat_maps`.
+    """
 
     def __init__(
-        self, evaluation: Evaluation, products: Mapping[str, DemoProduct], pictures: Path, facts: RunFacts
+        self,
+        evaluation: Evaluation,
+        products: Mapping[str, DemoProduct],
+        pictures: Path,
+        facts: RunFacts,
+        heat: Mapping[Shown, str] | None = None,
     ) -> None:
         self._evaluation = evaluation
         self._products = products
         self._pictures = pictures
         self._facts = facts
+        self._heat = heat or {}
 
     def write(self, directory: Path) -> Path:
         """Write index.html into `directory` and return its path."""
@@ -80,20 +103,23 @@ class Report:
     def _context(self) -> dict[str, Any]:
         e = self._evaluation
         curve = precision_recall(e.verdicts)
+        named = self._named_right()
         return {
             "e": e,
             "facts": self._facts,
             "finished_at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             "recall_interval": wilson_interval(len(e.caught), len(e.caught) + len(e.missed)),
             "precision_interval": wilson_interval(len(e.caught), len(e.caught) + len(e.false_alarms)),
+            "named": named,
+            "named_interval": wilson_interval(*named),
             "outcomes": e.ledger.counts.most_common(),
             "transitions": e.ledger.transitions(),
             "kinds": [(kind, sum(row.values()), row.most_common()) for kind, row in sorted(e.by_kind.items())],
             "rejected": self._rejected(),
             "sections": [
-                self._section("caught", "Caught", _CAUGHT, _ranked(e.caught)),
-                self._section("missed", "Missed", _MISSED, _ranked(e.missed)),
-                self._section("false", "False alarms", _FALSE, _ranked(e.false_alarms)),
+                self._section("caught", "Caught", _CAUGHT, ranked(e.caught)),
+                self._section("missed", "Missed", _MISSED, ranked(e.missed)),
+                self._section("false", "False alarms", _FALSE, ranked(e.false_alarms)),
             ],
             "histogram": Markup(score_histogram(e.verdicts)) if e.verdicts else None,  # noqa: S704 - no product text
             "curve": Markup(precision_recall_chart(curve, e.recall, e.precision)) if curve else None,  # noqa: S704
@@ -104,9 +130,16 @@ class Report:
         cards = [self._card(verdict) for verdict in verdicts[:MAX_CARDS]]
         return {"name": name, "title": title, "lead": lead, "total": len(verdicts), "cards": cards}
 
+    def _named_right(self) -> tuple[int, int]:
+        """Return in how many true alerts the field named first is the wrong one, and how many there are."""
+        caught = ranked(self._evaluation.caught)
+        differences = [difference(*(self._products[i] for i in shown_by(verdict))) for verdict in caught]
+        right = (is_right(verdict.contradicts, wrong) for verdict, wrong in zip(caught, differences, strict=True))
+        return sum(right), len(caught)
+
     def _card(self, verdict: Verdict) -> Card:
         truth = verdict.truth
-        product, shown = self._products[truth.product_id], self._products[truth.shown_id or truth.product_id]
+        product, shown = (self._products[i] for i in shown_by(verdict))
         wrong = difference(product, shown) if truth.swapped else None
         untrue = wrong.phrases if wrong else ()
         return Card(
@@ -115,9 +148,12 @@ class Report:
             description=highlight(product.fields.get("description", ""), untrue),
             facts=[(k, highlight(v, untrue)) for k, v in product.fields.items() if k not in ("title", "description")],
             difference=wrong,
+            named=next(iter(verdict.contradicts), None),
+            named_right=is_right(verdict.contradicts, wrong) if wrong else None,
             probability=verdict.probability,
             threshold=verdict.threshold,
             shown=thumbnail(self._pictures / shown.picture, THUMBNAIL_PX),
+            heat=self._heat.get(shown_by(verdict)),
             right=thumbnail(self._pictures / product.picture, INSET_PX) if truth.swapped else None,
         )
 
@@ -161,9 +197,3 @@ def thumbnail(picture: Path, size_px: int) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _ranked(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Return one verdict for each pair of text and picture (a redelivery shows nothing new), the surest first."""
-    distinct = {(v.truth.product_id, v.truth.shown_id): v for v in verdicts}
-    return sorted(distinct.values(), key=lambda verdict: verdict.probability, reverse=True)

@@ -21,6 +21,7 @@ from rich.markup import escape
 from engines.errors import EngineError
 from streamer import settings, topics
 from streamer.demo import summary
+from streamer.demo.attribution import heat_maps
 from streamer.demo.cluster import run_cluster
 from streamer.demo.display import Progress, explainer, show
 from streamer.demo.evaluation import Evaluation
@@ -126,7 +127,10 @@ async def _demo(options: DemoOptions, console: Console, started_ms: int) -> int:
         )
         evaluation = Evaluation(published, ledger)
         products = {product.id: product for product in catalogue.products}
-        page = Report(evaluation, products, pictures, facts).write(options.report)
+        heat = await asyncio.to_thread(
+            heat_maps, evaluation, products, pictures, release=options.release, console=console
+        )
+        page = Report(evaluation, products, pictures, facts, heat).write(options.report)
         console.print(summary.tables(evaluation, facts, page))
         if options.json:
             print(orjson.dumps(summary.as_json(evaluation, facts)).decode(), flush=True)  # noqa: T201 - the result

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from streamer.errors import RejectedEvent
 from streamer.events import (
+    Contradiction,
     DeadLetter,
     MismatchAlert,
     MismatchData,
@@ -97,6 +98,10 @@ ALERT = MismatchAlert(
         reason="mismatch",
     ),
 )
+CONTRADICTS = (
+    Contradiction(field="color", value="blue", share=0.875),
+    Contradiction(field="title", value="Becher", share=0.125),
+)
 DEAD_LETTER = DeadLetter(
     reason="malformed_json",
     message="not JSON: unexpected end of data: line 1 column 1 (char 0)",
@@ -126,7 +131,11 @@ EVENTS: dict[str, msgspec.Struct] = {
     "product-update-tombstone": TOMBSTONE,
     "product-score": SCORE,
     "product-score-superseded": SUPERSEDED,
+    "product-score-contradicted": msgspec.structs.replace(SCORE, contradicts=CONTRADICTS),
     "mismatch-alert": ALERT,
+    "mismatch-alert-contradicted": msgspec.structs.replace(
+        ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
+    ),
     "dead-letter": DEAD_LETTER,
 }
 

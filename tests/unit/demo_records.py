@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from msgspec import UNSET
+
 from streamer.alert import AlertState, decide
 from streamer.demo.evaluation import Evaluation, PublishedEvent
 from streamer.demo.observe import Ledger
 from streamer.demo.products import DemoProduct, Fact
 from streamer.demo.traffic import Kind, Truth
-from streamer.events import DeadLetter, MismatchAlert, ProductScore, SourcePosition
+from streamer.events import Contradiction, DeadLetter, MismatchAlert, ProductScore, SourcePosition
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 COLOURS = ("red", "blue", "green", "black")
@@ -67,7 +69,14 @@ class Run:
         self.published.append(PublishedEvent(truth=truth, position=position, at_ms=offset * 10))
         return SourcePosition(topic=position[0], partition=0, offset=offset)
 
-    def score(self, source: SourcePosition, probability: float, *, at_ms: int = 500) -> ProductScore:
+    def score(
+        self,
+        source: SourcePosition,
+        probability: float,
+        *,
+        at_ms: int = 500,
+        contradicts: tuple[Contradiction, ...] = (),
+    ) -> ProductScore:
         """Enter a score for the update at `source`."""
         truth = self.published[source.offset].truth
         score = ProductScore(
@@ -82,6 +91,7 @@ class Run:
             probability=probability,
             threshold=self.threshold,
             release="r1",
+            contradicts=contradicts or UNSET,
         )
         self.enter(score, at_ms=at_ms)
         return score

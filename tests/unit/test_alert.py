@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from streamer.alert import AlertState, decide, from_table, to_table
-from streamer.events import MismatchAlert, ProductScore, RecordedOutcome, SourcePosition
+from streamer.events import Contradiction, MismatchAlert, ProductScore, RecordedOutcome, SourcePosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -162,3 +162,15 @@ def test_alerts_of_a_product_alternate(sequence: list[ProductScore]) -> None:
     assert (state is not None and state.alert is not None) == is_open
     orders = [alert.data.order for alert in alerts]
     assert orders == sorted(orders)
+
+
+def test_alert_names_what_the_score_names_under_the_same_id() -> None:
+    """Contradicted claims travel in the alert, are no part of its identity, and are gone when it resolves."""
+    named = structs.replace(score(1, 0.9), contradicts=(Contradiction(field="color", value="navy", share=0.9),))
+    _, (plain,) = run(score(1, 0.9))
+    state, (opened, resolved) = run(named, score(2, 0.1, image="b"))
+    assert opened.data.contradicts == named.contradicts
+    assert opened.id == plain.id
+    assert structs.replace(opened, data=plain.data) == plain
+    assert resolved.data.contradicts is UNSET
+    assert state is not None

@@ -87,3 +87,29 @@ async def test_batcher_reports_an_engine_that_only_fails() -> None:
             await batcher.logit(pair(9))
     await batcher.close()
     assert batcher.fatal.result().code == "engine_failing"
+
+
+async def test_batcher_takes_what_explains_before_what_is_fresh(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """The last to come is in the next batch, though fresh pairs would fill it."""
+    _, batcher, gate, _ = gated
+    done: list[str] = []
+    for name in ("first", *(f"fresh {number}" for number in range(6)), "explains"):
+        task = asyncio.create_task(batcher.logit(pair(0), explains=name == "explains"), name=name)
+        task.add_done_callback(lambda task: done.append(task.get_name()))
+        await asyncio.sleep(0)
+    gate.set()
+    while len(done) < 8:  # noqa: ASYNC110 - the engine runs in a thread
+        await asyncio.sleep(0)
+    assert done.index("explains") < done.index("fresh 5")
+
+
+async def test_batcher_explanations_that_fail_do_not_stop_the_worker() -> None:
+    """Only what costs a product its score counts."""
+    batcher = Batcher(FakeEngine(poison=0), max_batch=1, report=lambda _: None)
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(0), explains=True)
+    assert not batcher.fatal.done()
+    await batcher.close()

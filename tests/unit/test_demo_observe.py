@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from streamer.demo.observe import Ledger
+from streamer.events import Contradiction
 from tests.unit.demo_records import Run
 
 
@@ -50,3 +51,12 @@ def test_ledger_awaits_what_the_scores_call_for() -> None:
     run.raise_alerts()
     assert not run.ledger.awaited_alerts
     assert not run.ledger.unexplained_alerts
+
+
+def test_ledger_keeps_what_scores_and_alerts_name() -> None:
+    """The report reads it from the verdicts, the screen from the alerts."""
+    run, named = Run(), (Contradiction(field="color", value="red", share=0.9),)
+    run.score(run.publish("a", kind="swapped", shown_id="other"), 0.9, contradicts=named)
+    run.raise_alerts()
+    assert [verdict.contradicts for verdict in run.evaluation.verdicts] == [named]
+    assert [alert.contradicts for alert in run.ledger.alerts] == [named]

@@ -12,6 +12,7 @@ from streamer.demo.charts import precision_recall_chart, score_histogram
 from streamer.demo.evaluation import precision_recall
 from streamer.demo.report import MAX_CARDS, Report, highlight, thumbnail
 from streamer.demo.summary import RunFacts
+from streamer.events import Contradiction
 from tests.unit.demo_records import Run, products
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def _run_of(caught: int) -> Run:
     return run
 
 
-def _write(run: Run, folder: Path, groups: int = 1) -> str:
+def _write(run: Run, folder: Path, groups: int = 1, heat: dict[tuple[str, str], str] | None = None) -> str:
     catalogue = {item.id: item for item in products(groups * 4)}
     for item in catalogue.values():
         Image.new("RGB", (300, 200), (90, 120, 30)).save(folder / item.picture)
-    return Report(run.evaluation, catalogue, folder, FACTS).write(folder / "report").read_text("utf-8")
+    return Report(run.evaluation, catalogue, folder, FACTS, heat).write(folder / "report").read_text("utf-8")
 
 
 def test_report_page_needs_nothing_from_outside(tmp_path: Path) -> None:
@@ -64,6 +65,22 @@ def test_report_shows_caught_missed_and_false(tmp_path: Path) -> None:
     assert "mug-0-green" in sections["missed"]
     assert "mug-0-black" in sections["false"]
     assert "malformed_json in words" in sections["outcomes"]
+
+
+def test_report_names_the_field_and_says_whether_it_is_the_wrong_one(tmp_path: Path) -> None:
+    """Beside each alert; the share of true alerts that are right stands at the top, and a heat map over its picture."""
+    run = Run()
+    for number, (field, value) in enumerate((("color", "<Red>"), ("capacity", "0.3 l"))):
+        named = (Contradiction(field=field, value=value, share=0.876),)
+        source = run.publish(f"mug-{number}-red", kind="swapped", shown_id=f"mug-{number}-blue")
+        run.score(source, 0.9, contradicts=named)
+    run.raise_alerts()
+    heat = {("mug-0-red", "mug-0-blue"): "data:image/png;base64,AAAA"}
+    page = _write(run, tmp_path, groups=2, heat=heat)
+    assert "<b>color: &lt;Red&gt;</b> <span>88 % of the case, right</span>" in page
+    assert "88 % of the case, wrong" in page
+    assert "1 of 2 true alerts" in page
+    assert page.count('<img class="heat" src="data:image/png;base64,AAAA" alt="where it contradicts color">') == 1
 
 
 def test_report_many_alerts_are_capped(tmp_path: Path) -> None:

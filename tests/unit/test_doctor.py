@@ -42,6 +42,7 @@ class CountingEngine:
     """An engine that scores nothing and remembers the size of each batch."""
 
     device = "paper"
+    concurrency = 1
 
     def __init__(self, *, broken: bool = False) -> None:
         """Make one that works, or one whose inference fails."""

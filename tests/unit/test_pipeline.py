@@ -17,7 +17,7 @@ from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
 from streamer.pipeline import Incoming, Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
-from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, png
+from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +33,7 @@ class Bench:
     fetcher: FakeFetcher
     published: Published
     engine: FakeEngine
+    batcher: Batcher
     acknowledged: list[int] = field(default_factory=list)
     offset: int = 0
 
@@ -65,7 +66,11 @@ async def bench() -> AsyncIterator[Bench]:
         yield built
 
 
-async def build(settings: PipelineSettings, engine: FakeEngine | None = None) -> AsyncIterator[Bench]:
+async def build(
+    settings: PipelineSettings,
+    engine: FakeEngine | None = None,
+    tokenizer: FakeTokenizer | WordTokenizer | None = None,
+) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
     fetcher, published, telemetry = FakeFetcher({RIGHT: png(0), WRONG: png(255)}), Published(), Telemetry()
@@ -73,7 +78,7 @@ async def build(settings: PipelineSettings, engine: FakeEngine | None = None) ->
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
             fetcher=fetcher,  # type: ignore[arg-type]
-            tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
+            tokenizer=tokenizer or FakeTokenizer(),  # type: ignore[arg-type]
             manifest=engine.manifest,
             batcher=batcher,
             executor=executor,
@@ -82,7 +87,7 @@ async def build(settings: PipelineSettings, engine: FakeEngine | None = None) ->
             settings=settings,
             telemetry=telemetry,
         )
-        yield Bench(pipeline, fetcher, published, engine)
+        yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()
 
 

@@ -111,3 +111,12 @@ def test_tokenizer_without_padding_token_is_invalid(tmp_path: Path) -> None:
     tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(path))
     with pytest.raises(ManifestInvalid, match="PAD"):
         Tokenizer.from_file(path, SPEC)
+
+
+def test_spans_say_where_each_token_stands(tokenizer_file: Path) -> None:
+    """The text between them is the token; padding stands nowhere."""
+    text = "color: red\ntitle: mug"
+    spans = Tokenizer.from_file(tokenizer_file, SPEC).spans(text)
+    assert spans.dtype == np.int32
+    assert spans.shape == (8, 2)
+    assert [text[start:end] for start, end in spans] == ["color:", "red", "title:", "mug", "", "", "", ""]

@@ -1,0 +1,85 @@
+"""A product that is about to alert → the claims of its text that the picture contradicts.
+
+The same picture goes through the engine again, once for each claim left out of the text (`engines.attribution`): first
+the facts, and only if the alert would stand without any of them, the other words. What is named is an explanation:
+whatever goes wrong here, the score stands and the alert says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engines import attribution
+from streamer.batch import Pair
+from streamer.events import Contradiction
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engines.text import Tokenizer
+    from streamer.batch import Batcher
+
+log = structlog.get_logger(__name__)
+
+_DIGITS = 3  # of a share: more would say nothing, and differ from machine to machine
+
+
+class Attributor:
+    """Names contradicted claims; belongs to one event loop.
+
+    Args:
+        tokenizer: of the engine's release.
+        batcher: runs the engine.
+        executor: finds the claims, beside decoding and tokenising.
+    """
+
+    def __init__(self, *, tokenizer: Tokenizer, batcher: Batcher, executor: Executor) -> None:
+        self._tokenizer = tokenizer
+        self._batcher = batcher
+        self._executor = executor
+
+    async def contradictions(
+        self, text: str, pair: Pair, logit: float, alerts: Callable[[float], bool]
+    ) -> tuple[Contradiction, ...]:
+        """Return the claims that the picture contradicts, the worst first; none where they cannot be told.
+
+        Args:
+            text: as composed for the engine.
+            pair: the text's tokens, and the picture.
+            logit: the engine's answer for the pair.
+            alerts: whether a logit calls for an alert.
+        """
+        try:
+            named = await self._named(text, pair, logit, alerts)
+        except Exception as error:  # noqa: BLE001 - an explanation never costs the score
+            log.warning("attribution.failed", error=repr(error))
+            return ()
+        return tuple(
+            Contradiction(field=claim.field, value=claim.value, share=round(share, _DIGITS)) for claim, share in named
+        )
+
+    async def _named(
+        self, text: str, pair: Pair, logit: float, alerts: Callable[[float], bool]
+    ) -> list[attribution.Named]:
+        loop = asyncio.get_running_loop()
+        claims, masks, facts = await loop.run_in_executor(self._executor, self._leave_out, text, pair)
+        logits = await self._logits(pair, masks[:facts])
+        if all(map(alerts, logits)):  # no single fact is the reason: its words stand elsewhere, or there are several
+            logits += await self._logits(pair, masks[facts:])
+        return attribution.rank(claims[: len(logits)], logit, logits)
+
+    async def _logits(self, pair: Pair, masks: NDArray[np.int32]) -> list[float]:
+        """Return the engine's answers for the pair under masks (C, T)."""
+        variants = [Pair(pair.pixel_values, pair.input_ids, mask) for mask in masks]
+        scored = await asyncio.gather(*(self._batcher.logit(variant, explains=True) for variant in variants))
+        return [one.logit for one in scored]
+
+    def _leave_out(self, text: str, pair: Pair) -> attribution.LeftOut:
+        return attribution.leave_out(text, self._tokenizer.spans(text), pair.attention_mask)
