@@ -8,10 +8,11 @@ at once; under load batches fill by themselves. What explains an alert goes befo
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import queue
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from engines.errors import EngineError, InferenceFailed
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 MAX_FAILURES_IN_A_ROW = 16
 """A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
-
-_FIRST, _FRESH, _LAST = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,12 @@ class Batcher:
         self._engine = engine
         self._max_batch = max_batch
         self._report = report
-        self._queue: queue.PriorityQueue[tuple[int, int, _Waiting | None]] = queue.PriorityQueue()
-        self._order = itertools.count()
+        # Pairs arrive in the queue, which costs the event loop nothing; whichever thread is free sorts and takes them.
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._taking = threading.Lock()
+        self._explaining: deque[_Waiting] = deque()
+        self._fresh: deque[_Waiting] = deque()
+        self._ended = False
         self._loop = asyncio.get_running_loop()
         self._failures = 0  # in a row; the loop's own
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
@@ -93,7 +96,7 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """How many pairs stand in the queue."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._explaining) + len(self._fresh)
 
     async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
         """Return the engine's answer for the pair.
@@ -107,41 +110,43 @@ class Batcher:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
         waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), explains)
-        self._queue.put((_FIRST if explains else _FRESH, next(self._order), waiting))
+        self._queue.put(waiting)
         return await waiting.result
 
     async def close(self) -> None:
         """Score what is queued, then end the threads."""
-        for _ in self._threads:
-            self._queue.put((_LAST, next(self._order), None))
+        self._queue.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
 
     def _run(self) -> None:
         collator = _Collator(self._max_batch)
-        more = True
-        while more:
-            taken, more = self._take()
-            if taken:
-                self._score(taken, collator)
+        while taken := self._take():
+            self._score(taken, collator)
 
-    def _take(self) -> tuple[list[_Waiting], bool]:
-        """Wait for a pair and take this thread's share of what is there; False when it is to end."""
+    def _take(self) -> list[_Waiting]:
+        """Wait for a pair and take this thread's share of what is there; nothing when all is done."""
         taken: list[_Waiting] = []
-        share = self._max_batch
-        while len(taken) < share:
-            try:
-                *_, waiting = self._queue.get(block=not taken)
-            except queue.Empty:
-                break
+        with self._taking:
+            self._sort()
+            while not taken and (self._explaining or self._fresh or not self._ended):
+                if not (self._explaining or self._fresh):
+                    self._sort(self._queue.get())
+                waiting = len(self._explaining) + len(self._fresh)
+                share = min(self._max_batch, -(-waiting // len(self._threads)))
+                while len(taken) < share and (lane := self._explaining or self._fresh):
+                    pair = lane.popleft()
+                    if not pair.result.done():  # superseded while it waited
+                        taken.append(pair)
+        return taken
+
+    def _sort(self, *arrived: _Waiting | None) -> None:
+        """Put what has arrived where it belongs."""
+        for waiting in (*arrived, *_all_of(self._queue)):
             if waiting is None:
-                return taken, False
-            if waiting.result.done():  # superseded while it waited
-                continue
-            if not taken:
-                share = min(share, 1 + self._queue.qsize() // len(self._threads))
-            taken.append(waiting)
-        return taken, True
+                self._ended = True
+            else:
+                (self._explaining if waiting.explains else self._fresh).append(waiting)
 
     def _score(self, taken: list[_Waiting], collator: _Collator) -> None:
         started = time.perf_counter()
@@ -201,3 +206,9 @@ class _Collator:
             input_ids=np.stack([pair.input_ids for pair in pairs]),
             attention_mask=np.stack([pair.attention_mask for pair in pairs]),
         )
+
+
+def _all_of(arrivals: queue.SimpleQueue[_Waiting | None]) -> Iterator[_Waiting | None]:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            yield arrivals.get_nowait()
