@@ -118,7 +118,7 @@ def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> No
     model.similarity_weight.fill_(max(_SIMILARITY_WEIGHTS, key=quality))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def both_signals(
     model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -99,13 +99,15 @@ def _random_attributes(shape: tuple[int, ...], generator: torch.Generator) -> to
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Keep the exporter's notes on libraries that are not installed, and its own deprecations, off the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Keep the exporter's notes on what it cannot fold or does not find, and its deprecations, off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

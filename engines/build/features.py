@@ -78,7 +78,7 @@ def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, 
     return features
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _early(model: CompactFusion, pictures: NDArray[np.uint8], file: Path, progress: Progress) -> NDArray[np.float16]:
     backbone = model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = pictures.shape[-1] // 8
@@ -91,7 +91,7 @@ def _early(model: CompactFusion, pictures: NDArray[np.uint8], file: Path, progre
     return kept
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _looks(model: CompactFusion, early: NDArray[np.float16], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
     parts = [
         model.backbone.late(torch.from_numpy(early[p, AS_IT_IS]).float())[1].mean(dim=(2, 3)) for p in _parts(pictures)
@@ -99,7 +99,7 @@ def _looks(model: CompactFusion, early: NDArray[np.float16], pictures: NDArray[n
     return np.concatenate([part.numpy() for part in parts])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _states(model: CompactFusion, texts: Texts, file: Path, progress: Progress) -> NDArray[np.float16]:
     """Texts of like length go together, so that little is computed for padding."""
     lengths = texts.attention_mask.sum(axis=1)

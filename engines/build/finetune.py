@@ -174,7 +174,7 @@ class Trainer:
         identity = self._identity[torch.from_numpy(owners)]
         return identity[:, None] == identity[None, :]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _vectors(self) -> NDArray[np.float32]:
         """Return what each product's first picture looks like to the model as it is now, (N, J)."""
         self._model.eval()

@@ -113,3 +113,34 @@ async def test_batcher_explanations_that_fail_do_not_stop_the_worker() -> None:
             await batcher.logit(pair(0), explains=True)
     assert not batcher.fatal.done()
     await batcher.close()
+
+
+async def test_batcher_shares_what_waits_among_the_engine_s_threads() -> None:
+    """An engine that runs two batches at once is given two halves, at the same time."""
+    both = threading.Barrier(2, timeout=10)
+    engine = FakeEngine(gate=both.wait)
+    engine.concurrency = 2
+    batcher = Batcher(engine, max_batch=8, report=lambda _: None)
+    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in range(2)]
+    answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(*tasks)]
+    await batcher.close()
+    assert answers == [0, 1]
+    assert engine.batches == [1, 1]
+
+
+async def test_batcher_explains_before_it_scores_what_is_fresh(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """A pair of a product that was scored already goes before those that wait since longer."""
+    engine, batcher, gate, _ = gated
+    order: list[int] = []
+
+    async def score(red: int, *, explains: bool) -> None:
+        await batcher.logit(pair(red), explains=explains)
+        order.append(red)
+
+    tasks = [asyncio.create_task(score(red, explains=red == 9)) for red in (0, 1, 2, 3, 4, 5, 9)]
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(*tasks)
+    assert order.index(9) < order.index(5)

@@ -88,9 +88,11 @@ class Block(nn.Module):
 
 def text_backbone(*, pretrained: bool = True) -> nn.Module:
     """Return MiniLM-L6 as the library's own `BertModel`; without `pretrained` a random one with a single layer."""
-    from transformers import BertConfig, BertModel  # noqa: PLC0415 - seconds to import, for this family only
+    from transformers import BertConfig, BertModel, logging  # noqa: PLC0415 - seconds to import, for this family only
 
     if pretrained:
+        logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the pooler is left out on purpose
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model: nn.Module = BertModel.from_pretrained(str(_minilm()), add_pooling_layer=False)
         return model.eval().requires_grad_(requires_grad=False)
     config: Any = BertConfig.from_pretrained(str(_minilm()), num_hidden_layers=1)
