@@ -132,7 +132,7 @@ async def test_batcher_explains_before_it_scores_what_is_fresh(
     gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
 ) -> None:
     """A pair of a product that was scored already goes before those that wait since longer."""
-    engine, batcher, gate, _ = gated
+    _, batcher, gate, _ = gated
     order: list[int] = []
 
     async def score(red: int, *, explains: bool) -> None:
