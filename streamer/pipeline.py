@@ -274,7 +274,7 @@ class Pipeline:
         self._clock(passage, "queue", scored.waited_s)
         self._clock(passage, "engine", scored.infer_s)
         probability, threshold = self._probability(scored.logit), self._threshold(update)
-        if probability < threshold:
+        if probability < threshold or not self._settings.explain_alerts:
             return _Judgement(probability, ())
         started = time.perf_counter()
         contradicts = await self._attributor.contradictions(

