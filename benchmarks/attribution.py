@@ -31,11 +31,11 @@ from engines.catalogs.rendered.wording import words_for
 from engines.image import decode
 from engines.runtime.loader import load, load_tokenizer
 from engines.text import compose
-from streamer.attribute import Attributor
 from streamer.batch import Batcher, Pair
 from streamer.demo.attribution import is_right
 from streamer.demo.evaluation import wilson_interval
 from streamer.demo.products import Difference
+from streamer.explain import Explainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ async def attribute(engine: Engine, tokenizer: Tokenizer, todo: Sequence[Swap], 
     batcher = Batcher(engine, max_batch=spec.max_batch, report=count)
     answers: list[Answer] = []
     with ThreadPoolExecutor(1) as executor:
-        attributor = Attributor(tokenizer=tokenizer, batcher=batcher, executor=executor)
+        attributor = Explainer(tokenizer=tokenizer, batcher=batcher, executor=executor)
         for swap in progress.track(todo, description="attributing"):
             text = compose(swap.text_of.fields, spec.text)
             input_ids, attention_mask = tokenizer.encode([text])

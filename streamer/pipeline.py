@@ -28,10 +28,10 @@ from engines.errors import EngineError
 from engines.image import decode
 from engines.text import compose
 from streamer import events
-from streamer.attribute import Attributor
 from streamer.batch import Pair
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
+from streamer.explain import Explainer
 from streamer.fetch import NotModified
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ class Pipeline:
         self._tokenizer = tokenizer
         self._manifest = manifest
         self._batcher = batcher
-        self._attributor = Attributor(tokenizer=tokenizer, batcher=batcher, executor=executor)
+        self._explainer = Explainer(
+            tokenizer=tokenizer, batcher=batcher, executor=executor, share=settings.explained_share
+        )
         self._executor = executor
         self._publish = publish
         self._topics = topics
@@ -274,13 +276,14 @@ class Pipeline:
         self._clock(passage, "queue", scored.waited_s)
         self._clock(passage, "engine", scored.infer_s)
         probability, threshold = self._probability(scored.logit), self._threshold(update)
-        if probability < threshold or not self._settings.explain_alerts:
+        self._explainer.count_scored()
+        if probability < threshold or not self._explainer.takes_on():
             return _Judgement(probability, ())
         started = time.perf_counter()
-        contradicts = await self._attributor.contradictions(
+        contradicts = await self._explainer.contradictions(
             text, pair, scored.logit, lambda logit: self._probability(logit) >= threshold
         )
-        self._clock(passage, "attribute", time.perf_counter() - started)
+        self._clock(passage, "explain", time.perf_counter() - started)
         return _Judgement(probability, contradicts)
 
     def _probability(self, logit: float) -> float:

@@ -93,8 +93,12 @@ class PipelineSettings(_Section):
     )
     preprocess_threads: int = Field(default=2, ge=1)
     score_cache_entries: int = Field(default=200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
-    explain_alerts: bool = Field(
-        default=True, description="name the field that a picture contradicts: about 6 more inferences per alert"
+    explained_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="of the scored products, how many alerts name the contradicted field at most, in the long run: "
+        "each costs about 6 inferences; 0 turns it off",
     )
     drain_timeout_s: float = Field(default=25.0, gt=0, description="on SIGTERM; keep it under the pod's grace period")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engines.contract import Engine
     from streamer.batch import BatchReport
 
-STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "attribute", "publish")
+STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "publish")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

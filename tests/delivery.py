@@ -220,7 +220,6 @@ class Run:
                 },
                 "topics": {**names, "partitions": PARTITIONS},
                 "fetch": {"allow_hosts": (image_host,)},
-                "pipeline": {"explain_alerts": False},  # nearly all are alerts here: it would be the engine's test
                 "telemetry": {"port": 0},
             }
         )

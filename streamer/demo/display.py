@@ -52,7 +52,7 @@ STAGE_MEANINGS = {
     "tokenise": "text → tokens",
     "queue": "wait for a batch",
     "engine": "batch → scores",
-    "attribute": "alert → its words",
+    "explain": "alert → its words",
     "publish": "score → Kafka",
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "attribute", "publish")
+STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "publish")
 QUEUES = ("in_flight", "fetch", "preprocess", "engine")
 
 

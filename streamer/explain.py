@@ -2,7 +2,8 @@
 
 The same picture goes through the engine again, once for each claim left out of the text (`engines.attribution`): first
 the facts, and only if the alert would stand without any of them, the other words. What is named is an explanation:
-whatever goes wrong here, the score stands and the alert says nothing.
+whatever goes wrong here, the score stands and the alert says nothing. A flood of alerts, as after a broken feed, is not
+explained whole: scoring comes first.
 """
 
 from __future__ import annotations
@@ -28,22 +29,39 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+BURST = 64
+"""Explanations that a calm stream has saved up: as many alerts in a row are explained before the share holds."""
+
 _DIGITS = 3  # of a share: more would say nothing, and differ from machine to machine
 
 
-class Attributor:
+class Explainer:
     """Names contradicted claims; belongs to one event loop.
 
     Args:
         tokenizer: of the engine's release.
         batcher: runs the engine.
         executor: finds the claims, beside decoding and tokenising.
+        share: of the scored products, how many are explained at most, in the long run.
     """
 
-    def __init__(self, *, tokenizer: Tokenizer, batcher: Batcher, executor: Executor) -> None:
+    def __init__(self, *, tokenizer: Tokenizer, batcher: Batcher, executor: Executor, share: float) -> None:
         self._tokenizer = tokenizer
         self._batcher = batcher
         self._executor = executor
+        self._share = share
+        self._saved = float(BURST) if share else 0.0
+
+    def count_scored(self) -> None:
+        """Take note of a scored product: it earns its share of an explanation."""
+        self._saved = min(float(BURST), self._saved + self._share)
+
+    def takes_on(self) -> bool:
+        """Whether there is an explanation to spend on an alert; if so, it is spent."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
 
     async def contradictions(
         self, text: str, pair: Pair, logit: float, alerts: Callable[[float], bool]
@@ -59,7 +77,7 @@ class Attributor:
         try:
             named = await self._named(text, pair, logit, alerts)
         except Exception as error:  # noqa: BLE001 - an explanation never costs the score
-            log.warning("attribution.failed", error=repr(error))
+            log.warning("explanation.failed", error=repr(error))
             return ()
         return tuple(
             Contradiction(field=claim.field, value=claim.value, share=round(share, _DIGITS)) for claim, share in named

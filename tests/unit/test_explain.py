@@ -9,6 +9,7 @@ import pytest
 
 from engines.errors import InferenceFailed
 from streamer.batch import MAX_FAILURES_IN_A_ROW
+from streamer.explain import BURST
 from streamer.settings import PipelineSettings
 from tests.fakes import FakeEngine, WordTokenizer
 from tests.unit.test_pipeline import RIGHT, WRONG, build
@@ -100,9 +101,21 @@ async def test_attribution_that_fails_keeps_the_score_and_the_worker() -> None:
 
 async def test_alerting_score_where_explaining_is_off_says_nothing() -> None:
     """The alert stands, and the engine runs once."""
-    async for bench in build(PipelineSettings(explain_alerts=False), WordEngine(), WordTokenizer()):
+    async for bench in build(PipelineSettings(explained_share=0), WordEngine(), WordTokenizer()):
         await bench.send(navy_mug(WRONG))
         (score,) = await bench.settle()
         assert score["probability"] >= score["threshold"]
         assert "contradicts" not in score
         assert bench.engine.batches == [1]
+
+
+async def test_flood_of_alerts_is_explained_in_part_and_scored_whole() -> None:
+    """What a calm stream has saved up and a tenth of the flood are explained; every alert stands."""
+    alerts = 300
+    async for bench in build(PipelineSettings(explained_share=0.1, max_in_flight=8), WordEngine(), WordTokenizer()):
+        for number in range(alerts):
+            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "title": f"mug {number}"})
+        scores = await bench.settle()
+        assert [score["outcome"] for score in scores] == ["scored"] * alerts
+        explained = sum("contradicts" in score for score in scores)
+        assert BURST + alerts // 10 - 2 <= explained <= BURST + alerts // 10
