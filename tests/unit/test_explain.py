@@ -114,7 +114,7 @@ async def test_flood_of_alerts_is_explained_in_part_and_scored_whole() -> None:
     alerts = 300
     async for bench in build(PipelineSettings(explained_share=0.1, max_in_flight=8), WordEngine(), WordTokenizer()):
         for number in range(alerts):
-            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "title": f"mug {number}"})
+            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "color": f"navy {number}"})
         scores = await bench.settle()
         assert [score["outcome"] for score in scores] == ["scored"] * alerts
         explained = sum("contradicts" in score for score in scores)
