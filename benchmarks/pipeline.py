@@ -21,7 +21,6 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +40,7 @@ from rich.table import Table
 from engines.catalogs.rendered import jpeg, render_catalog
 from engines.contract import Batch
 from engines.image import decode
+from engines.inference import infer_all
 from engines.runtime import loader
 from engines.text import compose
 from streamer import events, topics
@@ -61,9 +61,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 console = Console(stderr=True)
-
-FULL_PACE_S = 1.0
-"""What `pace` gives when nothing disturbs: set at the start."""
 
 ACCELERATOR_BATCH, ACCELERATOR_S = 64, 0.1
 TARGETS = {"cpu": 0.85, "accelerator": 0.95}
@@ -99,6 +96,7 @@ class Site:
     manifest: Manifest
     updates: list[bytes]
     pictures: list[bytes]
+    pace_s: float  # of a fixed piece of work, when nothing disturbs the machine
 
 
 @dataclass
@@ -116,7 +114,7 @@ class Turn:
 
 
 def alone(engine: Engine, site: Site, seconds: float) -> float:
-    """Return pairs/s of the engine on one ready batch, again and again, in as many threads as it wants."""
+    """Return pairs/s of the engine on ready batches, as many at the same time as it runs best."""
     manifest = engine.manifest
     pictures = [site.pictures[i % len(site.pictures)] for i in range(manifest.max_batch)]
     pixels = np.stack([decode(picture, manifest.image, max_pixels=10**8) for picture in pictures])
@@ -125,16 +123,9 @@ def alone(engine: Engine, site: Site, seconds: float) -> float:
     batch = Batch(pixels, ids, mask)
     engine.infer(batch)
     started = time.perf_counter()
-
-    def again(_: int) -> float:
-        pairs = 0
-        while time.perf_counter() - started < seconds:
-            engine.infer(batch)
-            pairs += len(batch)
-        return pairs / (time.perf_counter() - started)
-
-    with ThreadPoolExecutor(engine.concurrency) as threads:
-        return sum(threads.map(again, range(engine.concurrency)))
+    ready = iter(lambda: batch if time.perf_counter() - started < seconds else None, None)
+    pairs = sum(map(len, infer_all(engine, ready)))
+    return pairs / (time.perf_counter() - started)
 
 
 async def whole(engine: Engine, site: Site, run: str) -> tuple[float, float, float]:
@@ -233,7 +224,7 @@ def turns(load: Callable[[], Engine], site: Site, count: int, name: str) -> Iter
         lone = alone(engine, site, ALONE_S)
         between = pace()
         rate, cpu_ms, size = _run(whole(engine, site, f"{name}-{done + disturbed}"))
-        slowest = max(before, between, pace()) / FULL_PACE_S
+        slowest = max(before, between, pace()) / site.pace_s
         console.print(f"{name}: alone {lone:.0f}/s, pipeline {rate:.0f}/s, ratio {rate / lone:.3f}, pace {slowest:.2f}")
         if slowest > DISTURBED and disturbed < MAX_DISTURBED:
             disturbed += 1
@@ -329,7 +320,7 @@ def _site(  # noqa: PLR0917 - the options as they come
         for product in products
     ]
     engine = loader.load(release)
-    return Site(release, broker, host, engine.manifest, updates, pictures)
+    return Site(release, broker, host, engine.manifest, updates, pictures, min(pace() for _ in range(10)))
 
 
 def main(  # noqa: PLR0917 - typer's options
@@ -342,8 +333,6 @@ def main(  # noqa: PLR0917 - typer's options
     seed: Annotated[int, typer.Option()] = 77,
 ) -> None:
     """Measure how much of the engine's own speed the whole pipeline reaches, and what the host costs per event."""
-    global FULL_PACE_S  # noqa: PLW0603 - a reading of the machine, taken once
-    FULL_PACE_S = min(pace() for _ in range(10))
     logging.getLogger().setLevel(logging.ERROR)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     results: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from engines.contract import Batch
+from engines.inference import infer_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -293,11 +294,9 @@ def _infer(
     engine: Engine, pictures: NDArray[np.uint8], input_ids: NDArray[np.int32], attention_mask: NDArray[np.int32]
 ) -> NDArray[np.float32]:
     """Return the logits (N,) of pictures (N, 3, H, W) against one text."""
-    step = engine.manifest.max_batch
+    step = max(1, min(engine.manifest.max_batch, -(-len(pictures) // engine.concurrency)))
     parts = [pictures[at : at + step] for at in range(0, len(pictures), step)]
-    return np.concatenate(
-        [
-            engine.infer(Batch(part, np.tile(input_ids, (len(part), 1)), np.tile(attention_mask, (len(part), 1))))
-            for part in parts
-        ]
-    )
+    batches = [
+        Batch(part, np.tile(input_ids, (len(part), 1)), np.tile(attention_mask, (len(part), 1))) for part in parts
+    ]
+    return np.concatenate(list(infer_all(engine, batches)))

@@ -121,8 +121,11 @@ class Batcher:
 
     def _run(self) -> None:
         collator = _Collator(self._max_batch)
-        while taken := self._take():
-            self._score(taken, collator)
+        try:
+            while taken := self._take():
+                self._score(taken, collator)
+        except Exception as error:  # noqa: BLE001 - a thread that ends unseen leaves its events waiting for ever
+            self._loop.call_soon_threadsafe(self._stop, f"{type(error).__name__}: {error}")
 
     def _take(self) -> list[_Waiting]:
         """Wait for a pair and take this thread's share of what is there; nothing when all is done."""
@@ -134,10 +137,10 @@ class Batcher:
                     self._sort(self._queue.get())
                 waiting = len(self._explaining) + len(self._fresh)
                 share = min(self._max_batch, -(-waiting // len(self._threads)))
-                while len(taken) < share and (lane := self._explaining or self._fresh):
-                    pair = lane.popleft()
-                    if not pair.result.done():  # superseded while it waited
-                        taken.append(pair)
+                while len(taken) < share and (line := self._explaining or self._fresh):
+                    first = line.popleft()
+                    if not first.result.done():  # superseded while it waited
+                        taken.append(first)
         return taken
 
     def _sort(self, *arrived: _Waiting | None) -> None:
@@ -177,8 +180,11 @@ class Batcher:
                 waiting.result.set_exception(result)
             else:
                 waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
-        if self._failures >= MAX_FAILURES_IN_A_ROW and not self.fatal.done():
-            reason = f"the engine failed {self._failures} times in a row; the last error is above"
+        if self._failures >= MAX_FAILURES_IN_A_ROW:
+            self._stop(f"the engine failed {self._failures} times in a row; the last error is above")
+
+    def _stop(self, reason: str) -> None:
+        if not self.fatal.done():
             self.fatal.set_result(FatalError("engine_failing", reason))
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from engines import calibration
 from engines.build.negatives import PartnerSampler, single_difference
 from engines.contract import Batch
+from engines.inference import infer_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from rich.progress import Progress
@@ -86,13 +87,17 @@ def score(engine: Engine, catalog: Catalog, texts: Texts, pairs: Pairs, progress
         InferenceFailed: the engine does not run.
     """
     size = engine.manifest.max_batch
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(pairs.label), size):
+            product, picture = pairs.product[start : start + size], pairs.picture[start : start + size]
+            yield Batch(catalog.pixel_values[picture], texts.input_ids[product], texts.attention_mask[product])
+
     task = progress.add_task("scoring pairs", total=len(pairs.label))
     logits: list[NDArray[np.float32]] = []
-    for start in range(0, len(pairs.label), size):
-        product, picture = pairs.product[start : start + size], pairs.picture[start : start + size]
-        batch = Batch(catalog.pixel_values[picture], texts.input_ids[product], texts.attention_mask[product])
-        logits.append(engine.infer(batch))
-        progress.advance(task, len(product))
+    for scored in infer_all(engine, batches()):
+        logits.append(scored)
+        progress.advance(task, len(scored))
     return np.concatenate(logits)
 
 

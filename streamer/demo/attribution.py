@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from streamer.events import Contradiction
 
 MAX_CAUGHT, MAX_FALSE = 6, 2
-"""Heat maps of a report, of true alerts and of false ones; each is 74 inferences, 0.4 s on two cores."""
+"""Heat maps of a report, of true alerts and of false ones; each is 74 inferences."""
 
 BUDGET_S = 6.0
 """No heat map is begun later than this: a slow machine shows fewer, and the report does not keep people waiting."""

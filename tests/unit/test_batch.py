@@ -144,3 +144,18 @@ async def test_batcher_explains_before_it_scores_what_is_fresh(
     gate.set()
     await asyncio.gather(*tasks)
     assert order.index(9) < order.index(5)
+
+
+async def test_batcher_whose_thread_breaks_says_so() -> None:
+    """An error that is no engine's, such as memory that has run out, stops the worker: its events must not wait on."""
+
+    def run_out() -> None:
+        raise MemoryError
+
+    batcher = Batcher(FakeEngine(gate=run_out), max_batch=4, report=lambda _: None)
+    waiting = asyncio.create_task(batcher.logit(pair(0)))
+    reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
+    assert reason.code == "engine_failing"
+    assert "MemoryError" in str(reason)
+    waiting.cancel()
+    await batcher.close()
