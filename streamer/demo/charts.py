@@ -1,17 +1,14 @@
-"""The report's two charts as inline SVG: how the scores fall, and precision against recall. Matplotlib stays in here.
-
-Text and axes take the page's own colour (`currentColor`), so that both charts read in a light and in a dark page.
-"""
+"""The report's two charts: how the scores fall, and precision against recall. Matplotlib stays in here."""
 
 from __future__ import annotations
 
-import io
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+
+from engines.catalogs import svg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,29 +17,14 @@ if TYPE_CHECKING:
 
     from streamer.demo.evaluation import PrecisionRecall, Verdict
 
-INK = "#010203"
-"""Stands for the page's text colour; no other colour here is the same."""
 RIGHT, WRONG, THRESHOLD = "#4f8fd0", "#e0524d", "#c98a1b"
 BINS = 40
 SIZE_INCHES = (6.2, 3.4)
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mismatch-streamer",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def score_histogram(verdicts: Sequence[Verdict]) -> str:
     """Return the histogram of calibrated probabilities, right and wrong pictures apart, counts on a log axis."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg.STYLE):
         figure, axes = _axes("calibrated probability of a mismatch", "events")
         edges = np.linspace(0.0, 1.0, BINS + 1)
         for swapped, colour, label in ((False, RIGHT, "right picture"), (True, WRONG, "wrong picture")):
@@ -54,12 +36,12 @@ def score_histogram(verdicts: Sequence[Verdict]) -> str:
         for threshold in sorted({v.threshold for v in verdicts}):
             axes.axvline(threshold, color=THRESHOLD, linestyle="--", linewidth=1.5, label=f"threshold {threshold:.2f}")
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-        return _svg(figure, "Histogram of scores")
+        return svg.inline(figure, "Histogram of scores")
 
 
 def precision_recall_chart(curve: PrecisionRecall, recall: float | None, precision: float | None) -> str:
     """Return the precision-recall curve with the operating point, where the release's threshold puts it."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg.STYLE):
         figure, axes = _axes("recall", "precision")
         axes.step(
             np.concatenate(([0.0], curve.recall)),
@@ -73,9 +55,9 @@ def precision_recall_chart(curve: PrecisionRecall, recall: float | None, precisi
             axes.plot([recall], [precision], "o", color=WRONG, markersize=9, label="at the threshold")
         axes.set_xlim(0.0, 1.02)
         axes.set_ylim(0.0, 1.05)
-        axes.grid(alpha=0.2, color=INK)
+        axes.grid(alpha=0.2, color=svg.INK)
         axes.legend(frameon=False, loc="lower left")
-        return _svg(figure, "Precision against recall")
+        return svg.inline(figure, "Precision against recall")
 
 
 def _axes(x: str, y: str) -> tuple[Figure, Axes]:
@@ -84,12 +66,3 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     return figure, axes
-
-
-def _svg(figure: Figure, label: str) -> str:
-    """Return the figure as an <svg> element that scales with the page and takes its text colour."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    element = buffer.getvalue()[buffer.getvalue().index("<svg") :]
-    element = re.sub(r'\swidth="[^"]*pt"', "", re.sub(r'\sheight="[^"]*pt"', "", element, count=1), count=1)
-    return element.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

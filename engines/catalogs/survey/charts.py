@@ -5,41 +5,26 @@ Only numbers are drawn: Matplotlib reads `$` in a text as mathematics, and produ
 
 from __future__ import annotations
 
-import io
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from engines.catalogs import svg
+
 if TYPE_CHECKING:
     from engines.catalogs.survey.figures import Distribution
 
-INK = "#010203"
-"""Stands for the page's text colour; no other colour here is the same."""
 BAR = "#4f8fd0"
 SIZE_INCHES = (5.6, 2.5)
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "mismatch-streamer",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def histogram(distribution: Distribution, *, x: str, y: str, label: str) -> str:
     """Return the histogram as an <svg> element that scales with the page; the last bar takes all that is above it."""
     edges, counts = distribution.edges, distribution.counts
     step = edges[1] - edges[0]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(svg.STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.add_subplot()
         # A bar of whole numbers stands over them: those from 3 to below 4 are the threes.
@@ -52,12 +37,4 @@ def histogram(distribution: Distribution, *, x: str, y: str, label: str) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        return _svg(figure, label)
-
-
-def _svg(figure: Figure, label: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    element = buffer.getvalue()[buffer.getvalue().index("<svg") :]
-    element = re.sub(r'\swidth="[^"]*pt"', "", re.sub(r'\sheight="[^"]*pt"', "", element, count=1), count=1)
-    return element.replace(INK, "currentColor").replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+        return svg.inline(figure, label)
