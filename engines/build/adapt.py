@@ -13,16 +13,14 @@ import torch
 from engines import calibration
 from engines.build import evaluate, grades
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
-from engines.build.dataset import split
 from engines.build.features import Features, extract
 from engines.build.finetune import Step, Trainer
-from engines.build.gather import gather_folder
+from engines.build.gather import gather_parts
 from engines.build.models import compact
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
-from engines.build.texts import encode
+from engines.build.texts import data_digest, encode
 from engines.contract import ImageSpec, TextSpec
-from engines.errors import CatalogInvalid
 from engines.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -37,11 +35,7 @@ if TYPE_CHECKING:
     from engines.build.recipe import AdaptRecipe
     from engines.build.texts import Texts
 
-SHARES: Final = (0.70, 0.15, 0.15)
-"""Of the products: to train on, to calibrate and choose thresholds with, to measure on."""
-
 _BATCH: Final = 64
-_MIN_PRODUCTS: Final = 50
 _SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
 
 
@@ -73,17 +67,14 @@ def adapt_folder(
     config = compact.CompactConfig(max_tokens=recipe.max_tokens, **recipe.model)
     image = ImageSpec(height=config.image_size, width=config.image_size)
     text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
-    catalog, components = gather_folder(path, image=image, progress=progress)
-    rows = split(components, SHARES, seed=recipe.seed)
-    if min(len(part) for part in rows) < _MIN_PRODUCTS:
-        raise CatalogInvalid(f"{path} splits into {[len(r) for r in rows]} products; each part needs {_MIN_PRODUCTS}")
+    parts = gather_parts(path, image=image, seed=recipe.seed, progress=progress)
     torch.manual_seed(recipe.seed)
     model = compact.CompactFusion(config)
-    source = _source(model, image, text, path, catalog, recipe)
+    source = _source(model, image, text, path.name, parts[0], recipe)
     rehearse(source)
     training, validation, test = (
-        _part(model, text, catalog.subset(chosen), work / name, progress)
-        for name, chosen in zip(("training", "validation", "test"), rows, strict=True)
+        _part(model, text, part, work / name, progress)
+        for name, part in zip(("training", "validation", "test"), parts, strict=True)
     )
     trainer = Trainer(model, training.catalog, training.features, recipe)
     trainer.run(_progress_bar(trainer.total, progress), work / f"checkpoint-{_digest(source.provenance)}.pt")
@@ -137,12 +128,12 @@ def both_signals(
 
 
 def _source(  # noqa: PLR0917 - private, called once
-    model: compact.CompactFusion, image: ImageSpec, text: TextSpec, path: Path, catalog: Catalog, recipe: AdaptRecipe
+    model: compact.CompactFusion, image: ImageSpec, text: TextSpec, catalog: str, training: Catalog, recipe: AdaptRecipe
 ) -> Source:
     provenance: dict[str, Any] = {
-        "catalog": path.name,
-        "products": len(catalog.products),
-        "data_sha256": hashlib.sha256(catalog.pixel_values.data).hexdigest(),
+        "catalog": catalog,
+        "products": len(training.products),
+        "data_sha256": data_digest(training, text),
         "recipe": recipe.as_dict(),
         "model": model.config.as_dict(),
     }

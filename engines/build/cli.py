@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.build import run
-from engines.build.recipe import Recipe
+from engines.build.recipe import AdaptRecipe, Recipe
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+_COMPACT_EPOCHS, _SMALL_EPOCHS = 8.0, 20.0
 _FOLDER_VOCABULARY = 4000  # people write with more words than a generator
 
 app = typer.Typer(
@@ -75,28 +76,6 @@ def rendered(  # noqa: PLR0917 - options, typer passes them by name
 
 
 @app.command()
-def folder(  # noqa: PLR0917 - as above
-    catalog: Annotated[
-        Path, typer.Argument(help="Folder with catalog.jsonl (Google Merchant field names) and the pictures it names.")
-    ],
-    out: Out,
-    seed: Seed = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each product is an anchor.")] = 20,
-    precision: Precision = 0.5,
-    threads: Threads = 2,
-) -> None:
-    """Train on a folder of product photos.
-
-    Products that share a photo, a title or an item group stay together: 70 % train, 15 % choose the threshold, 15 %
-    measure.
-    """
-    with _reported(threads) as progress:
-        recipe = Recipe(epochs=epochs, seed=seed, vocabulary_size=_FOLDER_VOCABULARY)
-        release = run.build_folder(catalog, out, recipe, precision=precision, progress=progress)
-    typer.echo(release)
-
-
-@app.command()
 def adapt(  # noqa: PLR0917 - as above
     catalog: Annotated[
         Path, typer.Argument(help="Folder with catalog.jsonl (Google Merchant field names) and the pictures it names.")
@@ -113,25 +92,33 @@ def adapt(  # noqa: PLR0917 - as above
         ),
     ] = None,
     seed: Seed = 0,
-    epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = 8,
+    epochs: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="How often each product is an anchor; 8 for compact, 20 for small if left out."),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     precision: Precision = 0.5,
     threads: Threads = 2,
 ) -> None:
-    """Adapt pretrained backbones (EfficientNet-Lite0, MiniLM) to a folder of product photos.
+    """Train on a folder of product photos: fusion layers between pretrained backbones, or a small model from scratch.
 
     Products that share a photo, a title or an item group stay together: 70 % train, 15 % choose weights and threshold,
-    15 % measure, by grades of hardness.
+    15 % measure, with compact by grades of hardness.
     """
-    from engines.build.adapt import adapt_folder  # noqa: PLC0415 - imports transformers, which takes seconds
-    from engines.build.recipe import AdaptRecipe  # noqa: PLC0415 - as above
-
-    if family is AdaptFamily.small:
-        folder(catalog, out, seed=seed, epochs=math.ceil(epochs), precision=precision, threads=threads)
-        return
     with _reported(threads) as progress:
-        recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
-        release = adapt_folder(catalog, out, work or out / "work", recipe, precision=precision, progress=progress)
+        if family is AdaptFamily.small:
+            small = Recipe(
+                epochs=math.ceil(epochs or _SMALL_EPOCHS),
+                seed=seed,
+                max_tokens=max_tokens,
+                vocabulary_size=_FOLDER_VOCABULARY,
+            )
+            release = run.build_folder(catalog, out, small, precision=precision, progress=progress)
+        else:
+            from engines.build.adapt import adapt_folder  # noqa: PLC0415 - imports transformers, which takes seconds
+
+            compact = AdaptRecipe(seed=seed, epochs=epochs or _COMPACT_EPOCHS, max_tokens=max_tokens)
+            release = adapt_folder(catalog, out, work or out / "work", compact, precision=precision, progress=progress)
     typer.echo(release)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from engines.build.dataset import Catalog, Product
+from engines.build.dataset import Catalog, Product, split
 from engines.catalogs import rendered
 from engines.catalogs.folder import read_folder
 from engines.catalogs.groups import connected
@@ -34,6 +34,8 @@ FOLDER_FACETS: Final = ("product_type", "color", "pattern", "material", "gender"
 
 Item = TypeVar("Item")
 
+_SHARES: Final = (0.70, 0.15, 0.15)
+_MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
 
@@ -86,6 +88,22 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
     )
     owners = np.repeat(np.arange(len(items)), [len(own) for own in contents])
     return Catalog(products, FOLDER_FACETS, np.stack(pictures), owners), components
+
+
+def gather_parts(path: Path, *, image: ImageSpec, seed: int, progress: Progress) -> tuple[Catalog, Catalog, Catalog]:
+    """Return a folder's products to train on, to calibrate and choose thresholds with, and to measure on.
+
+    Connected products stay in one part.
+
+    Raises:
+        CatalogInvalid: as `gather_folder`, or there are too few products for figures that say anything.
+    """
+    catalog, components = gather_folder(path, image=image, progress=progress)
+    parts = split(components, _SHARES, seed=seed)
+    if min(len(part) for part in parts) < _MIN_PRODUCTS:
+        raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
+    training, validation, test = (catalog.subset(part) for part in parts)
+    return training, validation, test
 
 
 def _in_processes(

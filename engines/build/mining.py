@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from engines.build.negatives import Sampler
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog, Product
-
-KINDS: Final = ("random", "category", "nearest", "recolored", "variant")
-"""How a partner is chosen; a kind that a product has no partner of falls back to the one before it."""
 
 _NEIGHBOURS: Final = 12
 _CHUNK: Final = 1024  # rows of the similarity matrix held at a time
@@ -27,11 +26,13 @@ _NONE: Final = -1
 _DIFFERENT_ENOUGH: Final = -2.0  # below any cosine
 
 
-class Miner:
-    """For a product, another one whose picture contradicts its text but looks as if it might not."""
+class Miner(Sampler):
+    """Chooses by what the pictures look like, too: they contradict the text and look as if they might not."""
+
+    kinds = ("random", "category", "nearest", "recolored", "variant")
 
     def __init__(self, catalog: Catalog, looks: NDArray[np.floating], *, seed: int) -> None:
-        self._generator = np.random.default_rng(seed)
+        super().__init__(seed=seed)
         products = catalog.products
         self._identity = _numbers([str(product.identity) for product in products])
         self._category = _numbers([product.category for product in products])
@@ -65,18 +66,6 @@ class Miner:
     @state.setter
     def state(self, state: dict[str, Any]) -> None:
         self._generator.bit_generator.state = state
-
-    def partners(self, anchors: NDArray[np.int64], mix: Mapping[str, float]) -> NDArray[np.int64]:
-        """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `KINDS`."""
-        kinds = self._generator.choice(KINDS, size=len(anchors), p=[mix.get(kind, 0.0) for kind in KINDS])
-        return np.array([self._partner(int(anchor), str(kind)) for anchor, kind in zip(anchors, kinds, strict=True)])
-
-    def _partner(self, anchor: int, kind: str) -> int:
-        for fallback in reversed(KINDS[: KINDS.index(kind) + 1]):
-            candidates = self._candidates(anchor, fallback)
-            if len(candidates):
-                return int(candidates[self._generator.integers(len(candidates))])
-        raise ValueError("every product of this catalogue shows the same: there is nothing to exchange")
 
     def _candidates(self, anchor: int, kind: str) -> NDArray[np.int64]:
         match kind:

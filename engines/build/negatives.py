@@ -6,9 +6,10 @@ another colour: a sibling variant, or any other product that happens to be alike
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,31 +20,48 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Product
 
-KINDS: Final = ("random", "category", "sibling", "neighbour")
-"""How a partner is chosen; a kind that a product has no partner of falls back to the one before it."""
 
+class Sampler(ABC):
+    """Draws, for a product, another one whose picture contradicts its text."""
 
-class PartnerSampler:
-    """For a product, another one whose picture contradicts its text."""
+    kinds: ClassVar[tuple[str, ...]]
+    """How a partner is chosen; a kind that a product has no partner of falls back to the one before it."""
 
-    def __init__(self, products: Sequence[Product], *, seed: int) -> None:
-        self._products = products
+    def __init__(self, *, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
-        self._categories = _grouped(products, lambda product: product.category)
-        self._groups = _grouped(products, lambda product: product.group)
-        self._alike = [_grouped(products, partial(_without, facet)) for facet in range(len(products[0].facets))]
 
     def partners(self, anchors: NDArray[np.int64], mix: Mapping[str, float]) -> NDArray[np.int64]:
-        """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `KINDS`."""
-        kinds = self._generator.choice(KINDS, size=len(anchors), p=[mix.get(kind, 0.0) for kind in KINDS])
+        """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `kinds`.
+
+        Raises:
+            ValueError: every product shows the same.
+        """
+        kinds = self._generator.choice(self.kinds, size=len(anchors), p=[mix.get(kind, 0.0) for kind in self.kinds])
         return np.array([self._partner(int(anchor), str(kind)) for anchor, kind in zip(anchors, kinds, strict=True)])
 
     def _partner(self, anchor: int, kind: str) -> int:
-        for fallback in reversed(KINDS[: KINDS.index(kind) + 1]):
+        for fallback in reversed(self.kinds[: self.kinds.index(kind) + 1]):
             candidates = self._candidates(anchor, fallback)
-            if candidates:
-                return candidates[int(self._generator.integers(len(candidates)))]
+            if len(candidates):
+                return int(candidates[int(self._generator.integers(len(candidates)))])
         raise ValueError("every product of this catalogue shows the same: there is nothing to exchange")
+
+    @abstractmethod
+    def _candidates(self, anchor: int, kind: str) -> Sequence[int] | NDArray[np.int64]:
+        """Return the partners of this kind, none of the anchor's identity."""
+
+
+class PartnerSampler(Sampler):
+    """Chooses by what the catalogue says."""
+
+    kinds = ("random", "category", "sibling", "neighbour")
+
+    def __init__(self, products: Sequence[Product], *, seed: int) -> None:
+        super().__init__(seed=seed)
+        self._products = products
+        self._categories = _grouped(products, lambda product: product.category)
+        self._groups = _grouped(products, lambda product: product.group)
+        self._alike = [_grouped(products, partial(_without, facet)) for facet in range(len(products[0].facets))]
 
     def _candidates(self, anchor: int, kind: str) -> list[int]:
         product = self._products[anchor]

@@ -30,9 +30,9 @@ class Recipe:
     """Hyperparameters of one run.
 
     `model` holds sizes of the family's config that are not its defaults. `easy_mix` and `hard_mix` give the
-    probability of each kind of partner (`engines.build.negatives.KINDS`). For a share `looking` of the steps nothing is
-    compared; comparing begins with the easy mix, which has become the hard one a share `curriculum` later. Pictures are
-    small at first, which is cheap: `image_sizes` says up to which share of the steps, `image_size` is the last.
+    probability of each kind of partner (`negatives.PartnerSampler.kinds`). For a share `looking` of the steps nothing
+    is compared; comparing begins with the easy mix, which has become the hard one a share `curriculum` later. Pictures
+    are small at first, which is cheap: `image_sizes` says up to which share of the steps, `image_size` is the last.
     """
 
     epochs: int
@@ -76,8 +76,8 @@ class AdaptRecipe:
     """Hyperparameters of adapting a compact model to a catalogue.
 
     Each picture is compared with 3 + `hard_texts` texts a step. `mix` gives the probability of each kind of partner
-    (`engines.build.mining.KINDS`). `trimmed_share` of the matches, those with the largest losses, are taken for errors
-    of the catalogue.
+    (`mining.Miner.kinds`). `trimmed_share` of the matches, those with the largest losses, are taken for errors of the
+    catalogue.
     """
 
     seed: int

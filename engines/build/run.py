@@ -1,8 +1,7 @@
-"""The two ways to an engine, whole: gather → split → tokenizer → train → assemble."""
+"""A catalogue → a release of the small family, trained from scratch: gather → split → tokenizer → train → assemble."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,15 +10,13 @@ import torch
 
 from engines.build import evaluate
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
-from engines.build.dataset import split
-from engines.build.gather import gather_folder, gather_rendered
+from engines.build.gather import gather_parts, gather_rendered
 from engines.build.models import small
 from engines.build.recipe import TEXT_FIELDS
-from engines.build.texts import encode, written
+from engines.build.texts import data_digest, encode, written
 from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
 from engines.contract import ImageSpec, TextSpec
-from engines.errors import CatalogInvalid
 from engines.text import Tokenizer
 
 if TYPE_CHECKING:
@@ -35,8 +32,6 @@ RENDERED_PRODUCTS: Final = 8000
 RENDERED_PRECISION: Final = 0.8
 
 _HELD_OUT_PRODUCTS: Final = 1500
-_MIN_PRODUCTS: Final = 50
-_FOLDER_SHARES: Final = (0.70, 0.15, 0.15)
 _FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}
 """Mismatches of a folder's figures: as wrong pictures come, some absurd, most plausible."""
 
@@ -71,12 +66,8 @@ def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, pro
         ParityExceeded: the exported graph does not reproduce the model.
     """
     image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
-    catalog, components = gather_folder(path, image=image, progress=progress)
-    parts = split(components, _FOLDER_SHARES, seed=recipe.seed)
-    if min(len(part) for part in parts) < _MIN_PRODUCTS:
-        raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
-    training, validation, test = (catalog.subset(part) for part in parts)
-    facts = {"catalog": path.name, "products": len(catalog.products)}
+    training, validation, test = gather_parts(path, image=image, seed=recipe.seed, progress=progress)
+    facts = {"catalog": path.name, "products": len(training.products)}
     source = _train(training, recipe, image, facts, progress)
     held_out = [
         _held_out(source, part, evaluate.mixed_pairs(part, _FOLDER_MIX, seed=recipe.seed + index))
@@ -98,7 +89,7 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
     )
     model = small.SmallFusion(config)
     provenance = facts | {
-        "data_sha256": _data_digest(catalog, text),
+        "data_sha256": data_digest(catalog, text),
         "recipe": recipe.as_dict(),
         "model": config.as_dict(),
     }
@@ -124,10 +115,3 @@ def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
         progress.update(task, completed=step.number, description=f"training: {state}")
 
     return on_step
-
-
-def _data_digest(catalog: Catalog, text: TextSpec) -> str:
-    """Return SHA-256 over every picture and text of the training set."""
-    digest = hashlib.sha256(np.ascontiguousarray(catalog.pixel_values).data)
-    digest.update("\0".join(written(catalog, text)).encode())
-    return digest.hexdigest()

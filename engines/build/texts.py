@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from engines.text import compose
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog
@@ -38,3 +40,10 @@ def encode(catalog: Catalog, tokenizer: Tokenizer) -> Texts:
         TextRefused: a product has none.
     """
     return Texts(*tokenizer.encode(written(catalog, tokenizer.spec)))
+
+
+def data_digest(catalog: Catalog, spec: TextSpec) -> str:
+    """Return SHA-256 over every picture and text of the products, for the release's provenance."""
+    digest = hashlib.sha256(np.ascontiguousarray(catalog.pixel_values).data)
+    digest.update("\0".join(written(catalog, spec)).encode())
+    return digest.hexdigest()

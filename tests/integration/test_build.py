@@ -72,7 +72,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
 
 def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -> None:
     """A wrong path ends with the error's code and words, not with a traceback."""
-    result = CliRunner().invoke(app, ["folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["adapt", str(tmp_path), "--family", "small", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "catalog_invalid" in result.output
     assert "catalog.jsonl" in result.output
@@ -81,6 +81,6 @@ def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -
 def test_build_folder_too_small_to_split_is_refused(tmp_path: Path) -> None:
     """A handful of products cannot be split into three parts that say anything."""
     rendered.write_folder(rendered.render_catalog(20, 6), tmp_path, 32)
-    result = CliRunner().invoke(app, ["folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["adapt", str(tmp_path), "--family", "small", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "each part needs" in result.output

@@ -11,8 +11,9 @@ import torch
 from engines.build import export
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.compact import CompactConfig, CompactFusion
-from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, ImageSpec, Manifest, TextSpec
+from engines.contract import Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
+from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,23 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 TOKENS = 8
 IMAGE, TEXT = ImageSpec(height=224, width=224), TextSpec(max_tokens=TOKENS, fields=("title",))
 CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16)
-MANIFEST = Manifest(
-    schema_version=MANIFEST_SCHEMA,
-    release="tiny",
-    family="compact",
-    created_at="2026-01-01T00:00:00Z",
-    inputs=export.input_specs(IMAGE, TEXT),
-    image=IMAGE,
-    text=TEXT,
-    calibration=Calibration(),
-    threshold=0.5,
-    thresholds={},
-    max_batch=8,
-    parent=None,
-    metrics={},
-    provenance={},
-    files={},
-)
+MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import torch
 
 from engines.build import export
 from engines.build.models.small import SmallConfig, SmallFusion
-from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, ImageSpec, Manifest, TextSpec
+from engines.contract import Batch, ImageSpec, TextSpec
 from engines.errors import ParityExceeded
 from engines.runtime.onnx import OnnxEngine
+from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,25 +22,7 @@ IMAGE = ImageSpec(height=32, width=32)
 TEXT = TextSpec(max_tokens=8, fields=("title",))
 
 
-def manifest() -> Manifest:
-    """Return the manifest of a tiny engine."""
-    return Manifest(
-        schema_version=MANIFEST_SCHEMA,
-        release="tiny",
-        family="small",
-        created_at="2026-01-01T00:00:00Z",
-        inputs=export.input_specs(IMAGE, TEXT),
-        image=IMAGE,
-        text=TEXT,
-        calibration=Calibration(),
-        threshold=0.5,
-        thresholds={},
-        max_batch=8,
-        parent=None,
-        metrics={},
-        provenance={},
-        files={},
-    )
+MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +32,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallFusion, OnnxEng
     config = SmallConfig(100, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
     model = SmallFusion(config).eval()
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
-    export.export(model, manifest().inputs, path)
-    return model, OnnxEngine(path, manifest(), threads=1)
+    export.export(model, MANIFEST.inputs, path)
+    return model, OnnxEngine(path, MANIFEST, threads=1)
 
 
 def random_batch(size: int) -> Batch:

@@ -15,12 +15,13 @@ from engines.build.assemble import HeldOut, assemble
 from engines.build.gather import gather_rendered
 from engines.build.models.attributes import AttributeSpec
 from engines.build.texts import encode
-from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, Manifest
+from engines.contract import Batch, Manifest
 from engines.errors import InferenceFailed
 from engines.runtime.loader import load, load_tokenizer
 from engines.runtime.onnx import OnnxEngine
 from engines.text import Tokenizer
 from tests import tiny_families
+from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,25 +34,10 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 ATTRIBUTES = AttributeSpec(numbers=2, categories=(3, 5), history=4, latents=3)
 
 
-def manifest(source: Source, *, attributes: int = 0) -> Manifest:
+def manifest_of(source: Source, *, attributes: int = 0) -> Manifest:
     """Return the manifest of a tiny engine."""
-    return Manifest(
-        schema_version=MANIFEST_SCHEMA,
-        release="tiny",
-        family=source.family,
-        created_at="2026-01-01T00:00:00Z",
-        inputs=export.input_specs(source.image, source.text, attributes=attributes),
-        image=source.image,
-        text=source.text,
-        calibration=Calibration(),
-        threshold=0.5,
-        thresholds={},
-        max_batch=8,
-        parent=None,
-        metrics={},
-        provenance={},
-        files={},
-    )
+    inputs = export.input_specs(source.image, source.text, attributes=attributes)
+    return manifest(inputs=inputs, image=source.image, text=source.text)
 
 
 @pytest.fixture(scope="module", params=tiny_families.NAMES)
@@ -59,8 +45,8 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """Give a random model and its exported twin; an export takes seconds, so the tests share it."""
     source = tiny_families.source(request.param)
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
-    export.export(source.model, manifest(source).inputs, path)
-    return source, OnnxEngine(path, manifest(source), threads=1)
+    export.export(source.model, manifest_of(source).inputs, path)
+    return source, OnnxEngine(path, manifest_of(source), threads=1)
 
 
 def batch(size: int, *, seed: int) -> Batch:
@@ -114,7 +100,7 @@ def test_padding_does_not_change_the_logit(exported: tuple[Source, OnnxEngine]) 
 def exported_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
     """Give a model that takes attributes and its exported twin."""
     source = tiny_families.source("blip", attributes=ATTRIBUTES)
-    expected = manifest(source, attributes=ATTRIBUTES.columns)
+    expected = manifest_of(source, attributes=ATTRIBUTES.columns)
     path = tmp_path_factory.mktemp("attributes") / "model.onnx"
     export.export(source.model, expected.inputs, path)
     return source, OnnxEngine(path, expected, threads=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engines.build.dataset import Catalog, Product
-from engines.build.mining import KINDS, Miner
+from engines.build.mining import Miner
 
 
 def product(kind: str, color: str, group: str, identity: int) -> Product:
@@ -66,7 +66,7 @@ def test_look_again_finds_other_neighbours() -> None:
 def test_state_restored_goes_on_with_the_same_draws() -> None:
     """What an interrupted run would have drawn next is drawn."""
     miner = Miner(catalog(), LOOKS, seed=3)
-    mix = dict.fromkeys(KINDS, 1 / len(KINDS))
+    mix = dict.fromkeys(Miner.kinds, 1 / len(Miner.kinds))
     anchors = np.arange(6)
     miner.partners(anchors, mix)
     state = miner.state

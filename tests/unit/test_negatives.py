@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from engines.build.dataset import Product
-from engines.build.negatives import KINDS, PartnerSampler, single_difference
+from engines.build.negatives import PartnerSampler, single_difference
 
 NAMES = ("kind", "color")
 
@@ -44,7 +44,7 @@ def test_partners_of_a_kind_are_the_products_that_fit(kind: str, anchor: int, ex
 
 def test_partners_same_seed_repeats() -> None:
     """Everything random takes a seed."""
-    mix = dict.fromkeys(KINDS, 0.25)
+    mix = dict.fromkeys(PartnerSampler.kinds, 0.25)
     first, second = (PartnerSampler(PRODUCTS, seed=3).partners(np.arange(5), mix) for _ in range(2))
     assert first.tolist() == second.tolist()
 
