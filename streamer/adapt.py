@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engines.catalogs.collection import read_collection
 from streamer.collect import CollectOptions, collect
 from streamer.errors import FatalError
+from streamer.pictures import writing
 from streamer.terminal import CollectBar
 
 if TYPE_CHECKING:
@@ -130,11 +131,12 @@ def show_survey(folder: Path, out: Path, console: Console, *, seed: int = 0) -> 
 
     Raises:
         CatalogInvalid: the folder cannot be read.
+        FatalError: out_unusable.
     """
     from engines.catalogs.survey import write_survey  # noqa: PLC0415 - its packages come with an extra
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, writing(out):
         page = write_survey(folder, out, progress=progress, seed=seed)
     console.print(f"survey: {page}", soft_wrap=True, markup=False)
 

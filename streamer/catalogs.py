@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -66,8 +66,10 @@ class CatalogWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close the files: their last lines are written now, which a full disk refuses."""
+        with writing(self._folder) if kind is None else suppress(OSError):  # the first error says enough
+            self._stack.close()
 
     def write(self, outcome: RowOutcome) -> None:
         with writing(self._folder):
@@ -85,7 +87,8 @@ class CatalogWriter:
             links=done.links,
             pictures_left_out=done.pictures_left_out,
         )
-        self._stack.close()
+        with writing(self._folder):
+            self._stack.close()
         partial = self._folder / PARTIAL_FOLDER
         with writing(self._folder):
             (partial / COLLECTION_FILE).write_bytes(msgspec.json.encode(summary) + b"\n")

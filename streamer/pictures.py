@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import os
 import shutil
 import sqlite3
 import threading
@@ -74,7 +73,7 @@ class PictureStore:
 
     def first_time(self, product_id: str) -> bool:
         """Tell whether no row of this run had the id before. On disk: a set of a million ids takes 100 MB."""
-        return self._index.execute("INSERT OR IGNORE INTO seen VALUES (?)", (product_id,)).rowcount == 1
+        return self._execute("INSERT OR IGNORE INTO seen VALUES (?)", (product_id,)).rowcount == 1
 
     def known(self, source: str) -> str | None:
         """Return the file that this source led to, relative to the folder, or None where it was never brought.
@@ -82,8 +81,7 @@ class PictureStore:
         Raises:
             RejectedEvent: what it was refused with.
         """
-        row = self._index.execute("SELECT file, bytes, code, message FROM pictures WHERE source = ?", (source,))
-        found = row.fetchone()
+        found = self._execute("SELECT file, bytes, code, message FROM pictures WHERE source = ?", (source,)).fetchone()
         if found is None:
             return None
         file, size, code, message = found
@@ -101,7 +99,7 @@ class PictureStore:
 
     def forget_refusals(self) -> None:
         """Ask again for what was refused in earlier runs."""
-        self._index.execute("DELETE FROM pictures WHERE file IS NULL")
+        self._execute("DELETE FROM pictures WHERE file IS NULL")
 
     async def add(self, source: str, body: bytes) -> str:
         """Keep a picture that has been fetched; return its file.
@@ -110,10 +108,10 @@ class PictureStore:
             RejectedEvent: image_unsupported, image_too_large, image_truncated, image_malformed.
             FatalError: out_unusable.
         """
-        return await self._add(source, lambda: self._keep(body, lambda target: _write(body, target)))
+        return await self._add(source, lambda: self._keep(body))
 
     async def add_file(self, source: str, path: Path) -> str:
-        """Keep a picture that lies on this machine, without a copy where the file system can link; return its file.
+        """Keep a copy of a picture that lies on this machine: the one there may be written over; return its file.
 
         Raises:
             RejectedEvent: image_too_large_bytes, image_unreadable, and as `add`.
@@ -134,9 +132,9 @@ class PictureStore:
             raise RejectedEvent("image_unreadable", f"cannot be read: {error.strerror}") from error
         if len(body) > self._max_bytes:
             raise RejectedEvent("image_too_large_bytes", f"the image has more than {self._max_bytes} bytes")
-        return self._keep(body, lambda target: _link(path, body, target))
+        return self._keep(body)
 
-    def _keep(self, body: bytes, write: Callable[[Path], None]) -> tuple[str, int]:
+    def _keep(self, body: bytes) -> tuple[str, int]:
         """Check the picture and put it where its content belongs; return its file and its bytes."""
         try:
             decode(body, _SPEC, max_pixels=self._max_pixels)
@@ -148,12 +146,20 @@ class PictureStore:
         if not target.exists():
             partial = self._partial / f"{target.name}.{threading.get_ident()}"
             with writing(self._folder):
-                write(partial)
+                partial.write_bytes(body)
                 partial.replace(target)
         return file, len(body)
 
     def _remember(self, source: str, *facts: str | int | None) -> None:
-        self._index.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", (source, *facts))
+        self._execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", (source, *facts))
+
+    def _execute(self, statement: str, values: tuple[str | int | None, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._index.execute(statement, values)
+        except sqlite3.Error as error:  # the disk is full, or the file is gone
+            raise FatalError(
+                "out_unusable", f"{self._folder}: {error}: what is there is kept for the next run"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -177,15 +183,3 @@ def _open_index(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         raise FatalError("out_unusable", f"{path}: {error}: delete it, and pictures are brought again") from error
     return index
-
-
-def _write(body: bytes, target: Path) -> None:
-    target.write_bytes(body)
-
-
-def _link(path: Path, body: bytes, target: Path) -> None:
-    """Give the file a second name; copy it where that is impossible (another disk, another owner)."""
-    try:
-        os.link(path, target)
-    except OSError:
-        _write(body, target)

@@ -124,7 +124,7 @@ def adapt(  # noqa: PLR0917 - as above
 
 @contextmanager
 def _reported(threads: int) -> Generator[Progress]:
-    """Give progress bars on stderr; an engine's error becomes its words and exit code 1."""
+    """Give progress bars on stderr; an engine's error, or the disk's, becomes its words and exit code 1."""
     torch.set_num_threads(threads)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
@@ -132,4 +132,7 @@ def _reported(threads: int) -> Generator[Progress]:
             yield progress
     except EngineError as error:
         typer.echo(f"{error.code}: {error}", err=True)
+        raise typer.Exit(1) from error
+    except OSError as error:
+        typer.echo(f"disk: {error}; free some room, or give --out and --work another disk, and run again", err=True)
         raise typer.Exit(1) from error

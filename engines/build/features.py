@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -63,7 +64,11 @@ class Features:
 
 
 def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress) -> Features:
-    """Return the features, the large ones as files in `folder`."""
+    """Return the features, the large ones as files in `folder`.
+
+    Raises:
+        OSError: the folder has no room for them.
+    """
     model.eval()
     early = _early(model, catalog.pixel_values, folder / "early.npy", progress)
     first = catalog.first_picture[:-1]
@@ -83,7 +88,7 @@ def _early(model: CompactFusion, pictures: NDArray[np.uint8], file: Path, progre
     backbone = model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     side = pictures.shape[-1] // 8
     shape = (len(pictures), 2, backbone.early_channels, side, side)
-    kept = np.lib.format.open_memmap(file, "w+", np.float16, shape)
+    kept = _file(file, shape)
     for start in progress.track(range(0, len(pictures), _BATCH), description="reading pictures"):
         pixels = torch.from_numpy(pictures[start : start + _BATCH])
         kept[start : start + _BATCH, AS_IT_IS] = backbone.early(pixels).half().numpy()
@@ -103,13 +108,25 @@ def _looks(model: CompactFusion, early: NDArray[np.float16], pictures: NDArray[n
 def _states(model: CompactFusion, texts: Texts, file: Path, progress: Progress) -> NDArray[np.float16]:
     """Texts of like length go together, so that little is computed for padding."""
     lengths = texts.attention_mask.sum(axis=1)
-    kept = np.lib.format.open_memmap(file, "w+", np.float16, (*texts.input_ids.shape, TEXT_STATES))
+    kept = _file(file, (*texts.input_ids.shape, TEXT_STATES))
     order = np.argsort(lengths, kind="stable")
     for rows in progress.track(_parts(order), description="reading texts"):
         longest = int(lengths[rows].max())
         ids, mask = (torch.from_numpy(array[rows, :longest]) for array in texts)
         kept[rows, :longest] = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state.half().numpy()
     return kept
+
+
+def _file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
+    """Return an array that stands in a file, its room taken from the disk now: where it runs out later, writing kills.
+
+    Raises:
+        OSError: there is no room.
+    """
+    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    with path.open("r+b") as opened:
+        os.posix_fallocate(opened.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def _parts(array: NDArray[_Kind]) -> Sequence[NDArray[_Kind]]:

@@ -10,6 +10,7 @@ largest losses are left out (small-loss selection, Han et al. 2018, "Co-teaching
 
 from __future__ import annotations
 
+import io
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -186,7 +187,11 @@ class Trainer:
         return vectors
 
     def _save(self, file: Path) -> None:
-        """Write all that goes on, whole or not at all."""
+        """Write all that goes on, whole or not at all.
+
+        Raises:
+            OSError: the disk is full; the checkpoint before is still there.
+        """
         state = {
             "number": self.number,
             "model": self._model.state_dict(),
@@ -198,7 +203,9 @@ class Trainer:
             "match_losses": list(self._match_losses),
         }
         partial = file.with_suffix(".partial")
-        torch.save(state, partial)
+        buffer = io.BytesIO()  # torch tells a full disk from other errors by no type
+        torch.save(state, buffer)
+        partial.write_bytes(buffer.getbuffer())
         partial.replace(file)
 
     def _restore(self, file: Path) -> None:

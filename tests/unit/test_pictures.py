@@ -56,13 +56,14 @@ async def test_store_remembers_across_runs(tmp_path: Path) -> None:
             pictures.known("b")
 
 
-async def test_store_links_a_local_picture_instead_of_copying(tmp_path: Path) -> None:
-    """A catalogue of photos does not take its space twice."""
-    source = tmp_path / "a.jpg"
+async def test_store_keeps_a_local_picture_that_is_written_over(tmp_path: Path) -> None:
+    """What is named by its content keeps it, whatever becomes of the file that it came from."""
+    source = tmp_path / "1.jpg"
     source.write_bytes(picture())
     with store(tmp_path / "out") as pictures:
-        file = await pictures.add_file("a", source)
-    assert (tmp_path / "out" / file).samefile(source)
+        file = await pictures.add_file("1", source)
+    source.write_bytes(picture(size=(9, 9)))
+    assert (tmp_path / "out" / file).read_bytes() == picture()
 
 
 async def test_store_refuses_what_is_too_large(tmp_path: Path) -> None:
