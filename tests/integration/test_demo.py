@@ -92,11 +92,23 @@ def test_demo_folder_without_a_catalogue_is_said(tmp_path: Path) -> None:
     assert "catalog.jsonl" in done.stderr
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to the programs it starts in the background: they inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_demo_interrupted_ends_the_worker_in_order(tmp_path: Path) -> None:
     """Ctrl-C while events flow: exit code 130, and the worker was told to stop and did."""
     command = [*COMMAND, "--events", "5000", "--rate", "20", "--report", "report"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True) as demo:
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 - one call, and this process has no threads that matter to it
+    ) as demo:
         assert demo.stdout is not None
         while "publishing" not in (row := demo.stdout.readline()):
             assert row, "the demo ended before it published"

@@ -21,6 +21,13 @@ def full_disk(folder: Path) -> Path:
     return folder
 
 
+def write_and_fail(folder: Path) -> None:
+    """Write a line that only closing the file brings to the disk, and end by another error."""
+    with CatalogWriter(folder) as catalog:
+        catalog.write(RowOutcome({"id": "1"}, []))
+        raise FatalError("feed_unusable", "the first")
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has /dev/full")
 def test_writer_on_a_full_disk_says_so(tmp_path: Path) -> None:
     """The last lines are written when the file is closed: that they have no room is told like any other write."""
@@ -35,9 +42,5 @@ def test_writer_on_a_full_disk_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has /dev/full")
 def test_writer_closed_by_an_error_on_a_full_disk_keeps_the_error(tmp_path: Path) -> None:
     """What went wrong first is what is told."""
-    with (
-        pytest.raises(FatalError, match="the first"),
-        CatalogWriter(full_disk(tmp_path)) as catalog,
-    ):
-        catalog.write(RowOutcome({"id": "1"}, []))
-        raise FatalError("out_unusable", "the first")
+    with pytest.raises(FatalError, match="the first"):
+        write_and_fail(full_disk(tmp_path))
