@@ -83,7 +83,7 @@ def adapt(  # noqa: PLR0917 - as above
     out: Out,
     family: Annotated[
         AdaptFamily,
-        typer.Option(help="compact: pretrained backbones, for real photos. small: from scratch, in minutes."),
+        typer.Option(help="compact: pretrained backbones, for real photos. small: from scratch, quicker."),
     ] = AdaptFamily.compact,
     work: Annotated[
         Path | None,

@@ -72,8 +72,7 @@ class Trainer:
         self._miner = Miner(catalog, features.looks, seed=recipe.seed + 1)
         self._identity = torch.tensor([product.identity for product in catalog.products])
         self._match_losses: deque[float] = deque(maxlen=_RECENT_LOSSES)
-        self.steps_per_epoch = math.ceil(len(catalog.products) / recipe.anchors_per_step)
-        self.total = math.ceil(recipe.epochs * self.steps_per_epoch)
+        self.total = math.ceil(recipe.epochs * math.ceil(len(catalog.products) / recipe.anchors_per_step))
         self.number = 0
 
     def run(self, on_step: Callable[[Step], None], checkpoint: Path | None = None) -> CompactFusion:

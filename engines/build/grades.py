@@ -6,18 +6,18 @@ color by few. No torch.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from engines.build.evaluate import MATCH, Pairs
+from engines.build.traits import chunks, traits, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from numpy.typing import NDArray
 
-    from engines.build.dataset import Catalog, Product
+    from engines.build.dataset import Catalog
 
 EASY, MEDIUM, HARD, HARD_RULE, NEAREST, VARIANT = "easy", "medium", "hard", "hard-rule", "nearest", "variant"
 
@@ -30,10 +30,6 @@ MEANINGS: Final = {
     VARIANT: "any variant of the same item",
 }
 """What each grade's wrong picture is of. `hard-rule` owes nothing to the backbone by which looks are compared."""
-
-_COLOR: Final = "color"
-_GENDER: Final = "gender"
-_EXCLUDED: Final = -np.inf
 
 
 def graded_pairs(catalog: Catalog, looks: NDArray[np.floating], *, seed: int) -> Pairs:
@@ -63,48 +59,28 @@ def _partners(
     catalog: Catalog, looks: NDArray[np.floating], generator: np.random.Generator
 ) -> dict[str, NDArray[np.int64]]:
     """Return for each grade the product whose picture is shown, int64 (N,), -1 where there is none."""
-    products = catalog.products
-    other = ~_same(products, lambda product: str(product.identity))
-    category = _same(products, lambda product: product.category)
-    kind = category & _same(products, lambda product: _facet(catalog, product, _GENDER))
-    colors = [_facet(catalog, product, _COLOR) for product in products]
-    known = np.array([bool(color) for color in colors])
-    recolored = other & kind & ~_equal(colors) & known[:, None] & known[None, :]
-    similarity = _cosine(looks)
-    noise = generator.random((len(GRADES_AT_RANDOM), *other.shape), dtype=np.float32)
-    return {
-        EASY: _best(noise[0], other),
-        MEDIUM: _best(noise[1], other & category),
-        HARD: _best(similarity, recolored),
-        HARD_RULE: _best(noise[2], recolored),
-        NEAREST: _best(similarity, other),
-        VARIANT: _best(noise[3], other & _same(products, lambda product: product.group)),
-    }
+    known, vectors = traits(catalog), unit(looks)
+    found: dict[str, list[NDArray[np.int64]]] = {grade: [] for grade in MEANINGS}
+    for rows in chunks(len(vectors)):
+        other = ~known.alike(known.identity, rows)
+        recolored = known.recolored(rows)
+        similarity = vectors[rows] @ vectors.T
+        any_of = partial(_any, generator=generator)
+        found[EASY].append(any_of(other))
+        found[MEDIUM].append(any_of(other & known.alike(known.category, rows)))
+        found[HARD].append(_best(similarity, recolored))
+        found[HARD_RULE].append(any_of(recolored))
+        found[NEAREST].append(_best(similarity, other))
+        found[VARIANT].append(any_of(other & known.alike(known.group, rows)))
+    return {grade: np.concatenate(parts) for grade, parts in found.items()}
 
 
-GRADES_AT_RANDOM: Final = (EASY, MEDIUM, HARD_RULE, VARIANT)
+def _any(allowed: NDArray[np.bool_], *, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return one of those allowed in each row, drawn evenly, -1 where none is."""
+    return _best(generator.random(allowed.shape, dtype=np.float32), allowed)
 
 
 def _best(preference: NDArray[np.floating], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the preferred of those allowed in each row, -1 where none is."""
-    best = np.where(allowed, preference, _EXCLUDED).argmax(axis=1)
+    best = np.where(allowed, preference, -np.inf).argmax(axis=1)
     return np.where(allowed.any(axis=1), best, -1)
-
-
-def _same(products: Sequence[Product], key: Callable[[Product], str]) -> NDArray[np.bool_]:
-    return _equal([key(product) for product in products])
-
-
-def _equal(values: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which of the values are equal, bool (N, N)."""
-    numbers = np.unique(values, return_inverse=True)[1]
-    return np.asarray(numbers[:, None] == numbers[None, :])
-
-
-def _facet(catalog: Catalog, product: Product, name: str) -> str:
-    return product.facets[catalog.facet_names.index(name)] if name in catalog.facet_names else ""
-
-
-def _cosine(looks: NDArray[np.floating]) -> NDArray[np.float32]:
-    unit = looks.astype(np.float32) / np.maximum(np.linalg.norm(looks, axis=1, keepdims=True), 1e-9)
-    return np.asarray(unit @ unit.T)

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from engines.build.negatives import Sampler
+from engines.build.traits import chunks, traits, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-    from engines.build.dataset import Catalog, Product
+    from engines.build.dataset import Catalog
 
 _NEIGHBOURS: Final = 12
-_CHUNK: Final = 1024  # rows of the similarity matrix held at a time
 _NONE: Final = -1
 _DIFFERENT_ENOUGH: Final = -2.0  # below any cosine
 
@@ -33,30 +31,19 @@ class Miner(Sampler):
 
     def __init__(self, catalog: Catalog, looks: NDArray[np.floating], *, seed: int) -> None:
         super().__init__(seed=seed)
-        products = catalog.products
-        self._identity = _numbers([str(product.identity) for product in products])
-        self._category = _numbers([product.category for product in products])
-        self._group = _numbers([product.group for product in products])
-        self._kind = _numbers([f"{product.category}\0{_facet(catalog, product, 'gender')}" for product in products])
-        self._color = _numbers([_facet(catalog, product, "color") for product in products])
-        self._by_category = _members(self._category)
-        self._by_group = _members(self._group)
+        self._traits = traits(catalog)
+        self._by_category = _members(self._traits.category)
+        self._by_group = _members(self._traits.group)
         self.look(looks)
 
     def look(self, vectors: NDArray[np.floating]) -> None:
         """Find the neighbours anew, by these picture vectors (N, D)."""
-        unit = vectors.astype(np.float32) / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-        size = len(unit)
-        self._nearest = np.full((size, _NEIGHBOURS), _NONE)
-        self._recolored = np.full((size, _NEIGHBOURS), _NONE)
-        for start in range(0, size, _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, size))
-            similarity = unit[rows] @ unit.T
-            other = self._identity[rows][:, None] != self._identity[None, :]
-            recolored = other & (self._kind[rows][:, None] == self._kind[None, :])
-            recolored &= self._color[rows][:, None] != self._color[None, :]
-            self._nearest[rows] = _top(similarity, other)
-            self._recolored[rows] = _top(similarity, recolored)
+        directions, known = unit(vectors), self._traits
+        self._nearest, self._recolored = (np.full((len(directions), _NEIGHBOURS), _NONE) for _ in range(2))
+        for rows in chunks(len(directions)):
+            similarity = directions[rows] @ directions.T
+            self._nearest[rows] = _top(similarity, ~known.alike(known.identity, rows))
+            self._recolored[rows] = _top(similarity, known.recolored(rows))
 
     @property
     def state(self) -> dict[str, Any]:
@@ -70,17 +57,18 @@ class Miner(Sampler):
     def _candidates(self, anchor: int, kind: str) -> NDArray[np.int64]:
         match kind:
             case "variant":
-                pool = self._by_group[self._group[anchor]]
+                pool = self._by_group[self._traits.group[anchor]]
             case "recolored":
                 pool = self._recolored[anchor]
             case "nearest":
                 pool = self._nearest[anchor]
             case "category":
-                pool = self._by_category[self._category[anchor]]
+                pool = self._by_category[self._traits.category[anchor]]
             case _:
-                pool = self._generator.integers(len(self._identity), size=8)
+                pool = self._generator.integers(len(self._traits.identity), size=8)
         pool = pool[pool != _NONE]
-        return np.asarray(pool[self._identity[pool] != self._identity[anchor]])
+        identity = self._traits.identity
+        return np.asarray(pool[identity[pool] != identity[anchor]])
 
 
 def _top(similarity: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -92,14 +80,6 @@ def _top(similarity: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray
     return np.pad(found, ((0, 0), (0, _NEIGHBOURS - count)), constant_values=_NONE)
 
 
-def _numbers(values: Sequence[str]) -> NDArray[np.int64]:
-    return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
-
-
 def _members(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.cumsum(np.bincount(numbers))[:-1])
-
-
-def _facet(catalog: Catalog, product: Product, name: str) -> str:
-    return product.facets[catalog.facet_names.index(name)] if name in catalog.facet_names else ""
