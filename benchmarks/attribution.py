@@ -107,7 +107,7 @@ async def attribute(engine: Engine, tokenizer: Tokenizer, todo: Sequence[Swap], 
     batcher = Batcher(engine, max_batch=spec.max_batch, report=count)
     answers: list[Answer] = []
     with ThreadPoolExecutor(1) as executor:
-        attributor = Explainer(tokenizer=tokenizer, batcher=batcher, executor=executor)
+        explainer = Explainer(tokenizer=tokenizer, batcher=batcher, executor=executor, share=1.0)
         for swap in progress.track(todo, description="attributing"):
             text = compose(swap.text_of.fields, spec.text)
             input_ids, attention_mask = tokenizer.encode([text])
@@ -117,7 +117,7 @@ async def attribute(engine: Engine, tokenizer: Tokenizer, todo: Sequence[Swap], 
             if not alerts(engine, logit):
                 continue
             before, started = ran, time.perf_counter()
-            named = await attributor.contradictions(text, pair, logit, lambda one: alerts(engine, one))
+            named = await explainer.contradictions(text, pair, logit, lambda one: alerts(engine, one))
             seconds = time.perf_counter() - started
             answers.append(Answer(swap.attribute, float(is_right(named, swap.difference)), ran - before, seconds))
     await batcher.close()

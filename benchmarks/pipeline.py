@@ -284,7 +284,7 @@ def _fetch_cost(pictures: list[bytes]) -> float:
 async def _fetch_ms(host: ImageHost, count: int) -> float:
     settings = Settings.model_validate({"fetch": {"allow_hosts": (host.address,)}}).fetch
     async with Fetcher(settings) as fetcher:
-        return await _gathered_ms([lambda i=i: _fetched(fetcher, host.url(f"{i}.jpg")) for i in range(count)])
+        return await _gathered_ms([partial(_fetched, fetcher, host.url(f"{i}.jpg")) for i in range(count)])
 
 
 async def _fetched(fetcher: Fetcher, url: str) -> None:
@@ -295,7 +295,7 @@ async def _publish_ms(site: Site, updates: list[bytes]) -> float:
     settings = _settings(site, "stages")
     await topics.create(settings.broker, topics.specs(settings.topics))
     async with Outbox(settings.broker) as outbox:
-        return await _gathered_ms([lambda u=update: outbox.send("stages-scores", b"k", u) for update in updates])
+        return await _gathered_ms([partial(outbox.send, "stages-scores", b"k", update) for update in updates])
 
 
 async def _gathered_ms(work: list[Callable[[], Awaitable[Any]]]) -> float:
