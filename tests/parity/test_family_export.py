@@ -96,6 +96,21 @@ def test_padding_does_not_change_the_logit(exported: tuple[Source, OnnxEngine]) 
     assert np.abs(engine.infer(padded) - engine.infer(other)).max() < 1e-5
 
 
+def test_token_that_is_left_out_is_not_read(exported: tuple[Source, OnnxEngine]) -> None:
+    """A hole in the mask, as `engines.attribution` makes it, hides that token and nothing else."""
+    source, engine = exported
+    whole = batch(5, seed=6)
+    hole = whole.attention_mask.copy()
+    hole[hole.sum(axis=1) > 2, 1] = 0
+    one = Batch(whole.pixel_values, whole.input_ids, hole)
+    other = Batch(whole.pixel_values, np.where(hole == 1, whole.input_ids, 3), hole)
+    assert (hole != whole.attention_mask).any()
+    assert np.abs(engine.infer(one) - engine.infer(other)).max() < 1e-5
+    with torch.no_grad():
+        expected = source.model(*(torch.from_numpy(array) for array in (one.pixel_values, one.input_ids, hole))).numpy()
+    assert np.abs(engine.infer(one) - expected).max() < 1e-4
+
+
 @pytest.fixture(scope="module")
 def exported_with_attributes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
     """Give a model that takes attributes and its exported twin."""

@@ -80,6 +80,7 @@ class Clip(PretrainedFusion):
         ends every text, cut or not, with one.
         """
         states = self.core.text_model(input_ids, attention_mask=attention_mask).last_hidden_state  # (B, T, C)
-        last = attention_mask - F.pad(attention_mask[:, 1:], (0, 1))  # 1 on the last real token, else 0
+        places = torch.arange(states.shape[1], device=states.device)
+        last = places == (places * attention_mask).amax(dim=1, keepdim=True)  # (B, T)
         pooled = (states * last[:, :, None]).sum(dim=1)
         return F.normalize(self.core.text_projection(pooled), dim=-1)

@@ -95,7 +95,7 @@ class PretrainedFusion(nn.Module, ABC):
         Args:
             pixel_values: uint8 (B, 3, H, W), RGB 0..255.
             input_ids: int32 (B, T).
-            attention_mask: int32 (B, T), 1 on real tokens, which stand first.
+            attention_mask: int32 (B, T), 1 on tokens to read, see `engines.contract.Batch`.
             attributes: float32 (B, A, 2), or None; see `engines.build.models.attributes`.
         """
 
