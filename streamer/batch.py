@@ -33,6 +33,9 @@ MAX_FAILURES_IN_A_ROW = 16
 """A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
 
 
+_SMOOTHING = 0.2  # of the engine's pace: the weight of the last batch
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """One product ready for the engine.
@@ -85,6 +88,8 @@ class Batcher:
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._failures = 0  # in a row; the loop's own
+        self.pairs_per_s = 0.0
+        """What the engine answers while it has work, as its last batches went; 0 before the first."""
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
         self._threads = [
             threading.Thread(target=self._run, name=f"engine-{number}", daemon=True)
@@ -92,6 +97,11 @@ class Batcher:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def capacity(self) -> int:
+        """How many pairs the engine can be given at the same time."""
+        return self._max_batch * len(self._threads)
 
     @property
     def waiting(self) -> int:
@@ -171,6 +181,8 @@ class Batcher:
         self, taken: list[_Waiting], results: list[float | EngineError], started: float, infer_s: float
     ) -> None:
         self._report(BatchReport(len(taken), infer_s))
+        pace = len(taken) * len(self._threads) / max(infer_s, 1e-6)
+        self.pairs_per_s += (pace - self.pairs_per_s) * (_SMOOTHING if self.pairs_per_s else 1.0)
         for waiting, result in zip(taken, results, strict=True):
             failed = isinstance(result, EngineError)
             self._failures = self._failures + (not waiting.explains) if failed else 0

@@ -49,6 +49,10 @@ log = structlog.get_logger(__name__)
 
 Headers = list[tuple[str, bytes | None]]
 
+DRAINED_WITHIN = 0.4
+"""Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
+partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
+
 
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
@@ -151,8 +155,9 @@ class Pipeline:
         self._topics = topics
         self._settings = settings
         self._telemetry = telemetry
-        self._room = asyncio.Semaphore(settings.max_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._left = asyncio.Event()  # an event has left: there may be room
+        self._draining = False
         self.depths = {"fetch": 0, "preprocess": 0}  # events in these two stages, or waiting for their turn
         # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
         self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
@@ -168,8 +173,10 @@ class Pipeline:
     # -- the way of an event
 
     async def admit(self, incoming: Incoming) -> None:
-        """Wait for room, then start the event on its way. Call in the order of the partition."""
-        await self._room.acquire()
+        """Wait for room, then start the event on its way. Call in the order of the partition, one at a time."""
+        while self.in_flight >= self._room():
+            self._left.clear()
+            await self._left.wait()
         passage, refused = self._parse(incoming)
         task = asyncio.create_task(self._travel(passage, refused))
         self._tasks.add(task)
@@ -178,7 +185,8 @@ class Pipeline:
             self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
 
     async def drain(self) -> None:
-        """Return when nothing is in flight."""
+        """Return when nothing is in flight; until then alerts are explained only while the engine has time."""
+        self._draining = True
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -188,6 +196,11 @@ class Pipeline:
         for task in abandoned:
             task.cancel()
         await asyncio.gather(*abandoned, return_exceptions=True)
+
+    def _room(self) -> int:
+        """Return how many events may be in flight: what the engine answers in part of the time that a drain has."""
+        answered = int(self._batcher.pairs_per_s * DRAINED_WITHIN * self._settings.drain_timeout_s)
+        return min(self._settings.max_in_flight, max(answered, self._batcher.capacity))
 
     def _parse(self, incoming: Incoming) -> tuple[_Passage, RejectedEvent | None]:
         started = time.perf_counter()
@@ -277,7 +290,8 @@ class Pipeline:
         self._clock(passage, "engine", scored.infer_s)
         probability, threshold = self._probability(scored.logit), self._threshold(update)
         self._explainer.count_scored()
-        if probability < threshold or not self._explainer.takes_on():
+        hurried = self._draining and self._batcher.waiting > 0
+        if probability < threshold or hurried or not self._explainer.takes_on():
             return _Judgement(probability, ())
         started = time.perf_counter()
         contradicts = await self._explainer.contradictions(
@@ -413,7 +427,7 @@ class Pipeline:
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._room.release()
+        self._left.set()
 
     def _stop(self, error: BaseException) -> None:
         log.error("pipeline.failed", error=repr(error), exc_info=error)

@@ -87,7 +87,12 @@ class EngineSettings(_Section):
 class PipelineSettings(_Section):
     """How much work is held at once. When a bound is reached, consumption stops until there is room."""
 
-    max_in_flight: int = Field(default=512, ge=1, description="events between consumption and acknowledgement")
+    max_in_flight: int = Field(
+        default=512,
+        ge=1,
+        description="events between consumption and acknowledgement; fewer where the engine could not finish them "
+        "well within drain_timeout_s",
+    )
     max_pixels: int = Field(
         default=50_000_000, ge=4096, description="declared width x height of one picture, before decoding"
     )

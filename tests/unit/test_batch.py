@@ -50,6 +50,20 @@ async def test_batcher_takes_all_that_waits_up_to_the_cap(
     assert max(engine.batches) == 4
 
 
+async def test_batcher_tells_the_pace_of_an_engine(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """Before the first batch it is not known; then it is pairs a second."""
+    _, batcher, gate, reports = gated
+    assert batcher.pairs_per_s == 0
+    gate.set()
+    await batcher.logit(pair(0))
+    assert batcher.pairs_per_s == pytest.approx(1 / reports[0].infer_s)
+    before = batcher.pairs_per_s
+    await batcher.logit(pair(0))
+    assert batcher.pairs_per_s == pytest.approx(0.8 * before + 0.2 / reports[1].infer_s)
+
+
 async def test_batcher_skips_pairs_nobody_waits_for(
     gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from tests.fakes import FakeEngine, WordTokenizer
 from tests.unit.test_pipeline import RIGHT, WRONG, build
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from numpy.typing import NDArray
 
@@ -28,8 +30,8 @@ MINDED = 3  # the fourth word, `navy` in `title: mug` and `color: navy`
 class WordEngine(FakeEngine):
     """Minds one word of a wrong picture's text; `stubborn` engines fail where it is left out."""
 
-    def __init__(self, *, stubborn: bool = False) -> None:
-        super().__init__()
+    def __init__(self, *, stubborn: bool = False, gate: Callable[[], object] | None = None) -> None:
+        super().__init__(gate=gate)
         self.stubborn = stubborn
 
     def infer(self, batch: Batch) -> NDArray[np.float32]:
@@ -90,8 +92,8 @@ async def test_attribution_that_fails_keeps_the_score_and_the_worker() -> None:
     """However often it fails, products are scored, nothing is rejected, and the worker goes on."""
     async for bench in build(PipelineSettings(), WordEngine(stubborn=True), WordTokenizer()):
         for number in range(MAX_FAILURES_IN_A_ROW):
-            await bench.send(navy_mug(WRONG, product=f"p{number}"))
-        scores = await bench.settle()
+            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "color": f"navy {number}"})
+            scores = await bench.settle()
         assert {score["outcome"] for score in scores} == {"scored"}
         assert len(scores) == MAX_FAILURES_IN_A_ROW
         assert not any("contradicts" in score for score in scores)
@@ -119,3 +121,28 @@ async def test_flood_of_alerts_is_explained_in_part_and_scored_whole() -> None:
         assert [score["outcome"] for score in scores] == ["scored"] * alerts
         explained = sum("contradicts" in score for score in scores)
         assert BURST + alerts // 10 - 2 <= explained <= BURST + alerts // 10
+
+
+async def test_draining_worker_with_products_waiting_explains_nothing() -> None:
+    """Whoever waits for it to leave is served first; a product that finds the engine free is explained."""
+    runs, turns = threading.Semaphore(0), threading.Semaphore(0)
+
+    def gate() -> None:
+        runs.release()
+        turns.acquire(timeout=10)
+
+    async for bench in build(PipelineSettings(), WordEngine(gate=gate), WordTokenizer()):
+        await bench.send(navy_mug(WRONG, product="first"))
+        await asyncio.to_thread(runs.acquire)
+        bench.batcher.pairs_per_s = 100.0  # there is room for all of them
+        others = bench.batcher.capacity + 1  # while the first is told, a batch runs and one waits
+        for number in range(others):
+            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "color": f"navy {number}"})
+        drained = asyncio.create_task(bench.settle())
+        while bench.batcher.waiting < others:  # noqa: ASYNC110 - preprocessed in a thread
+            await asyncio.sleep(0)
+        turns.release()
+        while not bench.published.records:  # noqa: ASYNC110 - the engine runs in a thread
+            await asyncio.sleep(0)
+        turns.release(100)
+        assert ["contradicts" in score for score in await drained] == [False] + [True] * others

@@ -273,6 +273,22 @@ async def test_admission_waits_when_too_much_is_in_flight() -> None:
         assert len(await bench.settle()) == 2
 
 
+@pytest.mark.parametrize(("pairs_per_s", "room"), [(0.0, 8), (0.1, 8), (2.0, 20), (1e6, 40)])
+async def test_admission_waits_when_the_engine_could_not_finish_in_a_drain(pairs_per_s: float, room: int) -> None:
+    """In flight is one full batch, or what the engine answers in ten seconds, or the bound by number."""
+    async for bench in build(PipelineSettings(drain_timeout_s=25, max_in_flight=40)):
+        bench.fetcher.hold(RIGHT)
+        bench.batcher.pairs_per_s = pairs_per_s
+        for number in range(room):
+            await bench.send(update(1, RIGHT, product=f"p{number}"))
+        more = asyncio.create_task(bench.send(update(1, WRONG, product="q")))
+        await asyncio.sleep(0)
+        assert not more.done()
+        bench.fetcher.release(RIGHT)
+        await more
+        assert len(await bench.settle()) == room + 1
+
+
 async def test_abandoned_event_leaves_no_record_and_no_acknowledgement(bench: Bench) -> None:
     """What is given up at shutdown is another worker's."""
     bench.fetcher.hold(RIGHT)
