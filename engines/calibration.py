@@ -110,6 +110,12 @@ def recall_at_precision(scores: Floats, labels: Labels, *, prevalence: float, pr
     return float(reached.max()) if len(reached) else 0.0
 
 
+def average_precision(scores: Floats, labels: Labels, *, prevalence: float) -> float:
+    """Return the mean precision over recall: precision at each threshold, weighed by the recall that it adds."""
+    points = operating_points(scores, labels, prevalence=prevalence)
+    return float((np.diff(points.recalls, prepend=0.0) * points.precisions).sum())
+
+
 def at_threshold(scores: Floats, labels: Labels, *, prevalence: float, threshold: float) -> tuple[float, float]:
     """Return (recall, precision) of the decision `score >= threshold`; precision is 1 when nothing is alerted."""
     _counts(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -13,9 +14,10 @@ import torch
 from engines import calibration
 from engines.build import evaluate, grades
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
+from engines.build.baselines import Embedded
 from engines.build.features import Features, extract
 from engines.build.finetune import Step, Trainer
-from engines.build.gather import gather_parts
+from engines.build.gather import SHARES, gather_parts
 from engines.build.models import compact
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
@@ -52,6 +54,17 @@ class Part:
         return grades.graded_pairs(self.catalog, self.features.looks, seed=seed)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An untrained model and the three parts of a catalogue, as features of its frozen halves."""
+
+    source: Source
+    model: compact.CompactFusion
+    training: Part
+    validation: Part
+    test: Part
+
+
 def adapt_folder(
     path: Path, out: Path, work: Path, recipe: AdaptRecipe, *, precision: float, progress: Progress
 ) -> Path:
@@ -64,50 +77,87 @@ def adapt_folder(
         CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the exported graph does not reproduce the model.
     """
+    prepared = prepare(path, work, recipe, progress)
+    train(prepared, work, recipe, progress)
+    validation = prepared.validation
+    weigh(prepared.model, validation, validation.pairs(recipe.seed))
+    held_out = [
+        HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
+        for number, part in enumerate((validation, prepared.test))
+    ]
+    return assemble(prepared.source, *held_out, precision=precision, out=out, progress=progress)
+
+
+def prepare(
+    path: Path,
+    work: Path,
+    recipe: AdaptRecipe,
+    progress: Progress,
+    shares: tuple[float, float, float] = SHARES,
+) -> Prepared:
+    """Return what a run of the recipe starts from; the same for the same seed.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read, or has too few products.
+        ParityExceeded: the graph, as it would be exported, does not reproduce the model.
+    """
     config = compact.CompactConfig(max_tokens=recipe.max_tokens, **recipe.model)
     image = ImageSpec(height=config.image_size, width=config.image_size)
     text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
-    parts = gather_parts(path, image=image, seed=recipe.seed, progress=progress)
+    parts = gather_parts(path, image=image, seed=recipe.seed, progress=progress, shares=shares)
     torch.manual_seed(recipe.seed)
     model = compact.CompactFusion(config)
     source = _source(model, image, text, path.name, parts[0], recipe)
     rehearse(source)
-    training, validation, test = (
-        _part(model, text, part, work / name, progress)
-        for name, part in zip(("training", "validation", "test"), parts, strict=True)
-    )
-    trainer = Trainer(model, training.catalog, training.features, recipe)
-    trainer.run(_progress_bar(trainer.total, progress), work / f"checkpoint-{_digest(source.provenance)}.pt")
-    weigh(model, validation, validation.pairs(recipe.seed))
-    held_out = [
-        HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
-        for number, part in enumerate((validation, test))
-    ]
-    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+    names = ("training", "validation", "test")
+    features = (_part(model, text, part, work / name, progress) for name, part in zip(names, parts, strict=True))
+    return Prepared(source, model, *features)
+
+
+def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> list[Step]:
+    """Train the prepared model by the recipe and return what each step did since the last checkpoint.
+
+    Raises:
+        ValueError: all products show the same.
+    """
+    trainer = Trainer(prepared.model, prepared.training.catalog, prepared.training.features, recipe)
+    on_step, steps = _progress_bar(trainer.total, progress)
+    trainer.run(on_step, work / f"checkpoint-{_digest(prepared.source.provenance | {'recipe': recipe.as_dict()})}.pt")
+    return steps
 
 
 def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> None:
     """Give the similarity the weight in the logit with which the grades are found best, on average.
 
-    Best: recall at precision 0.5 at the stated prevalence.
+    Best: by `mean_recall`.
     """
     fusion, similarity = both_signals(model, part, pairs)
 
-    def quality(weight: float) -> float:
-        logits = fusion - weight * similarity
-        matches = pairs.label == 0
-        recalls = [
-            calibration.recall_at_precision(
-                logits[matches | (pairs.difference == grade)],
-                pairs.label[matches | (pairs.difference == grade)],
-                prevalence=PREVALENCE,
-                precision=0.5,
-            )
-            for grade in sorted(set(pairs.difference[~matches].tolist()))
-        ]
-        return float(np.mean(recalls))
+    model.similarity_weight.fill_(
+        max(_SIMILARITY_WEIGHTS, key=lambda weight: mean_recall(fusion - weight * similarity, pairs))
+    )
 
-    model.similarity_weight.fill_(max(_SIMILARITY_WEIGHTS, key=quality))
+
+def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
+    """Return the recall at precision 0.5 at the stated prevalence, on average over the grades."""
+    matches = pairs.label == 0
+    chosen = (matches | (pairs.difference == grade) for grade in sorted(set(pairs.difference[~matches].tolist())))
+    recall = partial(calibration.recall_at_precision, prevalence=PREVALENCE, precision=0.5)
+    return float(np.mean([recall(scores[rows], pairs.label[rows]) for rows in chosen]))
+
+
+@torch.no_grad()
+def embed(model: compact.CompactFusion, part: Part) -> Embedded:
+    """Return each product's first picture and text in the space of the model's contrastive half."""
+    products = np.arange(len(part.catalog.products))
+    images: list[Tensor] = []
+    texts: list[Tensor] = []
+    for rows in np.split(products, range(_BATCH, len(products), _BATCH)):
+        shown = part.catalog.first_picture[rows]
+        images.append(model.image_embedding(model.image_tokens(*part.features.pictures(shown, np.zeros_like(rows)))))
+        states, ids, mask = part.features.text(rows)
+        texts.append(model.text_embedding(model.text_tokens(states, ids), mask))
+    return Embedded(torch.cat(images).numpy(), torch.cat(texts).numpy())
 
 
 @torch.no_grad()
@@ -151,13 +201,13 @@ def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder
     return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
 
 
-def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
+def _progress_bar(total: int, progress: Progress) -> tuple[Callable[[Step], None], list[Step]]:
     task = progress.add_task("training", total=total)
-    recent: list[Step] = []
+    steps: list[Step] = []
 
     def on_step(step: Step) -> None:
-        recent.append(step)
-        told = float(np.mean([one.accuracy for one in recent[-100:]]))
+        steps.append(step)
+        told = float(np.mean([one.accuracy for one in steps[-100:]]))
         progress.update(task, completed=step.number, description=f"training: {told:.1%} of pairs told right")
 
-    return on_step
+    return on_step, steps

@@ -106,10 +106,14 @@ class Trainer:
         owners = np.concatenate([anchors, self._miner.partners(anchors, recipe.mix)])
         image, text, mask = self._encode(owners)
         similarity, contrastive = self._contrast(image, text, mask, owners)
-        losses, accuracy = self._compare(image, text, mask, self._choose(similarity, owners), owners)
-        pair = self._trimmed(losses[:, 0], progress).mean() / 2 + losses[:, 1:].mean() / 2
         facet = self._facets(image.mean(dim=1), torch.from_numpy(owners))
-        loss = pair + recipe.contrastive_weight * contrastive + recipe.facet_weight * facet
+        loss = recipe.contrastive_weight * contrastive + recipe.facet_weight * facet
+        if recipe.pair_weight:
+            losses, accuracy = self._compare(image, text, mask, self._choose(similarity, owners), owners)
+            pair = self._trimmed(losses[:, 0], progress).mean() / 2 + losses[:, 1:].mean() / 2
+            loss = loss + recipe.pair_weight * pair
+        else:
+            pair, accuracy = torch.zeros(()), _preferred(similarity)
         self._optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_([p for g in self._optimizer.param_groups for p in g["params"]], _MAX_GRADIENT_NORM)
@@ -218,6 +222,12 @@ class Trainer:
         torch.set_rng_state(state["torch"])
         self._match_losses.extend(state["match_losses"])
         self._miner.look(self._vectors())
+
+
+def _preferred(similarity: Tensor) -> float:
+    """Return the share of pictures that are more like their own text than like their partner's."""
+    own = similarity.diagonal()
+    return float((own > similarity.roll(len(own) // 2, dims=1).diagonal()).float().mean())
 
 
 def _groups(model: CompactFusion, facets: nn.Module, recipe: AdaptRecipe) -> list[dict[str, Any]]:

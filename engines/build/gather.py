@@ -34,7 +34,9 @@ FOLDER_FACETS: Final = ("product_type", "color", "pattern", "material", "gender"
 
 Item = TypeVar("Item")
 
-_SHARES: Final = (0.70, 0.15, 0.15)
+SHARES: Final = (0.70, 0.15, 0.15)
+"""Of the products: to train on, to calibrate and choose thresholds with, to measure on."""
+
 _MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
@@ -90,7 +92,14 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
     return Catalog(products, FOLDER_FACETS, np.stack(pictures), owners), components
 
 
-def gather_parts(path: Path, *, image: ImageSpec, seed: int, progress: Progress) -> tuple[Catalog, Catalog, Catalog]:
+def gather_parts(
+    path: Path,
+    *,
+    image: ImageSpec,
+    seed: int,
+    progress: Progress,
+    shares: tuple[float, float, float] = SHARES,
+) -> tuple[Catalog, Catalog, Catalog]:
     """Return a folder's products to train on, to calibrate and choose thresholds with, and to measure on.
 
     Connected products stay in one part.
@@ -99,7 +108,7 @@ def gather_parts(path: Path, *, image: ImageSpec, seed: int, progress: Progress)
         CatalogInvalid: as `gather_folder`, or there are too few products for figures that say anything.
     """
     catalog, components = gather_folder(path, image=image, progress=progress)
-    parts = split(components, _SHARES, seed=seed)
+    parts = split(components, shares, seed=seed)
     if min(len(part) for part in parts) < _MIN_PRODUCTS:
         raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
     training, validation, test = (catalog.subset(part) for part in parts)

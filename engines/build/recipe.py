@@ -75,9 +75,9 @@ class Recipe:
 class AdaptRecipe:
     """Hyperparameters of adapting a compact model to a catalogue.
 
-    Each picture is compared with 3 + `hard_texts` texts a step. `mix` gives the probability of each kind of partner
-    (`mining.Miner.kinds`). `trimmed_share` of the matches, those with the largest losses, are taken for errors of the
-    catalogue.
+    Each picture is compared with 3 + `hard_texts` texts a step; with a `pair_weight` of 0 nothing is compared, and what
+    is trained is a dual encoder. `mix` gives the probability of each kind of partner (`mining.Miner.kinds`).
+    `trimmed_share` of the matches, those with the largest losses, are taken for errors of the catalogue.
     """
 
     seed: int
@@ -90,6 +90,7 @@ class AdaptRecipe:
     backbone_learning_rate: float = 1.5e-4
     weight_decay: float = 0.05
     average_decay: float = 0.995
+    pair_weight: float = 1.0
     contrastive_weight: float = 0.5
     facet_weight: float = 0.3
     trimmed_share: float = 0.0

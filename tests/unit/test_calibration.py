@@ -73,6 +73,14 @@ def test_threshold_for_precision_keeps_its_promise() -> None:
     assert recall == calibration.recall_at_precision(scores, labels, prevalence=0.05, precision=0.8)
 
 
+def test_average_precision_weighs_precision_by_the_recall_it_adds() -> None:
+    """Two mismatches, first and third of four: precision 1 for half of the recall, 2 of 3 for the other half."""
+    scores, labels = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1, 0, 1, 0])
+    assert calibration.average_precision(scores, labels, prevalence=0.5) == pytest.approx((1 + 2 / 3) / 2)
+    rare = calibration.average_precision(scores, labels, prevalence=0.05)
+    assert rare == pytest.approx((1 + 0.05 / (0.05 + 0.95 / 2)) / 2)
+
+
 def test_auc_ties_count_half() -> None:
     """Scores that say nothing have an AUC of one half."""
     assert calibration.auc(np.zeros(10), np.arange(10) % 2) == 0.5

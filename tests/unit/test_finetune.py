@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,6 +69,19 @@ def test_run_lowers_the_losses() -> None:
     assert [step.number for step in steps] == list(range(1, 13))
     assert np.mean([s.pair_loss for s in steps[-3:]]) < np.mean([s.pair_loss for s in steps[:3]])
     assert np.mean([s.facet_loss for s in steps[-3:]]) < np.mean([s.facet_loss for s in steps[:3]])
+
+
+def test_run_that_compares_nothing_trains_a_dual_encoder() -> None:
+    """The fusion layers stay as they are; the similarity learns which picture goes with which text."""
+    steps: list[Step] = []
+    recipe = replace(RECIPE, pair_weight=0.0, contrastive_weight=1.0)
+    torch.manual_seed(0)
+    model = CompactFusion(CONFIG, pretrained=False)
+    before = {name: value.clone() for name, value in model.layers.state_dict().items()}
+    trained = Trainer(model, catalog(), features(), recipe).run(steps.append)
+    assert {step.pair_loss for step in steps} == {0.0}
+    assert np.mean([s.contrastive_loss for s in steps[-3:]]) < np.mean([s.contrastive_loss for s in steps[:3]])
+    assert all(torch.equal(value, before[name]) for name, value in trained.layers.state_dict().items())
 
 
 def test_run_cut_and_started_again_gives_the_same_model(tmp_path: Path) -> None:
