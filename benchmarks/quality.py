@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engines import calibration
 from engines.build import adapt, baselines, grades
 from engines.build.evaluate import PRECISIONS
-from engines.build.gather import SHARES
+from engines.build.gather import SHARES, gather_parts
 from engines.build.models.compact import CompactFusion
 from engines.build.recipe import PREVALENCE, AdaptRecipe
 
@@ -272,7 +272,9 @@ def measure(  # noqa: PLR0917 - typer's options
     seconds: dict[str, float] = {}
     results: dict[str, Scores] = {}
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        prepared = adapt.prepare(catalog, out / "work", recipe, progress, shares)
+        image = adapt.image_spec(recipe)
+        products = gather_parts(catalog, image=image, seed=seed, progress=progress, shares=shares)
+        prepared = adapt.prepare(products, catalog.name, out / "work", recipe, progress)
         validation, test = prepared.validation.pairs(seed), prepared.test.pairs(seed + 1)
         bench = Bench(prepared, recipe, out / "work", progress, validation, test)
         started = time.monotonic()

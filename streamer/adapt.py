@@ -1,7 +1,7 @@
-"""`streamer adapt`: any feed → a folder → a survey of it → an engine, trained by a program of its own.
+"""`streamer adapt`, `streamer audit`: any feed → a folder → a survey of it → training, by a program of its own.
 
-Training needs torch, which never enters this process: `python -m engines.build adapt` is started as a child, shows its
-own progress, and gets the signals that this process gets.
+Training needs torch, which never enters this process: `python -m engines.build` is started as a child, shows its own
+progress, and gets the signals that this process gets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Runner = Callable[[Coroutine[Any, Any, Collected]], Collected]
 
-PROGRAM: Final = (sys.executable, "-m", "engines.build", "adapt")
+PROGRAM: Final = (sys.executable, "-m", "engines.build")
 SURVEY_NEEDS: Final = ("jinja2", "matplotlib")
 TRAINING_NEEDS: Final = ("torch", "onnx", *SURVEY_NEEDS)
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -43,14 +43,14 @@ SURVEY_FOLDER: Final = "survey"
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptOptions:
-    """What to adapt to, and where to; `passed` goes to the training program as it is.
+    """What to adapt to or to audit, and where to; `passed` goes to the training program's `command` as it is.
 
     `work` holds the collected catalogue and the survey; a folder that `streamer collect` has finished is used where it
     stands.
     """
 
+    command: str
     catalog: Path
-    family: str
     out: Path
     work: Path
     base_url: str | None = None
@@ -75,7 +75,7 @@ def adapt(
         settings: How pictures are fetched.
         console: Where progress is shown.
         run: Runs the collection in an event loop.
-        program: The training program and its first arguments.
+        program: The training program.
         needs: Packages without which nothing is begun.
 
     Raises:
@@ -99,7 +99,7 @@ def adapt(
             run,
         )
     show_survey(folder, options.work / SURVEY_FOLDER, console)
-    return train([*program, str(folder), "--family", options.family, "--out", str(options.out), *options.passed])
+    return train([*program, options.command, str(folder), "--out", str(options.out), *options.passed])
 
 
 def require(packages: Sequence[str], extra: str) -> None:

@@ -85,7 +85,8 @@ def streamer(
     Start with `streamer demo`: everything on this machine, nothing else needed.
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
-    `doctor` when something is wrong; `adapt` trains an engine on a catalogue of yours. Settings come from STREAMER_…
+    `doctor` when something is wrong; `adapt` trains an engine on a catalogue of yours, `audit`
+    ranks the errors that it has already. Settings come from STREAMER_…
     variables and from .env in the working directory; `streamer settings` lists them.
     """
 
@@ -283,14 +284,56 @@ def adapt(
     from streamer import adapt as adapting  # noqa: PLC0415
 
     options = adapting.AdaptOptions(
+        command="adapt",
         catalog=catalog,
-        family=family,
         out=out,
         work=work or out.with_name(out.name + ".work"),
         base_url=base_url,
         pictures=pictures,
         limit=limit,
-        passed=context.args,
+        passed=["--family", family, *context.args],
+    )
+    raise typer.Exit(adapting.adapt(options, _settings(), _console(stderr=True), _run))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def audit(
+    context: typer.Context,
+    catalog: Feed,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where index.html, audit.csv and audit.parquet go.")],
+    *,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The collected catalogue, its survey, the engines; OUT.work if unset."),
+    ] = None,
+    base_url: BaseUrl = None,
+    pictures: Pictures = None,
+    limit: Limit = None,
+) -> None:
+    """Rank the products of a catalogue by how likely their picture is wrong, without labels.
+
+    Each product is judged by an engine that was trained on others only: the catalogue is split into folds, and an
+    engine is trained for each. Goes on where a killed run was. Options that are not listed here go to the training
+    program, behind CATALOG: see `python -m engines.build audit --help`. Its exit code is the exit code here.
+
+    Needs torch: `pip install 'mismatch-streamer[train]'`.
+
+    Example: `streamer audit shop.jsonl --out audits/shop`
+
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    """
+    from streamer import adapt as adapting  # noqa: PLC0415
+
+    folder = work or out.with_name(out.name + ".work")
+    options = adapting.AdaptOptions(
+        command="audit",
+        catalog=catalog,
+        out=out,
+        work=folder,
+        base_url=base_url,
+        pictures=pictures,
+        limit=limit,
+        passed=["--work", str(folder / "training"), *context.args],
     )
     raise typer.Exit(adapting.adapt(options, _settings(), _console(stderr=True), _run))
 

@@ -90,6 +90,8 @@ class FakeTokenizer:
 class WordTokenizer:
     """Each word of a text is a token, whose id is 1; texts have at most `WORDS` words."""
 
+    spec = TextSpec(max_tokens=WORDS, fields=("title", "color"))
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])
         return np.ones_like(mask), mask

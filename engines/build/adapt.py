@@ -17,7 +17,7 @@ from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
 from engines.build.features import Features, extract
 from engines.build.finetune import Step, Trainer
-from engines.build.gather import SHARES, gather_parts
+from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
@@ -77,7 +77,19 @@ def adapt_folder(
         CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    prepared = prepare(path, work, recipe, progress)
+    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress)
+    return adapt_parts(parts, path.name, out, work, recipe, precision=precision, progress=progress)
+
+
+def adapt_parts(
+    parts: Parts, name: str, out: Path, work: Path, recipe: AdaptRecipe, *, precision: float, progress: Progress
+) -> Path:
+    """Train on the first part of a catalogue, choose weights and threshold on the second, measure on the third.
+
+    Raises:
+        ParityExceeded: as `adapt_folder`.
+    """
+    prepared = prepare(parts, name, work, recipe, progress)
     train(prepared, work, recipe, progress)
     validation = prepared.validation
     weigh(prepared.model, validation, validation.pairs(recipe.seed))
@@ -88,26 +100,34 @@ def adapt_folder(
     return assemble(prepared.source, *held_out, precision=precision, out=out, progress=progress)
 
 
-def prepare(
-    path: Path,
-    work: Path,
-    recipe: AdaptRecipe,
-    progress: Progress,
-    shares: tuple[float, float, float] = SHARES,
-) -> Prepared:
+def image_spec(recipe: AdaptRecipe) -> ImageSpec:
+    """Return the pictures that the recipe's model reads."""
+    side = _config(recipe).image_size
+    return ImageSpec(height=side, width=side)
+
+
+def text_spec(recipe: AdaptRecipe) -> TextSpec:
+    """Return the texts that the recipe's model reads."""
+    return TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
+
+
+def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: Progress) -> Prepared:
     """Return what a run of the recipe starts from; the same for the same seed.
 
+    Args:
+        parts: to train on, to choose weights and threshold with, to measure on.
+        name: of the catalogue, for the release's provenance.
+        work: where features are kept.
+        recipe: of the run.
+        progress: bars are added to it.
+
     Raises:
-        CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the graph, as it would be exported, does not reproduce the model.
     """
-    config = compact.CompactConfig(max_tokens=recipe.max_tokens, **recipe.model)
-    image = ImageSpec(height=config.image_size, width=config.image_size)
-    text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
-    parts = gather_parts(path, image=image, seed=recipe.seed, progress=progress, shares=shares)
+    text = text_spec(recipe)
     torch.manual_seed(recipe.seed)
-    model = compact.CompactFusion(config)
-    source = _source(model, image, text, path.name, parts[0], recipe)
+    model = compact.CompactFusion(_config(recipe))
+    source = _source(model, image_spec(recipe), text, name, parts[0], recipe)
     rehearse(source)
     names = ("training", "validation", "test")
     features = (_part(model, text, part, work / name, progress) for name, part in zip(names, parts, strict=True))
@@ -188,6 +208,10 @@ def _source(  # noqa: PLR0917 - private, called once
         "model": model.config.as_dict(),
     }
     return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance)
+
+
+def _config(recipe: AdaptRecipe) -> compact.CompactConfig:
+    return compact.CompactConfig(max_tokens=recipe.max_tokens, **recipe.model)
 
 
 def _digest(provenance: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from engines import calibration, releases
 from engines.build import evaluate, export
 from engines.build.recipe import PREVALENCE
+from engines.build.report import Assessment, write_report
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
 from engines.runtime.onnx import OnnxEngine
 
@@ -56,7 +57,7 @@ class Source:
 def assemble(
     source: Source, validation: HeldOut, test: HeldOut, *, precision: float, out: Path, progress: Progress
 ) -> Path:
-    """Publish the release under `out` and return its directory.
+    """Publish the release under `out`, with a report of its quality beside it, and return the release's directory.
 
     Calibration and threshold come from the validation pairs, scored by the exported graph itself; the metrics in the
     manifest come from the test pairs. The threshold is the one of greatest recall at `precision`, or, where no
@@ -73,9 +74,8 @@ def assemble(
         logits = _score(engine, validation, progress)
         fitted = calibration.fit_platt(logits, validation.pairs.label, prevalence=PREVALENCE)
         threshold = _threshold(calibration.apply(fitted, logits), validation.pairs.label, precision)
-        figures = evaluate.figures(
-            _score(engine, test, progress), test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE
-        )
+        tested = _score(engine, test, progress)
+        figures = evaluate.figures(tested, test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE)
         engine.close()
         manifest = msgspec.structs.replace(
             _draft(source),
@@ -83,7 +83,14 @@ def assemble(
             threshold=threshold,
             metrics={"prevalence": PREVALENCE, "test": evaluate.summary(figures), "onnx_minus_torch": parity},
         )
-        return releases.write_release(out, manifest, files)
+        release = releases.write_release(out, manifest, files)
+    probabilities = calibration.apply(fitted, tested)
+    published = releases.read_manifest(release)
+    write_report(
+        Assessment(published, test.catalog, test.pairs, probabilities, figures, PREVALENCE),
+        out / f"{published.release}-report",
+    )
+    return release
 
 
 def rehearse(source: Source) -> None:

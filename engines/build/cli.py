@@ -122,6 +122,40 @@ def adapt(  # noqa: PLR0917 - as above
     typer.echo(release)
 
 
+@app.command()
+def audit(  # noqa: PLR0917 - as above
+    catalog: Annotated[
+        Path, typer.Argument(help="Folder with catalog.jsonl (Google Merchant field names) and the pictures it names.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for index.html, audit.csv and, with pyarrow, audit.parquet.")],
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Directory for engines and checkpoints; a run that was cut goes on. OUT/work when left out."),
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(min=2, help="Parts, each judged by an engine trained on the others; more take longer.")
+    ] = 2,
+    seed: Seed = 0,
+    epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = _COMPACT_EPOCHS,
+    max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
+    precision: Precision = 0.5,
+    threads: Threads = 2,
+) -> None:
+    """Rank the products of a folder by how likely their own picture is wrong.
+
+    The compact family is trained once for each fold, on the products of the others; products that share a photo, a
+    title or an item group are in one fold.
+    """
+    with _reported(threads) as progress:
+        from engines.build.audit import audit_folder  # noqa: PLC0415 - imports transformers, which takes seconds
+
+        recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
+        page = audit_folder(
+            catalog, out, work or out / "work", recipe, folds=folds, precision=precision, progress=progress
+        )
+    typer.echo(page)
+
+
 @contextmanager
 def _reported(threads: int) -> Generator[Progress]:
     """Give progress bars on stderr; an engine's error, or the disk's, becomes its words and exit code 1."""

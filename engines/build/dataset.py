@@ -24,6 +24,7 @@ class Product:
         identity: Products of one identity show and say the same, so they are never negatives of each other.
         group: Variants of one item have one group.
         category: Where it stands in the shop.
+        id: By which the shop knows it.
     """
 
     fields: Mapping[str, str]
@@ -31,6 +32,7 @@ class Product:
     identity: int
     group: str
     category: str
+    id: str = ""
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ FOLDER_FACETS: Final = ("product_type", "color", "pattern", "material", "gender"
 
 Item = TypeVar("Item")
 
+Parts = tuple[Catalog, Catalog, Catalog]
+"""Products to train on, to calibrate and choose thresholds with, to measure on."""
+
 SHARES: Final = (0.70, 0.15, 0.15)
-"""Of the products: to train on, to calibrate and choose thresholds with, to measure on."""
+"""Of the products, see `Parts`."""
 
 _MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
@@ -49,7 +52,7 @@ def gather_rendered(count: int, *, seed: int, image: ImageSpec, progress: Progre
     values = [tuple(product.attributes[name] for name in RENDERED_FACETS) for product in drawn]
     identities = connected([[value] for value in values])
     products = tuple(
-        Product(fields=p.fields, facets=value, identity=identity, group=p.item_group_id, category=p.kind)
+        Product(fields=p.fields, facets=value, identity=identity, group=p.item_group_id, category=p.kind, id=p.id)
         for p, value, identity in zip(drawn, values, identities, strict=True)
     )
     return Catalog(products, RENDERED_FACETS, np.stack(pictures), np.arange(len(products)))
@@ -85,6 +88,7 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
             identity=identity,
             group=item.item_group_id or item.id,
             category=item.fields.get("product_type", ""),
+            id=item.id,
         )
         for item, identity in zip(items, identities, strict=True)
     )
@@ -99,7 +103,7 @@ def gather_parts(
     seed: int,
     progress: Progress,
     shares: tuple[float, float, float] = SHARES,
-) -> tuple[Catalog, Catalog, Catalog]:
+) -> Parts:
     """Return a folder's products to train on, to calibrate and choose thresholds with, and to measure on.
 
     Connected products stay in one part.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from engines import releases
-from engines.build import run
+from engines.build import audit, run
 from engines.build.adapt import adapt_folder
 from engines.build.cli import app
 from engines.build.recipe import AdaptRecipe, Recipe
@@ -68,6 +69,42 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert {"all", "easy", "hard", "nearest", "variant"} <= set(manifest.metrics["test"])
     assert load(release, threads=1).manifest.release == release.name
     assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 1
+
+
+@pytest.mark.slow
+def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folds, one list, most suspicious first; finished folds are not trained again."""
+    rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
+    recipe = AdaptRecipe(seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16})
+
+    def run_audit() -> list[dict[str, str]]:
+        with Progress(disable=True) as progress:
+            page = audit.audit_folder(
+                tmp_path / "shop",
+                tmp_path / "out",
+                tmp_path / "work",
+                recipe,
+                folds=2,
+                precision=0.5,
+                progress=progress,
+            )
+        assert "420 products" in page.read_text(encoding="utf-8")
+        with (page.parent / audit.CSV_FILE).open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    rows = run_audit()
+    assert len({row["id"] for row in rows}) == len(rows) == 420
+    probabilities = [float(row["probability"]) for row in rows]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert {row["fold"] for row in rows} == {"0", "1"}
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a finished fold was trained again")
+
+    monkeypatch.setattr(audit, "adapt_parts", never)
+    assert run_audit() == rows
 
 
 def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -> None:

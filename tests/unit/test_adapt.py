@@ -55,7 +55,7 @@ def run(tmp_path: Path, catalog: Path, *passed: str) -> tuple[int, list[str], st
     """Adapt with a program that records its arguments; return its exit code, those, and what was shown."""
     shown = io.StringIO()
     options = AdaptOptions(
-        catalog=catalog, family="tiny", out=tmp_path / "release", work=tmp_path / "work", passed=passed
+        command="adapt", catalog=catalog, out=tmp_path / "release", work=tmp_path / "work", passed=passed
     )
     program = (sys.executable, "-c", RECORD, str(tmp_path / "arguments"))
     console = Console(file=shown, width=200)
@@ -69,7 +69,7 @@ def test_adapt_feed_is_collected_surveyed_and_trained_on(tmp_path: Path, shop: P
     collected = tmp_path / "work/catalog"
     assert code == 7
     assert arguments == [
-        str(collected), "--family", "tiny", "--out", str(tmp_path / "release"), "--epochs", "3",
+        "adapt", str(collected), "--out", str(tmp_path / "release"), "--epochs", "3",
     ]  # fmt: skip
     assert [item.id for item in read_folder(collected)] == ["1"]
     assert "image_not_found" in (tmp_path / "work/survey/index.html").read_text()
@@ -85,7 +85,7 @@ def test_adapt_folder_that_was_collected_is_used_where_it_stands(tmp_path: Path,
     assert not ended.value.code
     assert (out / "survey/survey.json").exists()
     _, arguments, _ = run(tmp_path, out)
-    assert arguments[0] == str(out)
+    assert arguments[:2] == ["adapt", str(out)]
     assert not (tmp_path / "work/catalog").exists()
 
 

@@ -83,13 +83,13 @@ class Section(NamedTuple):
 def render(survey: Survey, products: Products) -> str:
     """Return the page; `products` are those of the survey."""
     environment = Environment(
-        loader=PackageLoader("engines.catalogs", "survey"),
+        loader=PackageLoader("engines", "catalogs"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("survey.html.j2").render(_context(survey, products))
+    return environment.get_template("survey/survey.html.j2").render(_context(survey, products))
 
 
 def _context(survey: Survey, products: Products) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""A catalogue's own errors, ranked: every product is judged by an engine that was trained on others only.
+
+    folds A | B    trained on B → judges A    trained on A → judges B    one list, the most suspicious first
+
+Nothing is labelled: training takes the catalogue to be right, and what it cannot believe all the same is suspicious.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from engines import attribution, calibration
+from engines.build import evaluate
+from engines.build.adapt import adapt_parts, image_spec, text_spec
+from engines.build.dataset import split
+from engines.build.evaluate import MATCH, Pairs
+from engines.build.gather import gather_folder
+from engines.build.recipe import PREVALENCE
+from engines.build.report.page import card, write_page
+from engines.build.texts import data_digest, encode, written
+from engines.contract import Batch
+from engines.errors import CatalogInvalid
+from engines.inference import infer_all
+from engines.runtime.loader import load, load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from engines.build.dataset import Catalog
+    from engines.build.gather import Parts
+    from engines.build.recipe import AdaptRecipe
+    from engines.contract import Engine
+    from engines.text import Tokenizer
+
+CSV_FILE: Final = "audit.csv"
+PARQUET_FILE: Final = "audit.parquet"
+
+SHOWN: Final = 300
+EXPLAINED: Final = 300  # of a fold
+HEADS: Final = (50, 100)
+CATEGORIES: Final = 20
+_MIN_PRODUCTS: Final = 50
+_VALIDATION_SHARE: Final = 0.15  # of what a fold's engine may know; it chooses weights and threshold with it
+_VALIDATION_PRODUCTS: Final = 60  # at least, where that share would be fewer
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """What the engine that did not know a product says of it; a row of the list."""
+
+    id: str
+    title: str
+    category: str
+    probability: float
+    alert: bool
+    contradicts: str
+    fold: int
+
+
+def audit_folder(
+    path: Path, out: Path, work: Path, recipe: AdaptRecipe, *, folds: int, precision: float, progress: Progress
+) -> Path:
+    """Judge every product of a folder, write page and lists into `out`, and return the page.
+
+    What an interrupted run has left in `work` is used again: finished folds are not trained anew.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read, or has too few products.
+        ParityExceeded: an exported graph does not reproduce its model.
+        InferenceFailed: an engine does not run.
+    """
+    catalog, components = gather_folder(path, image=image_spec(recipe), progress=progress)
+    digest = _digest(catalog, recipe, folds, precision)
+    judged: list[Judged] = []
+    order: list[int] = []
+    for fold, held in enumerate(split(components, [1 / folds] * folds, seed=recipe.seed)):
+        done = work / f"fold-{fold}" / f"judged-{digest}.json"
+        if not done.exists():
+            parts = _parts(catalog, components, held, recipe.seed)
+            rows = _judge_fold(parts, path.name, done.parent, recipe, fold, precision=precision, progress=progress)
+            partial = done.with_suffix(".partial")
+            partial.write_bytes(msgspec.json.encode(rows))
+            partial.replace(done)
+        judged += msgspec.json.decode(done.read_bytes(), type=list[Judged])
+        order += held
+    ranked = sorted(range(len(judged)), key=lambda n: -judged[n].probability)
+    listed = [judged[n] for n in ranked]
+    out.mkdir(parents=True, exist_ok=True)
+    write_lists(listed, out)
+    cards = [
+        card(catalog, order[n], int(catalog.first_picture[order[n]]), judged[n].probability, _notes(judged[n]))
+        for n in ranked[:SHOWN]
+    ]
+    return write_page("audit.html.j2", _context(listed, path.name, folds) | {"cards": cards}, out)
+
+
+def write_lists(listed: Sequence[Judged], out: Path) -> None:
+    """Write every product as CSV, and as Parquet where pyarrow is installed.
+
+    A cell that a spreadsheet would run as a formula gets an apostrophe before it.
+    """
+    rows = [{"rank": rank, **msgspec.to_builtins(one)} for rank, one in enumerate(listed, 1)]
+    with (out / CSV_FILE).open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["rank", *Judged.__struct_fields__])
+        writer.writeheader()
+        writer.writerows({name: _harmless(cell) for name, cell in row.items()} for row in rows)
+    if find_spec("pyarrow") is not None:
+        import pyarrow as pa  # noqa: PLC0415 - comes with the extra `feeds`
+        from pyarrow import parquet  # noqa: PLC0415 - as above
+
+        parquet.write_table(pa.Table.from_pylist(rows), out / PARQUET_FILE)
+
+
+def judge(
+    engine: Engine, tokenizer: Tokenizer, catalog: Catalog, progress: Progress
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Return each product's probability (N,) that its first picture is wrong, and for alerts what it contradicts.
+
+    Raises:
+        InferenceFailed: the engine does not run.
+    """
+    own = np.arange(len(catalog.products))
+    texts = encode(catalog, tokenizer)
+    pairs = Pairs(own, catalog.first_picture[:-1], np.zeros_like(own), np.full(len(own), MATCH))
+    logits = evaluate.score(engine, catalog, texts, pairs, progress)
+    probabilities = calibration.apply(engine.manifest.calibration, logits)
+    contradicted = [""] * len(own)
+    suspicious = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
+    alerting = suspicious[probabilities[suspicious] >= engine.manifest.threshold]
+    composed = written(catalog, tokenizer.spec)
+    for row in progress.track(alerting.tolist(), description="explaining alerts"):
+        left_out = attribution.leave_out(composed[row], tokenizer.spans(composed[row]), texts.attention_mask[row])
+        without = _without(engine, catalog.pixel_values[pairs.picture[row]], texts.input_ids[row], left_out)
+        named = attribution.rank(left_out.claims, float(logits[row]), without)
+        contradicted[row] = "; ".join(f"{one.claim.field}: {one.claim.value}" for one in named)
+    return probabilities, contradicted
+
+
+def _without(
+    engine: Engine, pixels: NDArray[np.uint8], input_ids: NDArray[np.int32], left_out: attribution.LeftOut
+) -> list[float]:
+    """Return the engine's logits of a pair without each of its claims."""
+    masks, size = left_out.attention_mask, engine.manifest.max_batch
+    batches = (
+        Batch(np.repeat(pixels[None], len(part), axis=0), np.repeat(input_ids[None], len(part), axis=0), part)
+        for part in (masks[start : start + size] for start in range(0, len(masks), size))
+    )
+    return [float(logit) for logits in infer_all(engine, batches) for logit in logits]
+
+
+def _judge_fold(
+    parts: Parts, name: str, work: Path, recipe: AdaptRecipe, fold: int, *, precision: float, progress: Progress
+) -> list[Judged]:
+    release = adapt_parts(parts, name, work, work, recipe, precision=precision, progress=progress)
+    engine = load(release)
+    held = parts[2]
+    probabilities, contradicted = judge(engine, load_tokenizer(release), held, progress)
+    engine.close()
+    return [
+        Judged(
+            id=product.id,
+            title=product.fields.get("title", ""),
+            category=product.category,
+            probability=round(float(probability), 6),
+            alert=bool(probability >= engine.manifest.threshold),
+            contradicts=contradicts,
+            fold=fold,
+        )
+        for product, probability, contradicts in zip(held.products, probabilities, contradicted, strict=True)
+    ]
+
+
+def _parts(catalog: Catalog, components: Sequence[int], held: Sequence[int], seed: int) -> Parts:
+    """Return what the engine of a fold is trained on, chosen with, and judges.
+
+    Raises:
+        CatalogInvalid: there are too few products.
+    """
+    judged = set(held)
+    rest = [i for i in range(len(catalog.products)) if i not in judged]
+    share = min(0.5, max(_VALIDATION_SHARE, _VALIDATION_PRODUCTS / len(rest)))
+    training, validation = split([components[i] for i in rest], (1 - share, share), seed=seed)
+    if min(len(training), len(validation), len(held)) < _MIN_PRODUCTS:
+        raise CatalogInvalid(f"{len(catalog.products)} products are too few: each part of a fold needs {_MIN_PRODUCTS}")
+    return (
+        catalog.subset([rest[i] for i in training]),
+        catalog.subset([rest[i] for i in validation]),
+        catalog.subset(held),
+    )
+
+
+def _digest(catalog: Catalog, recipe: AdaptRecipe, folds: int, precision: float) -> str:
+    facts = [data_digest(catalog, text_spec(recipe)), recipe.as_dict(), folds, precision]
+    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:12]
+
+
+def _notes(one: Judged) -> list[str]:
+    return [f"contradicts {one.contradicts}"] if one.contradicts else []
+
+
+def _context(listed: Sequence[Judged], catalog: str, folds: int) -> dict[str, object]:
+    alerts = [one for one in listed if one.alert]
+    sizes, found = Counter(one.category for one in listed), Counter(one.category for one in alerts)
+    categories = [(name, sizes[name], alerting) for name, alerting in found.most_common(CATEGORIES)]
+    return {
+        "catalog": catalog,
+        "products": len(listed),
+        "folds": folds,
+        "prevalence": PREVALENCE,
+        "alerts": len(alerts),
+        "expected": sum(one.probability for one in alerts),
+        "heads": [(n, sum(one.probability for one in listed[:n])) for n in HEADS],
+        "categories": categories,
+    }
+
+
+def _harmless(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

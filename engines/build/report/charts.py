@@ -1,0 +1,72 @@
+"""The report's charts as inline SVG, in the page's own text colour. Matplotlib stays in here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from engines import calibration
+from engines.catalogs import svg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+COLOURS: Final = ("#4f8fd0", "#e0524d", "#3fa373", "#c98a1b", "#8d6cc9", "#c76aa0", "#6b8a99", "#a0703f")
+BINS: Final = 12
+SIZE_INCHES: Final = (6.2, 4.0)
+
+
+def precision_recall_chart(
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.int64]]], prevalence: float
+) -> str:
+    """Return precision against recall at that prevalence, a line for each kind of wrong picture."""
+    with mpl.rc_context(svg.STYLE):
+        figure, axes = _axes("recall", f"precision where {prevalence:.0%} are wrong")
+        for number, (kind, (scores, labels)) in enumerate(curves.items()):
+            points = calibration.operating_points(scores, labels, prevalence=prevalence)
+            colour = svg.INK if kind == "all" else COLOURS[(number - 1) % len(COLOURS)]
+            axes.plot(points.recalls, points.precisions, color=colour, linewidth=1.8, label=kind)
+        axes.set_xlim(0.0, 1.02)
+        axes.set_ylim(0.0, 1.05)
+        axes.grid(alpha=0.2, color=svg.INK)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
+        return svg.inline(figure, "Precision against recall")
+
+
+def reliability_chart(probabilities: NDArray[np.float64], labels: NDArray[np.int64], prevalence: float) -> str:
+    """Return how often pictures are wrong, among those of like probability, weighed to that prevalence.
+
+    Bins hold equal weight of pairs each, not equal widths: most probabilities are near 0.
+    """
+    positives = labels == 1
+    weights = np.where(positives, prevalence / positives.sum(), (1 - prevalence) / (~positives).sum())
+    order = np.argsort(probabilities, kind="stable")
+    split = np.searchsorted(np.cumsum(weights[order]), np.linspace(0, 1, BINS + 1)[1:-1])
+    told, seen = [], []
+    for rows in np.split(order, split):
+        if len(rows):
+            told.append(np.average(probabilities[rows], weights=weights[rows]))
+            seen.append(np.average(positives[rows], weights=weights[rows]))
+    with mpl.rc_context(svg.STYLE):
+        figure, axes = _axes("calibrated probability", "share that is wrong")
+        low = max(min(*told, *(share for share in seen if share > 0)), 1e-4)
+        axes.plot([low, 1], [low, 1], color=svg.INK, alpha=0.4, linewidth=1)
+        axes.plot(told, seen, "o-", color=COLOURS[0], linewidth=1.8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.grid(alpha=0.2, color=svg.INK)
+        return svg.inline(figure, "Calibrated probability against the share that is wrong")
+
+
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes

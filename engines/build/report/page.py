@@ -1,0 +1,74 @@
+"""What the pages of `engines.build` share: one HTML file each, nothing from outside, product text escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engines.build.dataset import Catalog
+
+PAGE_FILE: Final = "index.html"
+MAX_TEXT_CHARS: Final = 160
+PICTURE_PX: Final = 168
+JPEG_QUALITY: Final = 80
+_CHIPS: Final = ("color", "product_type", "brand")
+
+
+class Card(NamedTuple):
+    """A pair ready for a page: what the text says, the picture shown, and what else there is to say of them."""
+
+    id: str
+    title: str
+    chips: list[str]
+    picture: str
+    probability: float
+    notes: list[str]
+
+
+def write_page(template: str, context: Mapping[str, Any], out: Path) -> Path:
+    """Write a template's page into `out`, whole or not at all, and return its path."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("engines.build", "report"), PackageLoader("engines", "catalogs")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(context)
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / f"{PAGE_FILE}.partial"
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(out / PAGE_FILE)
+
+
+def card(catalog: Catalog, product: int, picture: int, probability: float, notes: Sequence[str]) -> Card:
+    """Return a product's text beside a picture, with what the engine thinks of the two."""
+    one = catalog.products[product]
+    return Card(
+        id=one.id or str(product),
+        title=one.fields.get("title", "")[:MAX_TEXT_CHARS],
+        chips=[one.fields[name][:MAX_TEXT_CHARS] for name in _CHIPS if name in one.fields],
+        picture=_data_url(catalog.pixel_values[picture]),
+        probability=probability,
+        notes=[note[:MAX_TEXT_CHARS] for note in notes],
+    )
+
+
+def _data_url(pixels: NDArray[np.uint8]) -> str:
+    """Return a picture, uint8 (3, H, W), as a data URL."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    image.thumbnail((PICTURE_PX, PICTURE_PX))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
