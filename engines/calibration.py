@@ -143,23 +143,57 @@ def bootstrap(
     scores: Floats,
     labels: Labels,
     *,
+    groups: NDArray[np.integer] | None = None,
     samples: int = 500,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the statistic with its percentile bootstrap interval; mismatches and matches are resampled apart.
+    """Return the statistic with its percentile bootstrap interval.
 
-    Source: Efron, Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+    Args:
+        statistic: of scores and labels.
+        scores: (N,) or (N, K), of whatever the statistic reads.
+        labels: (N,).
+        groups: (N,), equal for pairs that are not independent of each other, as those of variants of one item: they are
+            drawn together. Without, mismatches and matches are drawn apart, each pair for itself.
+        samples: how many times is drawn.
+        confidence: of the interval.
+        seed: of the draws.
+
+    Raises:
+        ValueError: one of the two classes is missing.
+
+    Source: Efron, Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13; Davison, Hinkley 1997, "Bootstrap
+    Methods and their Application", section 3.8 (hierarchical data).
     """
+    _counts(labels)
     generator = np.random.default_rng(seed)
-    classes = [np.nonzero(labels == label)[0] for label in (0, 1)]
-    values: list[float] = []
-    for _ in range(samples):
-        drawn = np.concatenate([generator.choice(members, size=len(members)) for members in classes])
-        values.append(statistic(scores[drawn], labels[drawn]))
+    draw = _pairs_apart(labels, generator) if groups is None else _groups_together(groups, labels, generator)
+    values = [statistic(scores[drawn], labels[drawn]) for drawn in (draw() for _ in range(samples))]
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(statistic(scores, labels), float(low), float(high))
+
+
+def _pairs_apart(labels: Labels, generator: np.random.Generator) -> Callable[[], NDArray[np.int64]]:
+    classes = [np.nonzero(labels == label)[0] for label in (0, 1)]
+    return lambda: np.concatenate([generator.choice(members, size=len(members)) for members in classes])
+
+
+def _groups_together(
+    groups: NDArray[np.integer], labels: Labels, generator: np.random.Generator
+) -> Callable[[], NDArray[np.int64]]:
+    """Return what draws as many groups as there are, again where one of the classes is not among them."""
+    order = np.argsort(groups, kind="stable")
+    members = np.split(order, np.nonzero(np.diff(groups[order]))[0] + 1)
+
+    def draw() -> NDArray[np.int64]:
+        while True:
+            drawn = np.concatenate([members[i] for i in generator.integers(len(members), size=len(members))])
+            if 0 < labels[drawn].sum() < len(drawn):
+                return drawn
+
+    return draw
 
 
 def _newton_step(

@@ -99,6 +99,11 @@ class Batcher:
             thread.start()
 
     @property
+    def concurrency(self) -> int:
+        """How many batches the engine runs at the same time."""
+        return len(self._threads)
+
+    @property
     def capacity(self) -> int:
         """How many pairs the engine can be given at the same time."""
         return self._max_batch * len(self._threads)

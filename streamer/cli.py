@@ -300,7 +300,10 @@ def adapt(
 def audit(
     context: typer.Context,
     catalog: Feed,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where index.html, audit.csv and audit.parquet go.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="Where index.html and audit.csv go; audit.parquet with the extra `feeds`."),
+    ],
     *,
     work: Annotated[
         Path | None,

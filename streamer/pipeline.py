@@ -157,7 +157,8 @@ class Pipeline:
         self._telemetry = telemetry
         self._tasks: set[asyncio.Task[None]] = set()
         self._left = asyncio.Event()  # an event has left: there may be room
-        self._draining = False
+        self.hurried = False
+        """Others wait for what is in flight, to be given its partitions: nothing is explained."""
         self.depths = {"fetch": 0, "preprocess": 0}  # events in these two stages, or waiting for their turn
         # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
         self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
@@ -185,8 +186,8 @@ class Pipeline:
             self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
 
     async def drain(self) -> None:
-        """Return when nothing is in flight; until then alerts are explained only while the engine has time."""
-        self._draining = True
+        """Return when nothing is in flight."""
+        self.hurried = True
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -198,9 +199,14 @@ class Pipeline:
         await asyncio.gather(*abandoned, return_exceptions=True)
 
     def _room(self) -> int:
-        """Return how many events may be in flight: what the engine answers in part of the time that a drain has."""
+        """Return how many events may be in flight: what the engine answers in part of the time that a drain has.
+
+        A full batch before its pace is known, and one event for each batch that it runs, however slow it is.
+        """
+        if not self._batcher.pairs_per_s:
+            return min(self._settings.max_in_flight, self._batcher.capacity)
         answered = int(self._batcher.pairs_per_s * DRAINED_WITHIN * self._settings.drain_timeout_s)
-        return min(self._settings.max_in_flight, max(answered, self._batcher.capacity))
+        return min(self._settings.max_in_flight, max(answered, self._batcher.concurrency))
 
     def _parse(self, incoming: Incoming) -> tuple[_Passage, RejectedEvent | None]:
         started = time.perf_counter()
@@ -290,8 +296,7 @@ class Pipeline:
         self._clock(passage, "engine", scored.infer_s)
         probability, threshold = self._probability(scored.logit), self._threshold(update)
         self._explainer.count_scored()
-        hurried = self._draining and self._batcher.waiting > 0
-        if probability < threshold or hurried or not self._explainer.takes_on():
+        if probability < threshold or self.hurried or not self._explainer.takes_on():
             return _Judgement(probability, ())
         started = time.perf_counter()
         contradicts = await self._explainer.contradictions(

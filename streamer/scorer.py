@@ -171,6 +171,7 @@ class Scorer:
             telemetry=self.telemetry,
         )
         self._app = _faust_app(settings)
+        self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
         self._add_agents(partitions)
         await self._serve_health(stack)
@@ -269,6 +270,9 @@ class Scorer:
         )
 
     # -- life
+
+    def _hurry(self, hurried: bool) -> None:
+        self._pipeline.hurried = hurried or self._stopping.is_set()
 
     def stop(self) -> None:
         """Ask the worker to drain and stop; `run` then returns."""

@@ -32,7 +32,7 @@ from streamer.errors import FatalError
 from streamer.offsets import PartitionLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from faust.types import TP
 
@@ -123,12 +123,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
 
+def _unheard(_: bool) -> None:
+    """Nobody wants to know."""
+
+
 class OrderedConsumer(driver.Consumer):
     """Delivers each partition in order, and commits no offset before the broker has what its event led to.
 
     Set by the composition root before the app starts:
         drain_timeout_s: how long what is in flight may take to finish when partitions are revoked.
         fetch_max_wait_ms: how long the broker may hold a fetch while there is nothing new.
+        hurry: is told when others begin and cease to wait for what is in flight.
     """
 
     RebalanceListener = _RebalanceListener
@@ -136,6 +141,7 @@ class OrderedConsumer(driver.Consumer):
 
     drain_timeout_s: float = 25.0
     fetch_max_wait_ms: int = 500
+    hurry: Callable[[bool], None] = staticmethod(_unheard)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, PartitionLedger] = {}
@@ -303,9 +309,13 @@ class OrderedConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Wait until what the agents have taken is finished, at most `drain_timeout_s`; then commit."""
         deadline = time.monotonic() + self.drain_timeout_s
-        # Polled: the compiled stream iterator acknowledges without telling anyone.
-        while any(not m.acked for m in list(self._unacked_messages)) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(_DRAIN_POLL_S)
+        self.hurry(True)
+        try:
+            # Polled: the compiled stream iterator acknowledges without telling anyone.
+            while any(not m.acked for m in list(self._unacked_messages)) and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_DRAIN_POLL_S)
+        finally:
+            self.hurry(False)
         abandoned = sum(not m.acked for m in list(self._unacked_messages))
         self._unacked_messages.clear()
         if abandoned:

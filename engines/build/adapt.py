@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
     from engines.build.texts import Texts
+
+PART_FOLDERS: Final = ("training", "validation", "test")
+"""Where in a work directory the features of each part are kept."""
 
 _BATCH: Final = 64
 _SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
@@ -129,21 +133,20 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     model = compact.CompactFusion(_config(recipe))
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe)
     rehearse(source)
-    names = ("training", "validation", "test")
-    features = (_part(model, text, part, work / name, progress) for name, part in zip(names, parts, strict=True))
+    folders = zip(PART_FOLDERS, parts, strict=True)
+    features = (_part(model, text, part, work / folder, progress) for folder, part in folders)
     return Prepared(source, model, *features)
 
 
-def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> list[Step]:
-    """Train the prepared model by the recipe and return what each step did since the last checkpoint.
+def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> None:
+    """Train the prepared model by the recipe, from its last checkpoint in `work` where there is one.
 
     Raises:
         ValueError: all products show the same.
     """
     trainer = Trainer(prepared.model, prepared.training.catalog, prepared.training.features, recipe)
-    on_step, steps = _progress_bar(trainer.total, progress)
-    trainer.run(on_step, work / f"checkpoint-{_digest(prepared.source.provenance | {'recipe': recipe.as_dict()})}.pt")
-    return steps
+    digest = _digest(prepared.source.provenance | {"recipe": recipe.as_dict()})
+    trainer.run(_progress_bar(trainer.total, progress), work / f"checkpoint-{digest}.pt")
 
 
 def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> None:
@@ -225,13 +228,13 @@ def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder
     return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
 
 
-def _progress_bar(total: int, progress: Progress) -> tuple[Callable[[Step], None], list[Step]]:
+def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
     task = progress.add_task("training", total=total)
-    steps: list[Step] = []
+    recent: deque[float] = deque(maxlen=100)
 
     def on_step(step: Step) -> None:
-        steps.append(step)
-        told = float(np.mean([one.accuracy for one in steps[-100:]]))
+        recent.append(step.accuracy)
+        told = float(np.mean(recent))
         progress.update(task, completed=step.number, description=f"training: {told:.1%} of pairs told right")
 
-    return on_step, steps
+    return on_step

@@ -75,7 +75,7 @@ def assemble(
         fitted = calibration.fit_platt(logits, validation.pairs.label, prevalence=PREVALENCE)
         threshold = _threshold(calibration.apply(fitted, logits), validation.pairs.label, precision)
         tested = _score(engine, test, progress)
-        figures = evaluate.figures(tested, test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE)
+        figures = evaluate.figures(tested, test.catalog, test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE)
         engine.close()
         manifest = msgspec.structs.replace(
             _draft(source),

@@ -1,4 +1,4 @@
-"""A catalogue's own errors, ranked: every product is judged by an engine that was trained on others only.
+"""A catalogue's own errors, ranked: every product's first picture, judged by an engine trained on other products only.
 
     folds A | B    trained on B → judges A    trained on A → judges B    one list, the most suspicious first
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 from collections import Counter
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from engines import attribution, calibration
 from engines.build import evaluate
-from engines.build.adapt import adapt_parts, image_spec, text_spec
+from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec, text_spec
 from engines.build.dataset import split
 from engines.build.evaluate import MATCH, Pairs
 from engines.build.gather import gather_folder
@@ -81,19 +83,29 @@ def audit_folder(
         InferenceFailed: an engine does not run.
     """
     catalog, components = gather_folder(path, image=image_spec(recipe), progress=progress)
-    digest = _digest(catalog, recipe, folds, precision)
+    folds_of = _folds(components, folds, recipe.seed)
+    digest = _digest(catalog, components, recipe, folds, precision)
     judged: list[Judged] = []
-    order: list[int] = []
-    for fold, held in enumerate(split(components, [1 / folds] * folds, seed=recipe.seed)):
+    for fold, rows in enumerate(folds_of):
         done = work / f"fold-{fold}" / f"judged-{digest}.json"
         if not done.exists():
-            parts = _parts(catalog, components, held, recipe.seed)
-            rows = _judge_fold(parts, path.name, done.parent, recipe, fold, precision=precision, progress=progress)
-            partial = done.with_suffix(".partial")
-            partial.write_bytes(msgspec.json.encode(rows))
-            partial.replace(done)
+            training, validation, held = (catalog.subset(part) for part in rows)
+            found = _judge_fold(
+                (training, validation, held),
+                path.name,
+                done.parent,
+                recipe,
+                fold,
+                precision=precision,
+                progress=progress,
+            )
+            unfinished = done.with_suffix(".partial")
+            unfinished.write_bytes(msgspec.json.encode(found))
+            unfinished.replace(done)
+            for name in PART_FOLDERS:  # features, 125 kB a picture
+                shutil.rmtree(done.parent / name, ignore_errors=True)
         judged += msgspec.json.decode(done.read_bytes(), type=list[Judged])
-        order += held
+    order = [product for rows in folds_of for product in rows[2]]
     ranked = sorted(range(len(judged)), key=lambda n: -judged[n].probability)
     listed = [judged[n] for n in ranked]
     out.mkdir(parents=True, exist_ok=True)
@@ -125,7 +137,9 @@ def write_lists(listed: Sequence[Judged], out: Path) -> None:
 def judge(
     engine: Engine, tokenizer: Tokenizer, catalog: Catalog, progress: Progress
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Return each product's probability (N,) that its first picture is wrong, and for alerts what it contradicts.
+    """Return each product's probability (N,) that its first picture is wrong, and what of the text contradicts it.
+
+    The latter for alerts, at most `EXPLAINED`, as a worker finds it (`streamer.explain`).
 
     Raises:
         InferenceFailed: the engine does not run.
@@ -141,22 +155,29 @@ def judge(
     composed = written(catalog, tokenizer.spec)
     for row in progress.track(alerting.tolist(), description="explaining alerts"):
         left_out = attribution.leave_out(composed[row], tokenizer.spans(composed[row]), texts.attention_mask[row])
-        without = _without(engine, catalog.pixel_values[pairs.picture[row]], texts.input_ids[row], left_out)
-        named = attribution.rank(left_out.claims, float(logits[row]), without)
+        without = partial(_logits, engine, catalog.pixel_values[pairs.picture[row]], texts.input_ids[row])
+        answers = without(left_out.attention_mask[: left_out.facts])
+        if all(probability >= engine.manifest.threshold for probability in _calibrated(engine, answers)):
+            answers += without(left_out.attention_mask[left_out.facts :])  # no single fact is the reason
+        named = attribution.rank(left_out.claims[: len(answers)], float(logits[row]), answers)
         contradicted[row] = "; ".join(f"{one.claim.field}: {one.claim.value}" for one in named)
     return probabilities, contradicted
 
 
-def _without(
-    engine: Engine, pixels: NDArray[np.uint8], input_ids: NDArray[np.int32], left_out: attribution.LeftOut
+def _logits(
+    engine: Engine, pixels: NDArray[np.uint8], input_ids: NDArray[np.int32], masks: NDArray[np.int32]
 ) -> list[float]:
-    """Return the engine's logits of a pair without each of its claims."""
-    masks, size = left_out.attention_mask, engine.manifest.max_batch
+    """Return the engine's answers for a pair under masks (C, T)."""
+    size = engine.manifest.max_batch
     batches = (
         Batch(np.repeat(pixels[None], len(part), axis=0), np.repeat(input_ids[None], len(part), axis=0), part)
         for part in (masks[start : start + size] for start in range(0, len(masks), size))
     )
     return [float(logit) for logits in infer_all(engine, batches) for logit in logits]
+
+
+def _calibrated(engine: Engine, logits: Sequence[float]) -> NDArray[np.float64]:
+    return calibration.apply(engine.manifest.calibration, np.asarray(logits, dtype=np.float32))
 
 
 def _judge_fold(
@@ -181,27 +202,32 @@ def _judge_fold(
     ]
 
 
-def _parts(catalog: Catalog, components: Sequence[int], held: Sequence[int], seed: int) -> Parts:
-    """Return what the engine of a fold is trained on, chosen with, and judges.
+def _folds(components: Sequence[int], folds: int, seed: int) -> list[tuple[list[int], list[int], list[int]]]:
+    """Return for each fold which products its engine is trained on, chosen with, and judges.
 
     Raises:
-        CatalogInvalid: there are too few products.
+        CatalogInvalid: there are too few products, or too many of them share something.
     """
-    judged = set(held)
-    rest = [i for i in range(len(catalog.products)) if i not in judged]
-    share = min(0.5, max(_VALIDATION_SHARE, _VALIDATION_PRODUCTS / len(rest)))
-    training, validation = split([components[i] for i in rest], (1 - share, share), seed=seed)
-    if min(len(training), len(validation), len(held)) < _MIN_PRODUCTS:
-        raise CatalogInvalid(f"{len(catalog.products)} products are too few: each part of a fold needs {_MIN_PRODUCTS}")
-    return (
-        catalog.subset([rest[i] for i in training]),
-        catalog.subset([rest[i] for i in validation]),
-        catalog.subset(held),
-    )
+    found: list[tuple[list[int], list[int], list[int]]] = []
+    for held in split(components, [1 / folds] * folds, seed=seed):
+        judged = set(held)
+        rest = [i for i in range(len(components)) if i not in judged]
+        share = min(0.5, max(_VALIDATION_SHARE, _VALIDATION_PRODUCTS / max(1, len(rest))))
+        training, validation = split([components[i] for i in rest], (1 - share, share), seed=seed)
+        found.append(([rest[i] for i in training], [rest[i] for i in validation], held))
+    fewest = min(len(part) for rows in found for part in rows)
+    if fewest < _MIN_PRODUCTS:
+        raise CatalogInvalid(
+            f"{len(components)} products in {len(set(components))} parts that share no photo, title or item group make "
+            f"a fold with only {fewest} to train on, to choose with or to judge; each needs {_MIN_PRODUCTS}"
+        )
+    return found
 
 
-def _digest(catalog: Catalog, recipe: AdaptRecipe, folds: int, precision: float) -> str:
-    facts = [data_digest(catalog, text_spec(recipe)), recipe.as_dict(), folds, precision]
+def _digest(catalog: Catalog, components: Sequence[int], recipe: AdaptRecipe, folds: int, precision: float) -> str:
+    """Return what tells audits apart: of another catalogue, another split, another recipe nothing is used again."""
+    known = [data_digest(catalog, text_spec(recipe)), [product.id for product in catalog.products], components]
+    facts = [known, recipe.as_dict(), folds, precision]
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:12]
 
 

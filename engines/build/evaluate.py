@@ -13,11 +13,12 @@ import numpy as np
 
 from engines import calibration
 from engines.build.negatives import PartnerSampler, single_difference
+from engines.catalogs.groups import connected
 from engines.contract import Batch
 from engines.inference import infer_all
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from rich.progress import Progress
@@ -103,6 +104,7 @@ def score(engine: Engine, catalog: Catalog, texts: Texts, pairs: Pairs, progress
 
 def figures(
     logits: NDArray[np.float32],
+    catalog: Catalog,
     pairs: Pairs,
     fitted: Calibration,
     *,
@@ -111,9 +113,18 @@ def figures(
     samples: int = 300,
 ) -> dict[str, Figures]:
     """Return the quality of each kind of difference and of all together (`all`), with 95 % bootstrap intervals."""
-    probabilities = calibration.apply(fitted, logits)
+    probabilities, groups = calibration.apply(fitted, logits), related(catalog, pairs)
     kinds = ["all", *sorted(set(pairs.difference.tolist()) - {MATCH})]
-    return {kind: _figures_of(probabilities, pairs, kind, threshold, prevalence, samples) for kind in kinds}
+    return {kind: _figures_of(probabilities, pairs, groups, kind, threshold, prevalence, samples) for kind in kinds}
+
+
+def related(catalog: Catalog, pairs: Pairs) -> NDArray[np.int64]:
+    """Return for each pair a number that it shares with all pairs of the same item, int64 (M,).
+
+    An item is its variants and what shows and says the same: their texts are alike, so their scores are, too.
+    """
+    items = connected([[("group", p.group), ("identity", p.identity)] for p in catalog.products])
+    return np.asarray(items, dtype=np.int64)[pairs.product]
 
 
 def summary(lines: dict[str, Figures]) -> dict[str, object]:
@@ -142,10 +153,22 @@ def _with_matches(catalog: Catalog, swaps: Sequence[tuple[int, int, str]], gener
 
 
 def _figures_of(  # noqa: PLR0917 - private, called once
-    probabilities: NDArray[np.float64], pairs: Pairs, kind: str, threshold: float, prevalence: float, samples: int
+    probabilities: NDArray[np.float64],
+    pairs: Pairs,
+    groups: NDArray[np.int64],
+    kind: str,
+    threshold: float,
+    prevalence: float,
+    samples: int,
 ) -> Figures:
     chosen = (pairs.label == 0) | (kind == "all") | (pairs.difference == kind)
-    of = partial(_interval, scores=probabilities[chosen], labels=pairs.label[chosen], samples=samples)
+    of = partial(
+        calibration.bootstrap,
+        scores=probabilities[chosen],
+        labels=pairs.label[chosen],
+        groups=groups[chosen],
+        samples=samples,
+    )
 
     def reached(precision: float) -> Interval:
         return of(lambda s, t: calibration.recall_at_precision(s, t, prevalence=prevalence, precision=precision))
@@ -161,16 +184,6 @@ def _figures_of(  # noqa: PLR0917 - private, called once
             lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=threshold)[1]
         ),
     )
-
-
-def _interval(
-    statistic: Callable[[NDArray[np.floating], NDArray[np.integer]], float],
-    *,
-    scores: NDArray[np.float64],
-    labels: NDArray[np.int64],
-    samples: int,
-) -> Interval:
-    return calibration.bootstrap(statistic, scores, labels, samples=samples)
 
 
 def _rounded(interval: Interval) -> list[float]:

@@ -151,7 +151,8 @@ class Trainer:
         rows = torch.arange(len(owners))
         partner = (rows + len(owners) // 2) % len(owners)
         weights = (similarity / 2).softmax(dim=1).masked_fill(alike, 0.0) + 1e-6 * ~alike
-        hard = torch.multinomial(weights, self._recipe.hard_texts)
+        scarce = int((~alike).sum(dim=1).min()) < self._recipe.hard_texts  # an epoch's last batch may be one anchor
+        hard = torch.multinomial(weights, self._recipe.hard_texts, replacement=scarce)
         easy = torch.multinomial((~alike).float(), 1)
         return torch.cat([rows[:, None], partner[:, None], hard, easy], dim=1)
 
@@ -160,8 +161,7 @@ class Trainer:
     ) -> tuple[Tensor, float]:
         """Return the loss of each picture with each of its texts (2A, K), and the share of pairs told right."""
         texts = chosen.flatten()
-        picture = torch.arange(len(chosen)).repeat_interleave(chosen.shape[1])
-        logits = self._model.compare(image, text[texts], mask[texts], picture).view_as(chosen)
+        logits = self._model.compare(image, text[texts], mask[texts]).view_as(chosen)
         labels = (~self._alike(owners).gather(1, chosen)).float()
         told = ((logits > 0) == (labels > 0))[:, :2].float().mean()  # its own and its partner's
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="none"), float(told)

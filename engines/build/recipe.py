@@ -85,7 +85,7 @@ class AdaptRecipe:
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16
-    hard_texts: int = 3
+    hard_texts: int = 1
     learning_rate: float = 7e-4
     backbone_learning_rate: float = 1.5e-4
     weight_decay: float = 0.05

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from engines import releases
 from engines.build import audit, run
-from engines.build.adapt import adapt_folder
+from engines.build.adapt import adapt_folder, adapt_parts
 from engines.build.cli import app
 from engines.build.recipe import AdaptRecipe, Recipe
 from engines.catalogs import rendered
@@ -75,7 +75,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
 def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two folds, one list, most suspicious first; finished folds are not trained again."""
+    """Two folds, one list, most suspicious first; a finished fold is not trained again, an unfinished one is."""
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16})
 
@@ -100,11 +100,26 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     assert probabilities == sorted(probabilities, reverse=True)
     assert {row["fold"] for row in rows} == {"0", "1"}
 
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a finished fold was trained again")
+    assert not list((tmp_path / "work").glob("fold-*/training")), "features are kept"
 
-    monkeypatch.setattr(audit, "adapt_parts", never)
+    trained: list[object] = []
+
+    def counted(*arguments: Any, **options: Any) -> Path:  # noqa: ANN401 - passes on what comes
+        trained.append(arguments)
+        return adapt_parts(*arguments, **options)
+
+    monkeypatch.setattr(audit, "adapt_parts", counted)
+    next((tmp_path / "work" / "fold-1").glob("judged-*.json")).unlink()
     assert run_audit() == rows
+    assert len(trained) == 1
+
+
+def test_audit_that_cannot_be_split_says_so_before_it_trains(tmp_path: Path) -> None:
+    """Products that all share something leave nothing to train on."""
+    rendered.write_folder(rendered.render_catalog(80, 6), tmp_path / "shop", 32)
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "shop"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert "each needs 50" in result.output
 
 
 def test_build_folder_without_a_catalogue_says_what_is_missing(tmp_path: Path) -> None:

@@ -89,6 +89,33 @@ def test_adapt_folder_that_was_collected_is_used_where_it_stands(tmp_path: Path,
     assert not (tmp_path / "work/catalog").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "own", "passed"),
+    [
+        ("adapt", ["--family", "tiny", "--epochs", "3"], ["--family", "tiny", "--epochs", "3"]),
+        ("audit", ["--folds", "3"], ["--work", "{out}.work/training", "--folds", "3"]),
+    ],
+)
+def test_commands_pass_on_what_is_the_training_program_s(
+    tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch, command: str, own: list[str], passed: list[str]
+) -> None:
+    """`streamer adapt` and `streamer audit` say what to do, where, and all that they do not know themselves."""
+    asked: list[AdaptOptions] = []
+
+    def record(options: AdaptOptions, *_: object) -> int:
+        asked.append(options)
+        return 5
+
+    monkeypatch.setattr("streamer.adapt.adapt", record)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        main([command, str(shop / "feed.jsonl"), "--out", str(out), *own])
+    assert ended.value.code == 5
+    (options,) = asked
+    assert (options.command, options.out, options.work) == (command, out, tmp_path / "out.work")
+    assert list(options.passed) == [argument.format(out=out) for argument in passed]
+
+
 def test_adapt_without_torch_says_what_to_install(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is begun that cannot be ended."""
     with pytest.raises(FatalError, match=r"no_such_torch missing: pip install 'mismatch-streamer\[train\]'") as caught:

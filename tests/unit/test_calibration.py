@@ -93,3 +93,24 @@ def test_bootstrap_interval_holds_the_value_and_repeats() -> None:
     first = calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)
     assert first.low < first.value < first.high
     assert first == calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)
+
+
+def test_bootstrap_draws_related_pairs_together() -> None:
+    """Ten copies of each pair know no more than one: grouped, the interval stays as wide; alone, it shrinks."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    scores = generator.normal(size=80) + labels
+    groups = np.arange(80)
+    copies = [np.repeat(array, 10) for array in (scores, labels, groups)]
+    once = calibration.bootstrap(calibration.auc, scores, labels, groups=groups, samples=200)
+    together = calibration.bootstrap(calibration.auc, copies[0], copies[1], groups=copies[2], samples=200)
+    alone = calibration.bootstrap(calibration.auc, copies[0], copies[1], samples=200)
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert alone.high - alone.low < 0.5 * (together.high - together.low)
+
+
+def test_bootstrap_draws_again_where_a_class_is_missing() -> None:
+    """Two groups of one class each: half of the draws would have no figure."""
+    scores, labels = np.array([0.0, 1.0]), np.array([0, 1])
+    interval = calibration.bootstrap(calibration.auc, scores, labels, groups=np.array([0, 1]), samples=20)
+    assert interval == (1.0, 1.0, 1.0)

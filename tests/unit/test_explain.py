@@ -80,7 +80,7 @@ async def test_score_below_the_threshold_costs_nothing_more(bench: Bench) -> Non
 async def test_unchanged_score_names_what_the_first_one_did(bench: Bench) -> None:
     """The alert that it keeps open can still be explained, without inference."""
     await bench.send(navy_mug(WRONG))
-    await bench.pipeline.drain()
+    await bench.settle()
     await bench.send(navy_mug(WRONG, version=2))
     first, second = await bench.settle()
     assert second["outcome"] == "unchanged"
@@ -89,11 +89,14 @@ async def test_unchanged_score_names_what_the_first_one_did(bench: Bench) -> Non
 
 
 async def test_attribution_that_fails_keeps_the_score_and_the_worker() -> None:
-    """However often it fails, products are scored, nothing is rejected, and the worker goes on."""
-    async for bench in build(PipelineSettings(), WordEngine(stubborn=True), WordTokenizer()):
+    """However often it fails in a row, products are scored, nothing is rejected, and the worker goes on."""
+    gate = threading.Event()
+    async for bench in build(PipelineSettings(), WordEngine(stubborn=True, gate=gate.wait), WordTokenizer()):
+        bench.batcher.pairs_per_s = 1e6  # there is room for all of them
         for number in range(MAX_FAILURES_IN_A_ROW):
             await bench.send({**navy_mug(WRONG, product=f"p{number}"), "color": f"navy {number}"})
-            scores = await bench.settle()
+        gate.set()
+        scores = await bench.settle()
         assert {score["outcome"] for score in scores} == {"scored"}
         assert len(scores) == MAX_FAILURES_IN_A_ROW
         assert not any("contradicts" in score for score in scores)
@@ -123,26 +126,24 @@ async def test_flood_of_alerts_is_explained_in_part_and_scored_whole() -> None:
         assert BURST + alerts // 10 - 2 <= explained <= BURST + alerts // 10
 
 
-async def test_draining_worker_with_products_waiting_explains_nothing() -> None:
-    """Whoever waits for it to leave is served first; a product that finds the engine free is explained."""
-    runs, turns = threading.Semaphore(0), threading.Semaphore(0)
+async def test_worker_that_others_wait_for_explains_nothing(bench: Bench) -> None:
+    """Its partitions are handed over sooner; once nobody waits, alerts are explained again."""
+    bench.pipeline.hurried = True
+    await bench.send(navy_mug(WRONG))
+    await bench.settle()
+    bench.pipeline.hurried = False
+    await bench.send({**navy_mug(WRONG, product="q"), "color": "navy blue"})
+    assert ["contradicts" in score for score in await bench.settle()] == [False, True]
 
-    def gate() -> None:
-        runs.release()
-        turns.acquire(timeout=10)
 
-    async for bench in build(PipelineSettings(), WordEngine(gate=gate), WordTokenizer()):
-        await bench.send(navy_mug(WRONG, product="first"))
-        await asyncio.to_thread(runs.acquire)
-        bench.batcher.pairs_per_s = 100.0  # there is room for all of them
-        others = bench.batcher.capacity + 1  # while the first is told, a batch runs and one waits
-        for number in range(others):
-            await bench.send({**navy_mug(WRONG, product=f"p{number}"), "color": f"navy {number}"})
-        drained = asyncio.create_task(bench.settle())
-        while bench.batcher.waiting < others:  # noqa: ASYNC110 - preprocessed in a thread
-            await asyncio.sleep(0)
-        turns.release()
-        while not bench.published.records:  # noqa: ASYNC110 - the engine runs in a thread
-            await asyncio.sleep(0)
-        turns.release(100)
-        assert ["contradicts" in score for score in await drained] == [False] + [True] * others
+async def test_draining_worker_explains_nothing(bench: Bench) -> None:
+    """Whoever waits for it to leave is served first."""
+    bench.fetcher.hold(WRONG)
+    await bench.send(navy_mug(WRONG))
+    drained = asyncio.create_task(bench.pipeline.drain())
+    await asyncio.sleep(0)  # it has begun
+    bench.fetcher.release(WRONG)
+    await drained
+    (score,) = await bench.settle()
+    assert score["probability"] > 0.99
+    assert "contradicts" not in score

@@ -84,6 +84,16 @@ def test_run_that_compares_nothing_trains_a_dual_encoder() -> None:
     assert all(torch.equal(value, before[name]) for name, value in trained.layers.state_dict().items())
 
 
+@pytest.mark.parametrize("hard_texts", [1, 3])
+def test_run_whose_last_batch_is_one_product_ends(hard_texts: int) -> None:
+    """Sixteen products in batches of five leave one: it has its partner only to be compared with."""
+    recipe = replace(RECIPE, epochs=1, anchors_per_step=5, hard_texts=hard_texts)
+    torch.manual_seed(0)
+    steps: list[Step] = []
+    Trainer(CompactFusion(CONFIG, pretrained=False), catalog(), features(), recipe).run(steps.append)
+    assert [step.number for step in steps] == [1, 2, 3, 4]
+
+
 def test_run_cut_and_started_again_gives_the_same_model(tmp_path: Path) -> None:
     """A run that is killed in its fourth epoch goes on from the third and ends where the other one does."""
     whole = trainer().run(lambda _: None)

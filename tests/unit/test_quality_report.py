@@ -36,7 +36,7 @@ def assessment(title: str = "red mug") -> Assessment:
         difference=np.repeat([MATCH, "easy", "hard"], N),
     )
     logits = generator.normal(size=3 * N).astype(np.float32) + np.repeat([-3, 3, 0], N).astype(np.float32)
-    figures = evaluate.figures(logits, pairs, Calibration(), threshold=0.5, prevalence=0.05, samples=20)
+    figures = evaluate.figures(logits, catalog, pairs, Calibration(), threshold=0.5, prevalence=0.05, samples=20)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     return Assessment(
         manifest(release="compact-abc", provenance={"catalog": "shop"}), catalog, pairs, probabilities, figures, 0.05

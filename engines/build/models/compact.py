@@ -126,18 +126,17 @@ class CompactFusion(nn.Module):
         real = attention_mask.to(text.dtype)[:, :, None]
         return F.normalize(self.text_vector((text * real).sum(dim=1) / real.sum(dim=1)), dim=-1)
 
-    def compare(self, image: Tensor, text: Tensor, attention_mask: Tensor, picture: Tensor | None = None) -> Tensor:
+    def compare(self, image: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the fusion layers' logits (B,).
 
         Args:
-            image: (P, N, C).
+            image: (P, N, C); each is compared with as many texts, B / P, that stand one behind the other.
             text: (B, T, C).
             attention_mask: (B, T).
-            picture: int64 (B,), which of the P pictures each text is compared with; its own when None.
         """
         padding = torch.where(attention_mask.bool(), 0.0, _MASKED)  # (B, T)
         for layer in self.layers:
-            text = layer(text, image, padding[:, None, None, :], picture)
+            text = layer(text, image, padding[:, None, None, :])
         evidence = self.evidence(self.norm(text)).squeeze(-1)  # (B, T)
         return torch.logsumexp(evidence + padding, dim=1) - math.log(_TYPICAL_TOKENS)
 
@@ -160,17 +159,19 @@ class FusionLayer(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, text: Tensor, image: Tensor, bias: Tensor, picture: Tensor | None) -> Tensor:
-        """Return text (B, T, C); `bias` (B, 1, 1, T) is added to the scores of the text's own tokens."""
+    def forward(self, text: Tensor, image: Tensor, bias: Tensor) -> Tensor:
+        """Return text (B, T, C); `bias` (B, 1, 1, T) is added to the scores of the text's own tokens.
+
+        The texts of one picture ask it together, as one long sequence: its tokens are not copied for each.
+        """
         queries, keys, values = self.self_input(self.self_norm(text)).chunk(3, dim=-1)
         text = text + self.dropout(
             self.self_output(self._attend(queries, self._split(keys), self._split(values), bias))
         )
         keys, values = (self._split(part) for part in self.image_input(image).chunk(2, dim=-1))
-        if picture is not None:
-            keys, values = keys[picture], values[picture]
-        queries = self.queries(self.cross_norm(text))
-        text = text + self.dropout(self.cross_output(self._attend(queries, keys, values, None)))
+        queries = self.queries(self.cross_norm(text)).reshape(len(image), -1, text.shape[-1])
+        seen = self._attend(queries, keys, values, None).view_as(text)
+        text = text + self.dropout(self.cross_output(seen))
         fed: Tensor = text + self.dropout(self.feed(self.feed_norm(text)))
         return fed
 
