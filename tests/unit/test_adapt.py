@@ -96,7 +96,7 @@ def test_adapt_folder_that_was_collected_is_used_where_it_stands(tmp_path: Path,
         ("audit", ["--folds", "3"], ["--work", "{out}.work/training", "--folds", "3"]),
     ],
 )
-def test_commands_pass_on_what_is_the_training_program_s(
+def test_commands_pass_on_what_is_the_training_program_s(  # noqa: PLR0917 - fixtures and cases
     tmp_path: Path, shop: Path, monkeypatch: pytest.MonkeyPatch, command: str, own: list[str], passed: list[str]
 ) -> None:
     """`streamer adapt` and `streamer audit` say what to do, where, and all that they do not know themselves."""
