@@ -169,7 +169,7 @@ class FusionLayer(nn.Module):
             self.self_output(self._attend(queries, self._split(keys), self._split(values), bias))
         )
         keys, values = (self._split(part) for part in self.image_input(image).chunk(2, dim=-1))
-        queries = self.queries(self.cross_norm(text)).reshape(len(image), -1, text.shape[-1])
+        queries = self.queries(self.cross_norm(text)).reshape(image.shape[0], -1, text.shape[-1])
         seen = self._attend(queries, keys, values, None).view_as(text)
         text = text + self.dropout(self.cross_output(seen))
         fed: Tensor = text + self.dropout(self.feed(self.feed_norm(text)))
