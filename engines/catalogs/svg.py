@@ -6,8 +6,10 @@ import io
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from matplotlib.figure import Figure
+
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 INK: Final = "#010203"
 """Stands for the page's text colour (`currentColor`); no other colour of a figure may be the same."""
@@ -26,6 +28,15 @@ STYLE: Final[dict[Any, Any]] = {
     "axes.spines.right": False,
 }
 """For `matplotlib.rc_context`, around all that draws."""
+
+
+def axes(x: str, y: str, size_inches: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Return a figure with one pair of axes, labelled `x` and `y`."""
+    figure = Figure(figsize=size_inches, layout="constrained")
+    made = figure.add_subplot()
+    made.set_xlabel(x)
+    made.set_ylabel(y)
+    return figure, made
 
 
 def inline(figure: Figure, label: str) -> str:

@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from engines.catalogs import svg
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
 
     from streamer.demo.evaluation import PrecisionRecall, Verdict
 
@@ -25,7 +22,7 @@ SIZE_INCHES = (6.2, 3.4)
 def score_histogram(verdicts: Sequence[Verdict]) -> str:
     """Return the histogram of calibrated probabilities, right and wrong pictures apart, counts on a log axis."""
     with mpl.rc_context(svg.STYLE):
-        figure, axes = _axes("calibrated probability of a mismatch", "events")
+        figure, axes = svg.axes("calibrated probability of a mismatch", "events", SIZE_INCHES)
         edges = np.linspace(0.0, 1.0, BINS + 1)
         for swapped, colour, label in ((False, RIGHT, "right picture"), (True, WRONG, "wrong picture")):
             values = [v.probability for v in verdicts if v.truth.swapped == swapped]
@@ -42,7 +39,7 @@ def score_histogram(verdicts: Sequence[Verdict]) -> str:
 def precision_recall_chart(curve: PrecisionRecall, recall: float | None, precision: float | None) -> str:
     """Return the precision-recall curve with the operating point, where the release's threshold puts it."""
     with mpl.rc_context(svg.STYLE):
-        figure, axes = _axes("recall", "precision")
+        figure, axes = svg.axes("recall", "precision", SIZE_INCHES)
         axes.step(
             np.concatenate(([0.0], curve.recall)),
             np.concatenate(([curve.precision[0]], curve.precision)),
@@ -58,11 +55,3 @@ def precision_recall_chart(curve: PrecisionRecall, recall: float | None, precisi
         axes.grid(alpha=0.2, color=svg.INK)
         axes.legend(frameon=False, loc="lower left")
         return svg.inline(figure, "Precision against recall")
-
-
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from engines import calibration
 from engines.catalogs import svg
@@ -14,7 +13,6 @@ from engines.catalogs import svg
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
 COLOURS: Final = ("#4f8fd0", "#e0524d", "#3fa373", "#c98a1b", "#8d6cc9", "#c76aa0", "#6b8a99", "#a0703f")
@@ -27,7 +25,7 @@ def precision_recall_chart(
 ) -> str:
     """Return precision against recall at that prevalence, a line for each kind of wrong picture."""
     with mpl.rc_context(svg.STYLE):
-        figure, axes = _axes("recall", f"precision where {prevalence:.0%} are wrong")
+        figure, axes = svg.axes("recall", f"precision where {prevalence:.0%} are wrong", SIZE_INCHES)
         for number, (kind, (scores, labels)) in enumerate(curves.items()):
             points = calibration.operating_points(scores, labels, prevalence=prevalence)
             colour = svg.INK if kind == "all" else COLOURS[(number - 1) % len(COLOURS)]
@@ -54,7 +52,7 @@ def reliability_chart(probabilities: NDArray[np.float64], labels: NDArray[np.int
             told.append(np.average(probabilities[rows], weights=weights[rows]))
             seen.append(np.average(positives[rows], weights=weights[rows]))
     with mpl.rc_context(svg.STYLE):
-        figure, axes = _axes("calibrated probability", "share that is wrong")
+        figure, axes = svg.axes("calibrated probability", "share that is wrong", SIZE_INCHES)
         low = max(min(*told, *(share for share in seen if share > 0)), 1e-4)
         axes.plot([low, 1], [low, 1], color=svg.INK, alpha=0.4, linewidth=1)
         axes.plot(told, seen, "o-", color=COLOURS[0], linewidth=1.8)
@@ -62,11 +60,3 @@ def reliability_chart(probabilities: NDArray[np.float64], labels: NDArray[np.int
         axes.set_yscale("log")
         axes.grid(alpha=0.2, color=svg.INK)
         return svg.inline(figure, "Calibrated probability against the share that is wrong")
-
-
-def _axes(x: str, y: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    return figure, axes
