@@ -46,9 +46,8 @@ def measure(
         catalog = gather_rendered(products, seed=seed, image=manifest.image, progress=progress)
         pairs = evaluate.hard_pairs(catalog, seed=seed)
         logits = evaluate.score(engine, catalog, encode(catalog, tokenizer), pairs, progress)
-    lines = evaluate.figures(
-        logits, catalog, pairs, manifest.calibration, threshold=manifest.threshold, prevalence=PREVALENCE
-    )
+    thresholds = evaluate.thresholds(manifest, catalog)[pairs.product]
+    lines = evaluate.figures(logits, catalog, pairs, manifest.calibration, thresholds=thresholds, prevalence=PREVALENCE)
     title = f"{manifest.release} on {products} products of seed {seed}, {PREVALENCE:.0%} wrong"
     Console(width=int(os.environ.get("COLUMNS", "140"))).print(table(lines, title))
     if as_json:

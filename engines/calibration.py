@@ -69,29 +69,34 @@ def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5) -> Cal
     return Calibration(scale=float(parameters[0]), shift=float(parameters[1]))
 
 
-def operating_points(scores: Floats, labels: Labels, *, prevalence: float) -> OperatingPoints:
+def operating_points(
+    scores: Floats, labels: Labels, *, prevalence: float, weights: Floats | None = None
+) -> OperatingPoints:
     """Return recall and precision of the decision `score >= threshold`, for every threshold there is.
 
     A threshold stands half way between two neighbouring scores: a new pair near it falls on either side with equal
-    reason.
+    reason. `weights` (N,) say how much each pair counts within its class; without, all count the same.
 
     Raises:
         ValueError: one of the two classes is missing.
     """
-    positives, negatives = _counts(labels)
+    _counts(labels)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order].astype(np.float64)
-    hits = np.cumsum(labels[order] == 1) / positives
-    false_alarms = np.cumsum(labels[order] == 0) / negatives
+    counted = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
+    hits, false_alarms = (np.cumsum(counted * (labels[order] == label)) for label in (1, 0))
+    hits, false_alarms = hits / hits[-1], false_alarms / false_alarms[-1]
     precisions = prevalence * hits / (prevalence * hits + (1 - prevalence) * false_alarms)
     thresholds = (ranked + np.append(ranked[1:], ranked[-1])) / 2
     last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores cannot be told apart
     return OperatingPoints(thresholds[last], hits[last], precisions[last])
 
 
-def threshold_for_precision(scores: Floats, labels: Labels, *, prevalence: float, precision: float) -> float | None:
+def threshold_for_precision(
+    scores: Floats, labels: Labels, *, prevalence: float, precision: float, weights: Floats | None = None
+) -> float | None:
     """Return the threshold of the greatest recall whose precision is at least `precision`, None if none reaches it."""
-    points = operating_points(scores, labels, prevalence=prevalence)
+    points = operating_points(scores, labels, prevalence=prevalence, weights=weights)
     (reached,) = np.nonzero((points.precisions >= precision) & (points.recalls > 0))
     return float(points.thresholds[reached[-1]]) if len(reached) else None
 

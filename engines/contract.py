@@ -82,6 +82,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     provenance: dict[str, Any]
     files: dict[str, str]
 
+    def threshold_of(self, category: str) -> float:
+        """Return the threshold of a top-level category (see `top_level`)."""
+        return self.thresholds.get(category, self.threshold)
+
+
+def top_level(product_type: str) -> str:
+    """Return the top level of a product type (`Apparel > Shoes` → `Apparel`): the category of `Manifest.thresholds`."""
+    return product_type.split(">", 1)[0].strip()
+
 
 class Batch(msgspec.Struct, frozen=True):
     """Ready inputs for B pairs.

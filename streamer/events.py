@@ -21,6 +21,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
+from engines.contract import top_level
 from streamer.errors import RejectedEvent
 
 SCHEMA_VERSION = 1
@@ -88,7 +89,7 @@ class ProductUpdate(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def category(self) -> str:
         """The top level of `product_type` (`Apparel > Shoes` → `Apparel`), or an empty string."""
-        return (self.product_type or "").split(">", 1)[0].strip()
+        return top_level(self.product_type or "")
 
     def text_fields(self) -> dict[str, str]:
         """Return what the text says, by field, empty fields left out; `attributes` follow under their own names."""

@@ -381,7 +381,7 @@ class Pipeline:
         )
 
     def _threshold(self, update: ProductUpdate) -> float:
-        return self._manifest.thresholds.get(update.category, self._manifest.threshold)
+        return self._manifest.threshold_of(update.category)
 
     def _dead_letter(self, passage: _Passage, error: StreamerError | EngineError) -> DeadLetter:
         return dead_letter(passage.incoming, error, update=passage.update, release=self._manifest.release)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engines import calibration, releases
-from engines.build import evaluate, export
+from engines.build import evaluate, export, thresholds
 from engines.build.recipe import PREVALENCE
 from engines.build.report import Assessment, write_report
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
@@ -59,9 +59,9 @@ def assemble(
 ) -> Path:
     """Publish the release under `out`, with a report of its quality beside it, and return the release's directory.
 
-    Calibration and threshold come from the validation pairs, scored by the exported graph itself; the metrics in the
+    Calibration and thresholds come from the validation pairs, scored by the exported graph itself; the metrics in the
     manifest come from the test pairs. The threshold is the one of greatest recall at `precision`, or, where no
-    threshold reaches it, the one of the best F1.
+    threshold reaches it, the one of the best F1; see `thresholds` for those of categories.
 
     Raises:
         ParityExceeded: the exported graph does not reproduce the model.
@@ -73,21 +73,36 @@ def assemble(
         parity = export.check_parity(source.model, engine)
         logits = _score(engine, validation, progress)
         fitted = calibration.fit_platt(logits, validation.pairs.label, prevalence=PREVALENCE)
-        threshold = _threshold(calibration.apply(fitted, logits), validation.pairs.label, precision)
+        target = thresholds.Target(precision, PREVALENCE)
+        known = thresholds.scored(validation.catalog, validation.pairs, calibration.apply(fitted, logits))
+        candidates, cross_fitted = thresholds.choose(known, target)
+        chosen = candidates if cross_fitted is not None and cross_fitted.helps else candidates.alone()
         tested = _score(engine, test, progress)
-        figures = evaluate.figures(tested, test.catalog, test.pairs, fitted, threshold=threshold, prevalence=PREVALENCE)
         engine.close()
+        probabilities = calibration.apply(fitted, tested)
+        unseen = thresholds.scored(test.catalog, test.pairs, probabilities)
+        at = chosen.of(unseen.categories)
+        figures = evaluate.figures(tested, test.catalog, test.pairs, fitted, thresholds=at, prevalence=PREVALENCE)
+        one, own = (way.of(unseen.categories) for way in (candidates.alone(), candidates))
+        compared = thresholds.compare(unseen, one, own, target) if cross_fitted is not None else None
         manifest = msgspec.structs.replace(
             _draft(source),
             calibration=fitted,
-            threshold=threshold,
-            metrics={"prevalence": PREVALENCE, "test": evaluate.summary(figures), "onnx_minus_torch": parity},
+            threshold=chosen.overall.value,
+            thresholds={name: interval.value for name, interval in chosen.by_category.items()},
+            metrics={
+                "prevalence": PREVALENCE,
+                "test": evaluate.summary(figures),
+                "thresholds": {"precision": precision, **thresholds.summary(candidates, cross_fitted, compared)},
+                "onnx_minus_torch": parity,
+            },
         )
         release = releases.write_release(out, manifest, files)
-    probabilities = calibration.apply(fitted, tested)
     published = releases.read_manifest(release)
     write_report(
-        Assessment(published, test.catalog, test.pairs, probabilities, figures, PREVALENCE),
+        Assessment(
+            published, test.catalog, test.pairs, probabilities, figures, target, candidates, cross_fitted, compared
+        ),
         out / f"{published.release}-report",
     )
     return release
@@ -134,13 +149,6 @@ def _draft(source: Source) -> Manifest:
         provenance=source.provenance | {"versions": _versions()},
         files={},
     )
-
-
-def _threshold(probabilities: NDArray[np.float64], labels: NDArray[np.int64], precision: float) -> float:
-    reached = calibration.threshold_for_precision(probabilities, labels, prevalence=PREVALENCE, precision=precision)
-    if reached is not None:
-        return reached
-    return calibration.threshold_for_best_f1(probabilities, labels, prevalence=PREVALENCE)
 
 
 def _score(engine: Engine, held_out: HeldOut, progress: Progress) -> NDArray[np.float32]:

@@ -150,14 +150,15 @@ def judge(
     logits = evaluate.score(engine, catalog, texts, pairs, progress)
     probabilities = calibration.apply(engine.manifest.calibration, logits)
     contradicted = [""] * len(own)
+    limits = evaluate.thresholds(engine.manifest, catalog)
     suspicious = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
-    alerting = suspicious[probabilities[suspicious] >= engine.manifest.threshold]
+    alerting = suspicious[probabilities[suspicious] >= limits[suspicious]]
     composed = written(catalog, tokenizer.spec)
     for row in progress.track(alerting.tolist(), description="explaining alerts"):
         left_out = attribution.leave_out(composed[row], tokenizer.spans(composed[row]), texts.attention_mask[row])
         without = partial(_logits, engine, catalog.pixel_values[pairs.picture[row]], texts.input_ids[row])
         answers = without(left_out.attention_mask[: left_out.facts])
-        if all(probability >= engine.manifest.threshold for probability in _calibrated(engine, answers)):
+        if all(probability >= limits[row] for probability in _calibrated(engine, answers)):
             answers += without(left_out.attention_mask[left_out.facts :])  # no single fact is the reason
         named = attribution.rank(left_out.claims[: len(answers)], float(logits[row]), answers)
         contradicted[row] = "; ".join(f"{one.claim.field}: {one.claim.value}" for one in named)
@@ -194,11 +195,13 @@ def _judge_fold(
             title=product.fields.get("title", ""),
             category=product.category,
             probability=round(float(probability), 6),
-            alert=bool(probability >= engine.manifest.threshold),
+            alert=bool(probability >= limit),
             contradicts=contradicts,
             fold=fold,
         )
-        for product, probability, contradicts in zip(held.products, probabilities, contradicted, strict=True)
+        for product, probability, limit, contradicts in zip(
+            held.products, probabilities, evaluate.thresholds(engine.manifest, held), contradicted, strict=True
+        )
     ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from engines import calibration
 from engines.build.negatives import PartnerSampler, single_difference
 from engines.catalogs.groups import connected
-from engines.contract import Batch
+from engines.contract import Batch, top_level
 from engines.inference import infer_all
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.texts import Texts
     from engines.calibration import Interval
-    from engines.contract import Calibration, Engine
+    from engines.contract import Calibration, Engine, Manifest
 
 PRECISIONS = (0.5, 0.8, 0.9)
 
@@ -108,14 +108,22 @@ def figures(
     pairs: Pairs,
     fitted: Calibration,
     *,
-    threshold: float,
+    thresholds: NDArray[np.float64],
     prevalence: float,
     samples: int = 300,
 ) -> dict[str, Figures]:
-    """Return the quality of each kind of difference and of all together (`all`), with 95 % bootstrap intervals."""
+    """Return the quality of each kind of difference and of all together (`all`), with 95 % bootstrap intervals.
+
+    `thresholds` (M,) are those of each pair's product, on the calibrated probability.
+    """
     probabilities, groups = calibration.apply(fitted, logits), related(catalog, pairs)
     kinds = ["all", *sorted(set(pairs.difference.tolist()) - {MATCH})]
-    return {kind: _figures_of(probabilities, pairs, groups, kind, threshold, prevalence, samples) for kind in kinds}
+    return {kind: _figures_of(probabilities, pairs, groups, kind, thresholds, prevalence, samples) for kind in kinds}
+
+
+def thresholds(manifest: Manifest, catalog: Catalog) -> NDArray[np.float64]:
+    """Return the release's threshold for each product, float64 (N,)."""
+    return np.array([manifest.threshold_of(top_level(product.category)) for product in catalog.products])
 
 
 def related(catalog: Catalog, pairs: Pairs) -> NDArray[np.int64]:
@@ -157,18 +165,14 @@ def _figures_of(  # noqa: PLR0917 - private, called once
     pairs: Pairs,
     groups: NDArray[np.int64],
     kind: str,
-    threshold: float,
+    thresholds: NDArray[np.float64],
     prevalence: float,
     samples: int,
 ) -> Figures:
     chosen = (pairs.label == 0) | (kind == "all") | (pairs.difference == kind)
-    of = partial(
-        calibration.bootstrap,
-        scores=probabilities[chosen],
-        labels=pairs.label[chosen],
-        groups=groups[chosen],
-        samples=samples,
-    )
+    drawn = partial(calibration.bootstrap, labels=pairs.label[chosen], groups=groups[chosen], samples=samples)
+    of = partial(drawn, scores=probabilities[chosen])
+    decided = partial(drawn, scores=(probabilities - thresholds)[chosen])
 
     def reached(precision: float) -> Interval:
         return of(lambda s, t: calibration.recall_at_precision(s, t, prevalence=prevalence, precision=precision))
@@ -177,11 +181,11 @@ def _figures_of(  # noqa: PLR0917 - private, called once
         pairs=int(pairs.label[chosen].sum()),
         auc=of(calibration.auc),
         recall_at_precision={precision: reached(precision) for precision in PRECISIONS},
-        recall_at_threshold=of(
-            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=threshold)[0]
+        recall_at_threshold=decided(
+            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=0.0)[0]
         ),
-        precision_at_threshold=of(
-            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=threshold)[1]
+        precision_at_threshold=decided(
+            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=0.0)[1]
         ),
     )
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from engines.build import evaluate
+from engines.build import evaluate, thresholds
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import MATCH, Pairs
 from engines.build.report import EXAMPLES, SUSPECTS, Assessment, write_report
+from engines.build.thresholds import Target, Thresholds
+from engines.calibration import Interval
 from engines.contract import Calibration
 from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-N = 60
+N = 90
 
 
 def assessment(title: str = "red mug") -> Assessment:
@@ -36,10 +38,25 @@ def assessment(title: str = "red mug") -> Assessment:
         difference=np.repeat([MATCH, "easy", "hard"], N),
     )
     logits = generator.normal(size=3 * N).astype(np.float32) + np.repeat([-3, 3, 0], N).astype(np.float32)
-    figures = evaluate.figures(logits, catalog, pairs, Calibration(), threshold=0.5, prevalence=0.05, samples=20)
+    figures = evaluate.figures(
+        logits, catalog, pairs, Calibration(), thresholds=np.full(3 * N, 0.5), prevalence=0.05, samples=20
+    )
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    target = Target(precision=0.5, prevalence=0.05)
+    alone = Thresholds(Interval(0.5, 0.4, 0.6), {})
+    own = Thresholds(alone.overall, {"kitchen 1": Interval(0.625, 0.6, 0.65)})
+    scored = thresholds.scored(catalog, pairs, probabilities)
+    compared = thresholds.compare(scored, alone.of(scored.categories), own.of(scored.categories), target)
     return Assessment(
-        manifest(release="compact-abc", provenance={"catalog": "shop"}), catalog, pairs, probabilities, figures, 0.05
+        manifest(release="compact-abc", provenance={"catalog": "shop"}, thresholds={"kitchen 1": 0.625}),
+        catalog,
+        pairs,
+        probabilities,
+        figures,
+        target,
+        own,
+        compared,
+        compared,
     )
 
 
@@ -58,6 +75,15 @@ def test_report_holds_figures_curves_and_categories(page: str) -> None:
     assert all(f"<td>kitchen {number}</td>" in page for number in range(3))
     assert 'src="http' not in page
     assert 'href="http' not in page
+
+
+def test_report_compares_one_threshold_with_those_of_categories(page: str) -> None:
+    """What was measured, the thresholds with their intervals, and each slice's own."""
+    section = page.split('<section id="thresholds">')[1].split("</section>", maxsplit=1)[0]
+    for words in ("validation, cross-fitted", "one for all", "per category", "62.5", "closed"):
+        assert words in section
+    slices = page.split('<section id="slices">')[1]
+    assert slices.count("0.625") == 1
 
 
 def test_report_shows_the_most_suspicious_products_first(page: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Figures, Pairs
+    from engines.build.thresholds import Comparison, Target, Thresholds
     from engines.contract import Manifest
 
 SUSPECTS: Final = 48
@@ -36,6 +37,8 @@ class Assessment:
     """An engine's answers for the test pairs, and the figures made of them.
 
     probabilities: float64 (M,), calibrated, one for each of `pairs`.
+    thresholds: with those of categories, whether they are shipped or not; `cross_fitted` is what those did on
+        validation pairs, `compared` what they do on these.
     """
 
     manifest: Manifest
@@ -43,7 +46,10 @@ class Assessment:
     pairs: Pairs
     probabilities: NDArray[np.float64]
     figures: dict[str, Figures]
-    prevalence: float
+    target: Target
+    thresholds: Thresholds
+    cross_fitted: Comparison | None
+    compared: Comparison | None
 
 
 class Kind(NamedTuple):
@@ -56,9 +62,10 @@ class Kind(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """A category: how many of its right pictures alert, and how many of its wrong ones."""
+    """A category: its threshold, how many of its right pictures alert, and how many of its wrong ones."""
 
     name: str
+    threshold: float
     products: int
     false_alarms: int
     swaps: int
@@ -72,7 +79,7 @@ def write_report(assessment: Assessment, out: Path) -> Path:
 
 def _context(assessment: Assessment) -> dict[str, Any]:
     pairs, probabilities = assessment.pairs, assessment.probabilities
-    labels, prevalence = pairs.label, assessment.prevalence
+    labels, prevalence = pairs.label, assessment.target.prevalence
     curves = {kind: _of_kind(assessment, kind) for kind in assessment.figures}
     return {
         "a": assessment,
@@ -111,14 +118,16 @@ def _ranked(assessment: Assessment, kind: str) -> NDArray[np.int64]:
 def _slices(assessment: Assessment) -> list[Slice]:
     """Return the categories with the most products."""
     pairs, products = assessment.pairs, assessment.catalog.products
-    alerts = assessment.probabilities >= assessment.manifest.threshold
     categories = np.array([products[i].category for i in pairs.product])
+    thresholds = evaluate.thresholds(assessment.manifest, assessment.catalog)[pairs.product]
+    alerts = assessment.probabilities >= thresholds
     found: list[Slice] = []
     for name in np.unique(categories):
         rows = categories == name
         right, wrong = rows & (pairs.label == 0), rows & (pairs.label == 1)
         of = len(np.unique(pairs.product[rows]))
-        found.append(Slice(str(name), of, int(alerts[right].sum()), int(wrong.sum()), int(alerts[wrong].sum())))
+        counts = int(alerts[right].sum()), int(wrong.sum()), int(alerts[wrong].sum())
+        found.append(Slice(str(name), float(thresholds[rows][0]), of, *counts))
     return sorted(found, key=lambda one: -one.products)[:SLICES]
 
 

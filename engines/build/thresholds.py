@@ -1,0 +1,279 @@
+"""Which alert thresholds a release gets: one for all, and one per category where that keeps its promise better.
+
+A target precision holds for the catalogue as a whole; in a category whose right pictures score higher, more alerts are
+wrong. A category's own threshold is chosen on its own pairs and, beside them, all pairs of the catalogue, which count
+together as `strength` pairs of each class: a large category goes its own way, a small one keeps near the overall
+threshold. The strength is the one of empirical Bayes. Own thresholds are shipped only where, on pairs that they were
+not chosen on, they bring the categories nearer to the target. No torch.
+
+Source: Efron, Morris 1975, "Data Analysis Using Stein's Estimator"; Kleinman 1973 (the beta-binomial's moments).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from engines import calibration
+from engines.build.dataset import split
+from engines.build.evaluate import related
+from engines.contract import top_level
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from engines.build.dataset import Catalog
+    from engines.build.evaluate import Pairs
+    from engines.calibration import Interval
+
+LEAST_PAIRS: Final = 30
+"""Of each class: a category with fewer gets the overall threshold, and its precision is not judged."""
+
+_FOLDS: Final = 5
+_SAMPLES: Final = 200
+_RECALL_GIVEN_UP: Final = 0.02
+"""Own thresholds may cost this much of the recall over all categories, no more."""
+
+
+class Scored(NamedTuple):
+    """Pairs with their calibrated probabilities; arrays (M,). `groups` are equal for pairs of the same item."""
+
+    probabilities: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    categories: NDArray[np.str_]
+    groups: NDArray[np.int64]
+
+    def rows(self, chosen: NDArray[Any]) -> Scored:
+        """Return some of the pairs."""
+        return Scored(self.probabilities[chosen], self.labels[chosen], self.categories[chosen], self.groups[chosen])
+
+
+@dataclass(frozen=True)
+class Target:
+    """What thresholds are chosen for: the share of alerts that are right, where a share `prevalence` is wrong."""
+
+    precision: float
+    prevalence: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The overall threshold, and those of categories that have their own, each with its bootstrap interval."""
+
+    overall: Interval
+    by_category: dict[str, Interval]
+
+    def alone(self) -> Thresholds:
+        """Return the overall threshold for all."""
+        return Thresholds(self.overall, {})
+
+    def of(self, categories: NDArray[np.str_]) -> NDArray[np.float64]:
+        """Return the threshold of each category, float64 (M,)."""
+        own = {name: interval.value for name, interval in self.by_category.items()}
+        return np.array([own.get(name, self.overall.value) for name in categories.tolist()])
+
+
+class Comparison(NamedTuple):
+    """One threshold for all against thresholds per category, on the same pairs.
+
+    `gap` is how far a category's precision is from the target, the mean over categories weighed by their matches.
+    """
+
+    gap: tuple[Interval, Interval]
+    recall: tuple[Interval, Interval]
+    precision: tuple[Interval, Interval]
+    gap_closed: Interval
+    recall_gained: Interval
+
+    @property
+    def helps(self) -> bool:
+        """Whether the categories are surely nearer to the target, at next to no cost of recall."""
+        return self.gap_closed.low > 0 and self.recall_gained.value >= -_RECALL_GIVEN_UP
+
+
+def scored(catalog: Catalog, pairs: Pairs, probabilities: NDArray[np.float64]) -> Scored:
+    """Return the pairs by the top-level category of their text's product."""
+    categories = np.array([top_level(catalog.products[i].category) for i in pairs.product.tolist()])
+    return Scored(probabilities, pairs.label, categories, related(catalog, pairs))
+
+
+def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:
+    """Return the overall and the categories' thresholds, and how the latter did on pairs they were not chosen on.
+
+    Only where `Comparison.helps` should they be shipped; else `Thresholds.alone`. None instead of a comparison: no
+    category has its own, because there are too few pairs, categories do not differ beyond chance, or the target is out
+    of reach.
+    """
+    overall = _interval(pairs, partial(_overall, target=target), seed)
+    names = list(_own(pairs, target))
+    own = {name: _interval(pairs, partial(_own_of, name=name, target=target), seed) for name in names}
+    return Thresholds(overall, own), _cross_fit(pairs, target, seed) if own else None
+
+
+def compare(
+    pairs: Scored, overall: NDArray[np.float64], own: NDArray[np.float64], target: Target, *, seed: int = 0
+) -> Comparison | None:
+    """Return what the two thresholds of each pair (M,) decide; None where no category has enough pairs to judge.
+
+    Intervals are 95 % bootstrap intervals; pairs of one item are drawn together.
+    """
+    names = _judged(pairs)
+    if not names:
+        return None
+    margins = np.stack([pairs.probabilities - overall, pairs.probabilities - own], axis=1)
+    numbers = {name: number for number, name in enumerate(names)}
+    category = np.array([numbers.get(name, -1) for name in pairs.categories.tolist()], dtype=np.float64)
+    columns = np.concatenate([margins, category[:, None]], axis=1)
+
+    def drawn(statistic: Callable[[Any, Any], float]) -> Interval:  # of columns (M, 3) and labels (M,)
+        return calibration.bootstrap(statistic, columns, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed)
+
+    def gap(table: NDArray[np.float64], labels: NDArray[np.int64], way: int) -> float:
+        return _gap(table[:, way], labels, table[:, 2], len(names), target)
+
+    def decided(table: NDArray[np.float64], labels: NDArray[np.int64], way: int) -> tuple[float, float]:
+        return calibration.at_threshold(table[:, way], labels, prevalence=target.prevalence, threshold=0.0)
+
+    return Comparison(
+        gap=(drawn(partial(gap, way=0)), drawn(partial(gap, way=1))),
+        recall=(drawn(lambda t, y: decided(t, y, 0)[0]), drawn(lambda t, y: decided(t, y, 1)[0])),
+        precision=(drawn(lambda t, y: decided(t, y, 0)[1]), drawn(lambda t, y: decided(t, y, 1)[1])),
+        gap_closed=drawn(lambda t, y: gap(t, y, 0) - gap(t, y, 1)),
+        recall_gained=drawn(lambda t, y: decided(t, y, 1)[0] - decided(t, y, 0)[0]),
+    )
+
+
+def summary(thresholds: Thresholds, validation: Comparison | None, test: Comparison | None) -> dict[str, Any]:
+    """Return the thresholds' intervals and both comparisons as plain numbers, for the manifest."""
+    return {
+        "overall": _rounded(thresholds.overall),
+        "by_category": {name: _rounded(interval) for name, interval in thresholds.by_category.items()},
+        "cross_fitted": _plain(validation),
+        "test": _plain(test),
+    }
+
+
+def _cross_fit(pairs: Scored, target: Target, seed: int) -> Comparison | None:
+    """Compare on every pair, each judged by thresholds that were chosen without its item."""
+    overall, own = np.empty(len(pairs.labels)), np.empty(len(pairs.labels))
+    for part in split(pairs.groups.tolist(), [1 / _FOLDS] * _FOLDS, seed=seed):
+        held = np.zeros(len(pairs.labels), dtype=np.bool_)
+        held[part] = True
+        rest = pairs.rows(~held)
+        overall[held] = _overall(rest, target)
+        found = _own(rest, target)
+        own[held] = [found.get(name, _overall(rest, target)) for name in pairs.categories[held].tolist()]
+    return compare(pairs, overall, own, target, seed=seed)
+
+
+def _overall(pairs: Scored, target: Target) -> float:
+    """Return the threshold of greatest recall at the target, or, where none reaches it, that of the best F1."""
+    reached = _reached(pairs, target)
+    if reached is not None:
+        return reached
+    return calibration.threshold_for_best_f1(pairs.probabilities, pairs.labels, prevalence=target.prevalence)
+
+
+def _own(pairs: Scored, target: Target) -> dict[str, float]:
+    """Return the shrunk thresholds of categories with enough pairs; none where nothing tells them apart."""
+    overall = _reached(pairs, target)
+    names = _judged(pairs)
+    if overall is None or len(names) < 2:  # noqa: PLR2004 - one category is the catalogue
+        return {}
+    strengths = {label: _strength(pairs, label, overall, names) for label in (0, 1)}
+    if not np.isfinite(list(strengths.values())).any():
+        return {}
+    found = {name: _shrunk(pairs, name, target, strengths) for name in names}
+    return {name: threshold for name, threshold in found.items() if threshold is not None}
+
+
+def _own_of(pairs: Scored, *, name: str, target: Target) -> float:
+    return _own(pairs, target).get(name, _overall(pairs, target))
+
+
+def _shrunk(pairs: Scored, name: str, target: Target, strengths: dict[int, float]) -> float | None:
+    """Return the category's threshold: its own pairs count 1 each, all pairs together the strength of their class."""
+    weights = (pairs.categories == name).astype(np.float64)
+    for label, strength in strengths.items():
+        of_class = pairs.labels == label
+        prior = 1 / of_class.sum()
+        weights[of_class] = weights[of_class] + strength * prior if np.isfinite(strength) else prior
+    return _reached(pairs, target, weights)
+
+
+def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> float:
+    """Return of how many pairs the catalogue's share of alerts in a class is worth for a category; inf: of any number.
+
+    The share of alerts varies from category to category as a beta distribution; its two moments give the strength.
+    """
+    of_class = pairs.labels == label
+    alerts = pairs.probabilities >= threshold
+    rows = [of_class & (pairs.categories == name) for name in names]
+    counts = np.array([row.sum() for row in rows], dtype=np.float64)
+    shares = np.array([alerts[row].mean() for row in rows])
+    mean = float((counts * shares).sum() / counts.sum())
+    chance = mean * (1 - mean)
+    between = float((counts * (shares - mean) ** 2 - chance).sum() / counts.sum())
+    return max(0.0, chance / between - 1) if between > 0 else np.inf
+
+
+def _reached(pairs: Scored, target: Target, weights: NDArray[np.float64] | None = None) -> float | None:
+    return calibration.threshold_for_precision(
+        pairs.probabilities, pairs.labels, prevalence=target.prevalence, precision=target.precision, weights=weights
+    )
+
+
+def _judged(pairs: Scored) -> list[str]:
+    """Return the named categories with enough pairs of each class."""
+    names = np.unique(pairs.categories[pairs.categories != ""])
+    classes = [pairs.categories[pairs.labels == label] for label in (0, 1)]
+    return [str(name) for name in names if min((of == name).sum() for of in classes) >= LEAST_PAIRS]
+
+
+def _gap(
+    margins: NDArray[np.float64], labels: NDArray[np.int64], category: NDArray[np.float64], count: int, target: Target
+) -> float:
+    gaps, sizes = [0.0], [0.0]
+    for number in range(count):
+        rows = category == number
+        matches = int((labels[rows] == 0).sum())
+        if 0 < matches < rows.sum():
+            _, precision = calibration.at_threshold(
+                margins[rows], labels[rows], prevalence=target.prevalence, threshold=0.0
+            )
+            gaps.append(abs(precision - target.precision))
+            sizes.append(matches)
+    return float(np.average(gaps, weights=sizes)) if sum(sizes) else 0.0
+
+
+def _interval(pairs: Scored, chosen: Callable[[Scored], float], seed: int) -> Interval:
+    """Return a threshold with the interval over draws of the items."""
+    numbers = np.arange(len(pairs.labels), dtype=np.float64)
+    return calibration.bootstrap(
+        lambda rows, _: chosen(pairs.rows(rows.astype(np.int64))),
+        numbers,
+        pairs.labels,
+        groups=pairs.groups,
+        samples=_SAMPLES,
+        seed=seed,
+    )
+
+
+def _plain(comparison: Comparison | None) -> dict[str, Any] | None:
+    if comparison is None:
+        return None
+    both = {
+        name: {"overall": _rounded(pair[0]), "by_category": _rounded(pair[1])}
+        for name, pair in (("gap", comparison.gap), ("recall", comparison.recall), ("precision", comparison.precision))
+    }
+    ends = {"gap_closed": _rounded(comparison.gap_closed), "recall_gained": _rounded(comparison.recall_gained)}
+    return both | ends | {"helps": comparison.helps}
+
+
+def _rounded(interval: Interval) -> list[float]:
+    return [round(number, 4) for number in interval]

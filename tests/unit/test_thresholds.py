@@ -1,0 +1,106 @@
+"""`engines.build.thresholds` on drawn scores of categories that differ, or do not."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import numpy as np
+
+from engines import calibration
+from engines.build.thresholds import LEAST_PAIRS, Scored, Target, Thresholds, choose, compare
+
+TARGET = Target(precision=0.5, prevalence=0.05)
+
+
+def drawn(shifts: dict[str, float], counts: dict[str, int], *, seed: int = 0, quantiles: bool = False) -> Scored:
+    """Return as many matches and mismatches of each category, all its scores higher by its shift.
+
+    They are drawn from normals, or, without any chance, are their quantiles.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.concatenate([np.repeat([0, 1], counts[name]) for name in shifts])
+    categories = np.concatenate([np.full(2 * counts[name], name) for name in shifts])
+    shift = np.array([shifts[name] for name in categories.tolist()])
+    noise = generator.normal(size=len(labels))
+    if quantiles:
+        ranks = np.concatenate([np.tile((np.arange(counts[name]) + 0.5) / counts[name], 2) for name in shifts])
+        noise = np.array([NormalDist().inv_cdf(rank) for rank in ranks])
+    logits = 4.0 * (labels - 0.5) + shift + 1.2 * noise
+    return Scored(1 / (1 + np.exp(-logits)), labels, categories, np.arange(len(labels)))
+
+
+def precision_of(pairs: Scored, thresholds: Thresholds, name: str) -> float:
+    """Return the precision of a category's alerts."""
+    own = pairs.rows(pairs.categories == name)
+    margins = own.probabilities - thresholds.of(own.categories)
+    return calibration.at_threshold(margins, own.labels, prevalence=TARGET.prevalence, threshold=0.0)[1]
+
+
+SHIFTED = {"calm": -1.0, "loud": 1.0}
+
+
+def test_choose_categories_that_differ_get_thresholds_that_keep_the_target() -> None:
+    """On pairs drawn anew both categories are near the target; with one threshold neither is."""
+    thresholds, compared = choose(drawn(SHIFTED, {"calm": 1500, "loud": 1500}, quantiles=True), TARGET)
+    assert thresholds.by_category["loud"].value > thresholds.overall.value > thresholds.by_category["calm"].value
+    assert compared is not None
+    assert compared.helps
+    unseen = drawn(SHIFTED, {"calm": 4000, "loud": 4000}, quantiles=True)
+    alone = thresholds.alone()
+    for name in SHIFTED:
+        own, shared = (abs(precision_of(unseen, at, name) - TARGET.precision) for at in (thresholds, alone))
+        assert own < 0.05
+        assert own < shared
+
+
+def test_choose_categories_alike_gain_nothing_by_their_own() -> None:
+    """What differs by chance only does not help."""
+    names = ("one", "two", "three")
+    _, compared = choose(drawn(dict.fromkeys(names, 0.0), dict.fromkeys(names, 500)), TARGET)
+    assert compared is None or not compared.helps
+
+
+def test_choose_rare_category_gets_the_overall_threshold() -> None:
+    """Fewer pairs than can be judged say nothing."""
+    counts = {"calm": 1500, "loud": 1500, "rare": LEAST_PAIRS - 1}
+    thresholds, _ = choose(drawn(SHIFTED | {"rare": 3.0}, counts), TARGET)
+    assert "rare" not in thresholds.by_category
+    assert thresholds.of(np.array(["rare"]))[0] == thresholds.overall.value
+
+
+def test_choose_small_category_is_shrunk_further_than_a_large_one() -> None:
+    """Of two categories that differ alike, the one with less evidence keeps nearer to the overall threshold."""
+    counts = {"calm": 3000, "large": 1500, "small": 60}
+    shifts = {"calm": -0.3, "large": 0.8, "small": 0.8}
+    pairs = drawn(shifts, counts, quantiles=True)
+    thresholds, _ = choose(pairs, TARGET)
+    own = {name: interval.value for name, interval in thresholds.by_category.items()}
+    assert thresholds.overall.value < own["small"] < own["large"]
+
+
+def test_choose_intervals_hold_their_thresholds() -> None:
+    """Each threshold stands within its own bootstrap interval."""
+    thresholds, _ = choose(drawn(SHIFTED, {"calm": 600, "loud": 600}), TARGET)
+    for value, low, high in (thresholds.overall, *thresholds.by_category.values()):
+        assert low <= value <= high
+        assert low < high
+
+
+def test_choose_target_out_of_reach_gives_one_threshold() -> None:
+    """Where scores say nothing, the threshold is that of the best F1, for all."""
+    generator = np.random.default_rng(2)
+    labels = np.arange(800) % 2
+    names = np.array(["a", "b"])[np.arange(800) // 2 % 2]
+    thresholds, compared = choose(Scored(generator.random(800).round(1), labels, names, np.arange(800)), TARGET)
+    assert thresholds.by_category == {}
+    assert compared is None
+
+
+def test_compare_says_what_categories_gain() -> None:
+    """The right thresholds close the gap; the same ones close nothing."""
+    pairs = drawn(SHIFTED, {"calm": 500, "loud": 500})
+    alone = np.full(len(pairs.labels), 0.95)
+    same = compare(pairs, alone, alone, TARGET)
+    assert same is not None
+    assert (same.gap_closed, same.recall_gained) == ((0, 0, 0), (0, 0, 0))
+    assert not same.helps
