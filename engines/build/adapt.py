@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ from engines import calibration
 from engines.build import evaluate, grades
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
-from engines.build.features import Features, extract
+from engines.build.features import Features, extract, extract_reworded
 from engines.build.finetune import Step, Trainer
 from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
@@ -134,8 +134,10 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe)
     rehearse(source)
     folders = zip(PART_FOLDERS, parts, strict=True)
-    features = (_part(model, text, part, work / folder, progress) for folder, part in folders)
-    return Prepared(source, model, *features)
+    training, validation, test = (_part(model, text, part, work / folder, progress) for folder, part in folders)
+    if recipe.wrong_texts:
+        training = _with_wrong_texts(model, text, training, work / PART_FOLDERS[0], recipe, progress)
+    return Prepared(source, model, training, validation, test)
 
 
 def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> None:
@@ -226,6 +228,14 @@ def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder
     folder.mkdir(parents=True, exist_ok=True)
     texts = encode(catalog, Tokenizer(text_tokenizer(), text))
     return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
+
+
+def _with_wrong_texts(  # noqa: PLR0917 - private, called once
+    model: compact.CompactFusion, text: TextSpec, part: Part, folder: Path, recipe: AdaptRecipe, progress: Progress
+) -> Part:
+    tokenizer = Tokenizer(text_tokenizer(), text)
+    reworded = extract_reworded(model, part.catalog, tokenizer, recipe.wrong_texts, recipe.seed, folder, progress)
+    return replace(part, features=replace(part.features, reworded=reworded))
 
 
 def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 
 from engines.build.models.compact import TEXT_STATES, colors
+from engines.build.rewording import Reworder
+from engines.build.texts import Texts
+from engines.text import compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,12 +24,35 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog
     from engines.build.models.compact import CompactFusion
-    from engines.build.texts import Texts
+    from engines.text import Tokenizer
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
 _BATCH: Final = 32
 AS_IT_IS, MIRRORED = 0, 1
+
+
+@dataclass(frozen=True)
+class Reworded:
+    """K wrong texts of each of N products (`engines.build.rewording`), product by product.
+
+    Attributes:
+        known: bool (N, K): some products have none.
+        states: float16 (N * K, T, 384), as of `Features`.
+        texts: (N * K, T).
+    """
+
+    known: NDArray[np.bool_]
+    states: NDArray[np.float16]
+    texts: Texts
+
+    def draw(
+        self, products: NDArray[np.int64], generator: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return which of these products have wrong texts, and a row of one for each of them, int64 (B')."""
+        variants = generator.integers(self.known.shape[1], size=len(products))
+        (having,) = np.nonzero(self.known[products, variants])
+        return having, products[having] * self.known.shape[1] + variants[having]
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,7 @@ class Features:
         looks: float32 (N, D), what each product's first picture looks like to ImageNet's weights.
         states: float16 (N, T, 384), the text backbone's last states.
         texts: the tokens.
+        reworded: wrong texts; None: training uses none.
     """
 
     early: NDArray[np.float16]
@@ -46,6 +73,7 @@ class Features:
     looks: NDArray[np.float32]
     states: NDArray[np.float16]
     texts: Texts
+    reworded: Reworded | None = None
 
     def pictures(self, indices: NDArray[np.int64], mirrored: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return early features and colors of these pictures, those mirrored where `mirrored` is 1."""
@@ -56,11 +84,39 @@ class Features:
 
     def text(self, products: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
         """Return states, ids and mask of these products' texts, cut to the longest of them."""
-        mask = self.texts.attention_mask[products]
-        longest = int(mask.sum(axis=1).max())
-        states = torch.from_numpy(self.states[products, :longest]).float()
-        ids = torch.from_numpy(self.texts.input_ids[products, :longest])
-        return states, ids, torch.from_numpy(mask[:, :longest])
+        return text_rows(self.states, self.texts, products)
+
+
+def text_rows(states: NDArray[np.float16], texts: Texts, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return states (B, T, 384), ids and mask (B, T) of these texts, cut to the longest of them."""
+    mask = texts.attention_mask[rows]
+    longest = int(mask.sum(axis=1).max())
+    kept = torch.from_numpy(states[rows, :longest]).float()
+    return kept, torch.from_numpy(texts.input_ids[rows, :longest]), torch.from_numpy(mask[:, :longest])
+
+
+def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
+    model: CompactFusion,
+    catalog: Catalog,
+    tokenizer: Tokenizer,
+    count: int,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> Reworded:
+    """Return `count` wrong texts of each product, their states as a file in `folder`.
+
+    Raises:
+        OSError: the folder has no room for them.
+    """
+    reworder = Reworder(catalog, seed=seed)
+    drawn = [reworder.reword(product) for product in range(len(catalog.products)) for _ in range(count)]
+    texts = Texts(*tokenizer.encode([compose(one.fields, tokenizer.spec) if one else "" for one in drawn]))
+    known = np.array([one is not None for one in drawn]).reshape(-1, count)
+    model.eval()
+    states = _states(model, texts, folder / "reworded.npy", progress)
+    model.train()
+    return Reworded(known, states, texts)
 
 
 def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress) -> Features:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from engines.build.features import AS_IT_IS
+from engines.build.features import AS_IT_IS, text_rows
 from engines.build.mining import Miner
 from engines.build.teachers import FacetsTeacher
 from engines.build.train import Average
@@ -110,7 +110,8 @@ class Trainer:
         loss = recipe.contrastive_weight * contrastive + recipe.facet_weight * facet
         if recipe.pair_weight:
             losses, accuracy = self._compare(image, text, mask, self._choose(similarity, owners), owners)
-            pair = self._trimmed(losses[:, 0], progress).mean() / 2 + losses[:, 1:].mean() / 2
+            mismatches = torch.cat([losses[:, 1:].flatten(), self._reworded(image, owners)])
+            pair = self._trimmed(losses[:, 0], progress).mean() / 2 + mismatches.mean() / 2
             loss = loss + recipe.pair_weight * pair
         else:
             pair, accuracy = torch.zeros(()), _preferred(similarity)
@@ -165,6 +166,18 @@ class Trainer:
         labels = (~self._alike(owners).gather(1, chosen)).float()
         told = ((logits > 0) == (labels > 0))[:, :2].float().mean()  # its own and its partner's
         return F.binary_cross_entropy_with_logits(logits, labels, reduction="none"), float(told)
+
+    def _reworded(self, image: Tensor, owners: NDArray[np.int64]) -> Tensor:
+        """Return the losses of the pictures with a text of their own that is wrong in one attribute."""
+        reworded = self._features.reworded
+        if reworded is None:
+            return image.new_zeros(0)
+        having, rows = reworded.draw(owners, self._generator)
+        if not len(having):
+            return image.new_zeros(0)
+        states, ids, mask = text_rows(reworded.states, reworded.texts, rows)
+        logits = self._model.compare(image[torch.from_numpy(having)], self._model.text_tokens(states, ids), mask)
+        return F.softplus(-logits)  # binary cross-entropy with label 1
 
     def _trimmed(self, losses: Tensor, progress: float) -> Tensor:
         """Return the losses of matches (2A,), the largest set to 0."""

@@ -77,7 +77,8 @@ class AdaptRecipe:
 
     Each picture is compared with 3 + `hard_texts` texts a step; with a `pair_weight` of 0 nothing is compared, and what
     is trained is a dual encoder. `mix` gives the probability of each kind of partner (`mining.Miner.kinds`).
-    `trimmed_share` of the matches, those with the largest losses, are taken for errors of the catalogue.
+    `trimmed_share` of the matches, those with the largest losses, are taken for errors of the catalogue. Each picture
+    is also compared with one of `wrong_texts` texts of its product that are wrong in one attribute (see `rewording`).
     """
 
     seed: int
@@ -94,6 +95,7 @@ class AdaptRecipe:
     contrastive_weight: float = 0.5
     facet_weight: float = 0.3
     trimmed_share: float = 0.0
+    wrong_texts: int = 0
     mix: dict[str, float] = field(
         default_factory=lambda: {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engines.build.dataset import Catalog, Product
-from engines.build.features import Features
+from engines.build.features import Features, Reworded
 from engines.build.finetune import Step, Trainer
 from engines.build.models.compact import CompactConfig, CompactFusion
 from engines.build.recipe import AdaptRecipe
@@ -82,6 +82,27 @@ def test_run_that_compares_nothing_trains_a_dual_encoder() -> None:
     assert {step.pair_loss for step in steps} == {0.0}
     assert np.mean([s.contrastive_loss for s in steps[-3:]]) < np.mean([s.contrastive_loss for s in steps[:3]])
     assert all(torch.equal(value, before[name]) for name, value in trained.layers.state_dict().items())
+
+
+def test_run_compares_texts_that_are_wrong_in_one_attribute() -> None:
+    """Those products that have such texts are compared with them, too."""
+    right = features()
+    ids = right.texts.input_ids.copy()
+    ids[:, 1] = 21 - ids[:, 1]  # the other color's word
+    reworded = Reworded((np.arange(N) < N // 2)[:, None], right.states, Texts(ids, right.texts.attention_mask))
+    having, rows = reworded.draw(np.array([1, 12, 3]), np.random.default_rng(0))
+    assert (having.tolist(), rows.tolist()) == ([0, 2], [1, 3])
+
+    def first_step(**changes: Reworded) -> Step:
+        steps: list[Step] = []
+        torch.manual_seed(0)
+        model = CompactFusion(CONFIG, pretrained=False)
+        Trainer(model, catalog(), replace(right, **changes), replace(RECIPE, epochs=0.5)).run(steps.append)
+        return steps[0]
+
+    without, beside = first_step(), first_step(reworded=reworded)
+    assert beside.contrastive_loss == without.contrastive_loss
+    assert beside.pair_loss != without.pair_loss
 
 
 @pytest.mark.parametrize("hard_texts", [1, 3])
