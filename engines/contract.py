@@ -40,6 +40,26 @@ class TextSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     version: int = 1
 
 
+class AttributeColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a product's columns become `attributes` (see `engines.attributes`): A columns in this order.
+
+    numbers: columns that hold numbers.
+    categories: columns that hold one of some values, as `engines.attributes.category` spells them.
+    history: a column with past values of a number, of which the last `history_length` are read, the oldest first.
+    """
+
+    numbers: tuple[str, ...] = ()
+    categories: dict[str, tuple[str, ...]] = {}
+    history: str | None = None
+    history_length: int = 0
+    version: int = 1
+
+    @property
+    def count(self) -> int:
+        """A: how many columns there are, each past value one."""
+        return len(self.numbers) + len(self.categories) + self.history_length
+
+
 class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One input of the graph; `None` in `shape` is the dynamic batch dimension."""
 
@@ -58,12 +78,12 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     shift: float = 0.0
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`manifest.json` of a release: everything a scorer must know beside the weights.
 
     `threshold` is on the calibrated probability, `thresholds` overrides it per top-level category; `metrics` and
     `provenance` are for people and for the gate, never read by the scorer. `files` maps each other file of the
-    release to its SHA-256.
+    release to its SHA-256. `attributes` is there when the engine reads a product's columns beside its text.
     """
 
     schema_version: int
@@ -81,6 +101,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     files: dict[str, str]
+    attributes: AttributeColumns | None = None
 
     def threshold_of(self, category: str) -> float:
         """Return the threshold of a top-level category (see `top_level`)."""

@@ -134,14 +134,16 @@ def _check(manifest: Manifest, path: Path) -> None:
 
 
 def _check_inputs(manifest: Manifest, path: Path) -> None:
-    expected = {
+    expected: dict[str, tuple[str, tuple[int | None, ...]]] = {
         "pixel_values": ("uint8", (None, 3, manifest.image.height, manifest.image.width)),
         "input_ids": ("int32", (None, manifest.text.max_tokens)),
         "attention_mask": ("int32", (None, manifest.text.max_tokens)),
     }
+    if manifest.attributes is not None:
+        expected["attributes"] = ("float32", (None, manifest.attributes.count, 2))
     declared = {tensor.name: (tensor.dtype, tensor.shape) for tensor in manifest.inputs}
     if declared != expected:
-        raise ManifestInvalid(f"{path}: `inputs` is {declared}, but `image` and `text` make {expected}")
+        raise ManifestInvalid(f"{path}: `inputs` is {declared}, but `image`, `text` and `attributes` make {expected}")
 
 
 def _content_digest(manifest: Manifest, digests: Mapping[str, str]) -> str:
@@ -153,6 +155,7 @@ def _content_digest(manifest: Manifest, digests: Mapping[str, str]) -> str:
         manifest.calibration,
         manifest.threshold,
         sorted(manifest.thresholds.items()),
+        *([manifest.attributes] if manifest.attributes is not None else []),
     )
     return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
 

@@ -40,12 +40,14 @@ _SMOOTHING = 0.2  # of the engine's pace: the weight of the last batch
 class Pair:
     """One product ready for the engine.
 
-    pixel_values: uint8 (3, H, W). input_ids, attention_mask: int32 (T,).
+    pixel_values: uint8 (3, H, W). input_ids, attention_mask: int32 (T,). attributes: float32 (A, 2), or None where the
+    engine takes none.
     """
 
     pixel_values: NDArray[np.uint8]
     input_ids: NDArray[np.int32]
     attention_mask: NDArray[np.int32]
+    attributes: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +226,12 @@ class _Collator:
         for row, pair in enumerate(pairs):
             self._pictures[row * size : (row + 1) * size] = pair.pixel_values.data.cast("B")
         pictures = np.frombuffer(self._pictures, np.uint8, count=len(pairs) * size)
+        known = [pair.attributes for pair in pairs if pair.attributes is not None]
         return Batch(
             pixel_values=pictures.reshape(len(pairs), *shape),
             input_ids=np.stack([pair.input_ids for pair in pairs]),
             attention_mask=np.stack([pair.attention_mask for pair in pairs]),
+            attributes=np.stack(known) if known else None,
         )
 
 

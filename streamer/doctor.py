@@ -132,9 +132,10 @@ def _ms_per_pair(loaded: Engine, pairs: int) -> float:
 
 def blank(manifest: Manifest, pairs: int) -> Batch:
     """Return white pictures beside texts of one repeated token: enough to run, nothing to judge."""
-    image, tokens = manifest.image, manifest.text.max_tokens
+    image, tokens, columns = manifest.image, manifest.text.max_tokens, manifest.attributes
     return Batch(
         pixel_values=np.full((pairs, 3, image.height, image.width), 255, dtype=np.uint8),
         input_ids=np.ones((pairs, tokens), dtype=np.int32),
         attention_mask=np.ones((pairs, tokens), dtype=np.int32),
+        attributes=np.zeros((pairs, columns.count, 2), dtype=np.float32) if columns is not None else None,
     )

@@ -21,6 +21,7 @@ import msgspec
 import orjson
 from msgspec import Meta
 
+from engines.catalogs.folder import PRICE_HISTORY
 from engines.contract import top_level
 from streamer.errors import RejectedEvent
 
@@ -47,6 +48,11 @@ ProductId = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
 Url = Annotated[str, Meta(max_length=MAX_URL_CHARS)]
 # Kafka offsets and our versions are signed 64-bit.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+COLUMNS = (
+    "title", "description", "brand", "color", "material", "pattern", "gender", "size", "product_type", "price",
+)  # fmt: skip
+"""Fields of an update that an engine may read as attributes, beside `ProductUpdate.attributes`."""
+
 AttributeValue = str | int | float | bool | list[str] | None
 
 
@@ -104,8 +110,13 @@ class ProductUpdate(msgspec.Struct, frozen=True, kw_only=True):
             "size": self.size,
             "description": self.description,
         }
-        extra = {k: _attribute_text(v) for k, v in self.attributes.items() if k not in named}
+        extra = {k: _attribute_text(v) for k, v in self.attributes.items() if k not in named and k != PRICE_HISTORY}
         return {k: v.strip() for k, v in (named | extra).items() if v and v.strip()}
+
+    def columns(self) -> dict[str, AttributeValue]:
+        """Return everything that is known of the product by column, `attributes` beside the fields above."""
+        named = {name: getattr(self, name) for name in COLUMNS}
+        return self.attributes | {name: value for name, value in named.items() if value is not None}
 
 
 class SourcePosition(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,16 +268,17 @@ def encode(event: msgspec.Struct) -> bytes:
     return orjson.dumps(msgspec.to_builtins(event, builtin_types=(datetime,)), option=orjson.OPT_UTC_Z)
 
 
-def text_digest(text: str) -> str:
+def text_digest(text: str, attributes: bytes = b"") -> str:
     """Return the SHA-256, in hex, of the text as the engine reads it: what it does not read changes nothing.
 
     A catalogue's stock and price change all day; a digest over every field would have each change scored again.
+    `attributes` are those that the engine reads beside the text, if it reads any.
 
     Raises:
         RejectedEvent: text_not_unicode.
     """
     try:
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode() + attributes).hexdigest()
     except UnicodeEncodeError as error:
         raise RejectedEvent("text_not_unicode", f"the text has no UTF-8 form: {error.reason}") from error
 

@@ -18,12 +18,13 @@ from streamer.batch import Pair
 from streamer.events import Contradiction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from engines.attributes import AttributeReader
     from engines.text import Tokenizer
     from streamer.batch import Batcher
 
@@ -43,9 +44,19 @@ class Explainer:
         batcher: runs the engine.
         executor: finds the claims, beside decoding and tokenising.
         share: of the scored products, how many are explained at most, in the long run.
+        reader: of the engine's attributes, if it takes any: a claim is left out there, too.
     """
 
-    def __init__(self, *, tokenizer: Tokenizer, batcher: Batcher, executor: Executor, share: float) -> None:
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        batcher: Batcher,
+        executor: Executor,
+        share: float,
+        reader: AttributeReader | None = None,
+    ) -> None:
+        self._reader = reader
         self._tokenizer = tokenizer
         self._batcher = batcher
         self._executor = executor
@@ -88,16 +99,24 @@ class Explainer:
     ) -> list[attribution.Named]:
         loop = asyncio.get_running_loop()
         claims, masks, facts = await loop.run_in_executor(self._executor, self._leave_out, text, pair)
-        logits = await self._logits(pair, masks[:facts])
+        logits = await self._logits(pair, claims[:facts], masks[:facts])
         if all(map(alerts, logits)):  # no single fact is the reason: its words stand elsewhere, or there are several
-            logits += await self._logits(pair, masks[facts:])
+            logits += await self._logits(pair, claims[facts:], masks[facts:])
         return attribution.rank(claims[: len(logits)], logit, logits)
 
-    async def _logits(self, pair: Pair, masks: NDArray[np.int32]) -> list[float]:
-        """Return the engine's answers for the pair under masks (C, T)."""
-        variants = [Pair(pair.pixel_values, pair.input_ids, mask) for mask in masks]
+    async def _logits(self, pair: Pair, claims: Sequence[attribution.Claim], masks: NDArray[np.int32]) -> list[float]:
+        """Return the engine's answers for the pair without each claim, under masks (C, T)."""
+        variants = [
+            Pair(pair.pixel_values, pair.input_ids, mask, self._without(pair, claim.field))
+            for claim, mask in zip(claims, masks, strict=True)
+        ]
         scored = await asyncio.gather(*(self._batcher.logit(variant, explains=True) for variant in variants))
         return [one.logit for one in scored]
+
+    def _without(self, pair: Pair, field: str) -> NDArray[np.float32] | None:
+        if self._reader is None or pair.attributes is None:
+            return pair.attributes
+        return self._reader.without(pair.attributes, field)
 
     def _leave_out(self, text: str, pair: Pair) -> attribution.LeftOut:
         return attribution.leave_out(text, self._tokenizer.spans(text), pair.attention_mask)

@@ -24,6 +24,7 @@ import structlog
 from cachetools import FIFOCache
 
 from engines import calibration
+from engines.attributes import AttributeReader
 from engines.errors import EngineError
 from engines.image import decode
 from engines.text import compose
@@ -37,6 +38,8 @@ from streamer.fetch import NotModified
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
 
     from engines.contract import Manifest
     from engines.text import Tokenizer
@@ -117,6 +120,15 @@ class _Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class _Said:
+    """What the engine reads of an update beside its picture: text, attributes (A, 2) if it takes any, their digest."""
+
+    text: str
+    sha256: str
+    attributes: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
     """A pair ready for the engine, or, when this picture was scored with this text before, what was said of it."""
 
@@ -146,9 +158,14 @@ class Pipeline:
         self._fetcher = fetcher
         self._tokenizer = tokenizer
         self._manifest = manifest
+        self._reader = AttributeReader(manifest.attributes) if manifest.attributes is not None else None
         self._batcher = batcher
         self._explainer = Explainer(
-            tokenizer=tokenizer, batcher=batcher, executor=executor, share=settings.explained_share
+            tokenizer=tokenizer,
+            batcher=batcher,
+            executor=executor,
+            share=settings.explained_share,
+            reader=self._reader,
         )
         self._executor = executor
         self._publish = publish
@@ -280,8 +297,9 @@ class Pipeline:
         if not url:
             raise RejectedEvent("image_missing", "the update has no `image_link`")
         text = compose(update.text_fields(), self._manifest.text)
-        text_sha256 = events.text_digest(text)
-        prepared = await self._prepare(passage, url, text, text_sha256)
+        attributes = self._reader.read(update.columns()) if self._reader is not None else None
+        text_sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
+        prepared = await self._prepare(passage, url, _Said(text, text_sha256, attributes))
         if prepared.pair is None:
             return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.judgement)
         judgement = await self._judge(passage, update, text, prepared.pair)
@@ -308,10 +326,10 @@ class Pipeline:
     def _probability(self, logit: float) -> float:
         return float(calibration.apply(self._manifest.calibration, np.asarray([logit]))[0])
 
-    async def _prepare(self, passage: _Passage, url: str, text: str, text_sha256: str) -> _Prepared:
+    async def _prepare(self, passage: _Passage, url: str, said: _Said) -> _Prepared:
         """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""
         seen = self._seen.get(url)
-        known = None if seen is None else self._known(seen.image_sha256, text_sha256)
+        known = None if seen is None else self._known(seen.image_sha256, said.sha256)
         started = time.perf_counter()
         with self._inside("fetch"):
             fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
@@ -321,24 +339,24 @@ class Pipeline:
             return _Prepared(seen.image_sha256, judgement=known)
         loop = asyncio.get_running_loop()
         with self._inside("preprocess"):
-            prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, text, text_sha256)
+            prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, said)
         self._clock(passage, "decode", prepared.decode_s)
         self._clock(passage, "tokenise", prepared.tokenise_s)
         if fetched.validator is not None and self._settings.score_cache_entries:
             self._seen[url] = _Seen(fetched.validator, prepared.image_sha256)
         return prepared
 
-    def _make_ready(self, body: bytes, text: str, text_sha256: str) -> _Prepared:
+    def _make_ready(self, body: bytes, said: _Said) -> _Prepared:
         """Digest, decode and tokenise; runs in a preprocessing thread."""
         started = time.perf_counter()
         image_sha256 = hashlib.sha256(body).hexdigest()
-        known = self._known(image_sha256, text_sha256)
+        known = self._known(image_sha256, said.sha256)
         if known is not None:
             return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
         pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
         decoded = time.perf_counter()
-        input_ids, attention_mask = self._tokenizer.encode([text])
-        pair = Pair(pixels, input_ids[0], attention_mask[0])
+        input_ids, attention_mask = self._tokenizer.encode([said.text])
+        pair = Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
         tokenise_s = time.perf_counter() - decoded
         return _Prepared(image_sha256, pair, decode_s=decoded - started, tokenise_s=tokenise_s)
 

@@ -16,13 +16,15 @@ from engines import calibration
 from engines.build import evaluate, grades
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
-from engines.build.features import Features, extract, extract_reworded
+from engines.build.columns import find_columns
+from engines.build.features import Features, extract, extract_reworded, read_texts
 from engines.build.finetune import Step, Trainer
 from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
+from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
-from engines.build.texts import data_digest, encode
+from engines.build.texts import data_digest
 from engines.contract import ImageSpec, TextSpec
 from engines.text import Tokenizer
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
     from engines.build.texts import Texts
+    from engines.contract import AttributeColumns
 
 PART_FOLDERS: Final = ("training", "validation", "test")
 """Where in a work directory the features of each part are kept."""
@@ -130,11 +133,14 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     """
     text = text_spec(recipe)
     torch.manual_seed(recipe.seed)
-    model = compact.CompactFusion(_config(recipe))
-    source = _source(model, image_spec(recipe), text, name, parts[0], recipe)
+    columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
+    model = compact.CompactFusion(_config(recipe, columns))
+    source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns)
     rehearse(source)
     folders = zip(PART_FOLDERS, parts, strict=True)
-    training, validation, test = (_part(model, text, part, work / folder, progress) for folder, part in folders)
+    training, validation, test = (_part(model, source, part, work / folder, progress) for folder, part in folders)
+    if model.resampler is not None and training.texts.attributes is not None:
+        model.resampler.standardise_by(torch.from_numpy(training.texts.attributes))
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, text, training, work / PART_FOLDERS[0], recipe, progress)
     return Prepared(source, model, training, validation, test)
@@ -180,8 +186,7 @@ def embed(model: compact.CompactFusion, part: Part) -> Embedded:
     for rows in np.split(products, range(_BATCH, len(products), _BATCH)):
         shown = part.catalog.first_picture[rows]
         images.append(model.image_embedding(model.image_tokens(*part.features.pictures(shown, np.zeros_like(rows)))))
-        states, ids, mask = part.features.text(rows)
-        texts.append(model.text_embedding(model.text_tokens(states, ids), mask))
+        texts.append(model.text_embedding(*read_texts(model, part.features, rows)))
     return Embedded(torch.cat(images).numpy(), torch.cat(texts).numpy())
 
 
@@ -195,15 +200,20 @@ def both_signals(
     for rows in np.split(np.arange(len(pairs.label)), range(_BATCH, len(pairs.label), _BATCH)):
         product, picture = pairs.product[rows], pairs.picture[rows]
         image = model.image_tokens(*part.features.pictures(picture, np.zeros(len(rows), dtype=np.int64)))
-        states, ids, mask = part.features.text(product)
-        text = model.text_tokens(states, ids)
+        text, mask = read_texts(model, part.features, product)
         fusion.append(model.compare(image, text, mask))
         likeness.append((model.image_embedding(image) * model.text_embedding(text, mask)).sum(dim=-1))
     return torch.cat(fusion).numpy(), torch.cat(likeness).numpy()
 
 
 def _source(  # noqa: PLR0917 - private, called once
-    model: compact.CompactFusion, image: ImageSpec, text: TextSpec, catalog: str, training: Catalog, recipe: AdaptRecipe
+    model: compact.CompactFusion,
+    image: ImageSpec,
+    text: TextSpec,
+    catalog: str,
+    training: Catalog,
+    recipe: AdaptRecipe,
+    columns: AttributeColumns | None,
 ) -> Source:
     provenance: dict[str, Any] = {
         "catalog": catalog,
@@ -212,11 +222,12 @@ def _source(  # noqa: PLR0917 - private, called once
         "recipe": recipe.as_dict(),
         "model": model.config.as_dict(),
     }
-    return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance)
+    return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance, columns)
 
 
-def _config(recipe: AdaptRecipe) -> compact.CompactConfig:
-    return compact.CompactConfig(max_tokens=recipe.max_tokens, **recipe.model)
+def _config(recipe: AdaptRecipe, columns: AttributeColumns | None = None) -> compact.CompactConfig:
+    attributes = None if columns is None else attribute_spec(columns)
+    return compact.CompactConfig(max_tokens=recipe.max_tokens, attributes=attributes, **recipe.model)
 
 
 def _digest(provenance: dict[str, Any]) -> str:
@@ -224,9 +235,9 @@ def _digest(provenance: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(provenance, order="deterministic")).hexdigest()[:12]
 
 
-def _part(model: compact.CompactFusion, text: TextSpec, catalog: Catalog, folder: Path, progress: Progress) -> Part:
+def _part(model: compact.CompactFusion, source: Source, catalog: Catalog, folder: Path, progress: Progress) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
-    texts = encode(catalog, Tokenizer(text_tokenizer(), text))
+    texts = source.encode(catalog)
     return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
 
 

@@ -15,8 +15,10 @@ from engines import calibration, releases
 from engines.build import evaluate, export, thresholds
 from engines.build.recipe import PREVALENCE
 from engines.build.report import Assessment, write_report
+from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
 from engines.runtime.onnx import OnnxEngine
+from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Pairs
     from engines.build.texts import Texts
-    from engines.contract import Engine
+    from engines.contract import AttributeColumns, Engine, TensorSpec
 
 MAX_BATCH: Final = 32
 
@@ -52,6 +54,21 @@ class Source:
     image: ImageSpec
     text: TextSpec
     provenance: dict[str, Any]
+    attributes: AttributeColumns | None = None
+
+    def encode(self, catalog: Catalog) -> Texts:
+        """Return what the model reads of every product beside its pictures.
+
+        Raises:
+            TextRefused: a product has no text.
+        """
+        return encode(catalog, Tokenizer(self.tokenizer, self.text), self.attributes)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What its graph takes."""
+        count = 0 if self.attributes is None else self.attributes.count
+        return export.input_specs(self.image, self.text, attributes=count)
 
 
 def assemble(
@@ -124,7 +141,7 @@ def rehearse(source: Source) -> None:
 def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     """Return the release's files by name; weights above 2 GB stand in one of their own beside the model."""
     files = {name: directory / name for name in (releases.MODEL_FILE, releases.TOKENIZER_FILE)}
-    export.export(source.model, export.input_specs(source.image, source.text), files[releases.MODEL_FILE])
+    export.export(source.model, source.inputs, files[releases.MODEL_FILE])
     source.tokenizer.no_truncation()  # the runtime sets it, and the length of padding, from the manifest
     source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
     return {path.name: path for path in directory.iterdir()}
@@ -137,7 +154,7 @@ def _draft(source: Source) -> Manifest:
         release="",
         family=source.family,
         created_at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        inputs=export.input_specs(source.image, source.text),
+        inputs=source.inputs,
         image=source.image,
         text=source.text,
         calibration=Calibration(),
@@ -148,6 +165,7 @@ def _draft(source: Source) -> Manifest:
         metrics={},
         provenance=source.provenance | {"versions": _versions()},
         files={},
+        attributes=source.attributes,
     )
 
 

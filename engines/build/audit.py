@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from engines import attribution, calibration
+from engines.attributes import AttributeReader
 from engines.build import evaluate
 from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec, text_spec
 from engines.build.dataset import split
@@ -145,7 +146,7 @@ def judge(
         InferenceFailed: the engine does not run.
     """
     own = np.arange(len(catalog.products))
-    texts = encode(catalog, tokenizer)
+    texts = encode(catalog, tokenizer, engine.manifest.attributes)
     pairs = Pairs(own, catalog.first_picture[:-1], np.zeros_like(own), np.full(len(own), MATCH))
     logits = evaluate.score(engine, catalog, texts, pairs, progress)
     probabilities = calibration.apply(engine.manifest.calibration, logits)
@@ -156,23 +157,35 @@ def judge(
     composed = written(catalog, tokenizer.spec)
     for row in progress.track(alerting.tolist(), description="explaining alerts"):
         left_out = attribution.leave_out(composed[row], tokenizer.spans(composed[row]), texts.attention_mask[row])
-        without = partial(_logits, engine, catalog.pixel_values[pairs.picture[row]], texts.input_ids[row])
-        answers = without(left_out.attention_mask[: left_out.facts])
+        pair = texts.batch(catalog.pixel_values[pairs.picture[[row]]], own[[row]])
+        without = partial(_logits, engine, pair)
+        claims, facts = left_out.claims, left_out.facts
+        answers = without(claims[:facts], left_out.attention_mask[:facts])
         if all(probability >= limits[row] for probability in _calibrated(engine, answers)):
-            answers += without(left_out.attention_mask[left_out.facts :])  # no single fact is the reason
-        named = attribution.rank(left_out.claims[: len(answers)], float(logits[row]), answers)
+            answers += without(claims[facts:], left_out.attention_mask[facts:])  # no single fact is the reason
+        named = attribution.rank(claims[: len(answers)], float(logits[row]), answers)
         contradicted[row] = "; ".join(f"{one.claim.field}: {one.claim.value}" for one in named)
     return probabilities, contradicted
 
 
-def _logits(
-    engine: Engine, pixels: NDArray[np.uint8], input_ids: NDArray[np.int32], masks: NDArray[np.int32]
-) -> list[float]:
-    """Return the engine's answers for a pair under masks (C, T)."""
+def _logits(engine: Engine, pair: Batch, claims: Sequence[attribution.Claim], masks: NDArray[np.int32]) -> list[float]:
+    """Return the engine's answers for a pair without each claim, under masks (C, T)."""
+    columns = engine.manifest.attributes
+    if columns is None or pair.attributes is None:
+        attributes = None
+    else:
+        reader, known = AttributeReader(columns), pair.attributes[0]
+        attributes = np.stack([reader.without(known, claim.field) for claim in claims]) if claims else None
     size = engine.manifest.max_batch
     batches = (
-        Batch(np.repeat(pixels[None], len(part), axis=0), np.repeat(input_ids[None], len(part), axis=0), part)
-        for part in (masks[start : start + size] for start in range(0, len(masks), size))
+        Batch(
+            np.repeat(pair.pixel_values, len(part), axis=0),
+            np.repeat(pair.input_ids, len(part), axis=0),
+            masks[part],
+            None if attributes is None else attributes[part],
+        )
+        for part in np.split(np.arange(len(masks)), range(size, len(masks), size))
+        if len(part)
     )
     return [float(logit) for logits in infer_all(engine, batches) for logit in logits]
 

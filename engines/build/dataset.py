@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class Product:
         group: Variants of one item have one group.
         category: Where it stands in the shop.
         id: By which the shop knows it.
+        columns: What else is known of it, as it stands in the catalogue; see `engines.attributes`.
     """
 
     fields: Mapping[str, str]
@@ -33,6 +34,7 @@ class Product:
     group: str
     category: str
     id: str = ""
+    columns: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from engines import calibration
 from engines.build.negatives import PartnerSampler, single_difference
 from engines.catalogs.groups import connected
-from engines.contract import Batch, top_level
+from engines.contract import top_level
 from engines.inference import infer_all
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.texts import Texts
     from engines.calibration import Interval
-    from engines.contract import Calibration, Engine, Manifest
+    from engines.contract import Batch, Calibration, Engine, Manifest
 
 PRECISIONS = (0.5, 0.8, 0.9)
 
@@ -92,7 +92,7 @@ def score(engine: Engine, catalog: Catalog, texts: Texts, pairs: Pairs, progress
     def batches() -> Iterator[Batch]:
         for start in range(0, len(pairs.label), size):
             product, picture = pairs.product[start : start + size], pairs.picture[start : start + size]
-            yield Batch(catalog.pixel_values[picture], texts.input_ids[product], texts.attention_mask[product])
+            yield texts.batch(catalog.pixel_values[picture], product)
 
     task = progress.add_task("scoring pairs", total=len(pairs.label))
     logits: list[NDArray[np.float32]] = []

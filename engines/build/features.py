@@ -95,6 +95,14 @@ def text_rows(states: NDArray[np.float16], texts: Texts, rows: NDArray[np.int64]
     return kept, torch.from_numpy(texts.input_ids[rows, :longest]), torch.from_numpy(mask[:, :longest])
 
 
+def read_texts(model: CompactFusion, features: Features, products: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T + K, C) and mask (B, T + K) of what these products say, attributes included."""
+    states, ids, mask = features.text(products)
+    known = features.texts.attributes
+    attributes = None if known is None else torch.from_numpy(known[products])
+    return model.joined(model.text_tokens(states, ids), mask, attributes)
+
+
 def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
     model: CompactFusion,
     catalog: Catalog,
@@ -168,7 +176,7 @@ def _states(model: CompactFusion, texts: Texts, file: Path, progress: Progress) 
     order = np.argsort(lengths, kind="stable")
     for rows in progress.track(_parts(order), description="reading texts"):
         longest = int(lengths[rows].max())
-        ids, mask = (torch.from_numpy(array[rows, :longest]) for array in texts)
+        ids, mask = (torch.from_numpy(array[rows, :longest]) for array in (texts.input_ids, texts.attention_mask))
         kept[rows, :longest] = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state.half().numpy()
     return kept
 

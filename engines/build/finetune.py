@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from engines.build.features import AS_IT_IS, text_rows
+from engines.build.features import AS_IT_IS, read_texts, text_rows
 from engines.build.mining import Miner
 from engines.build.teachers import FacetsTeacher
 from engines.build.train import Average
@@ -129,8 +129,8 @@ class Trainer:
         pictures = self._catalog.any_picture(owners, self._generator)
         mirrored = self._generator.integers(2, size=len(owners))
         image = self._model.image_tokens(*self._features.pictures(pictures, mirrored))
-        states, ids, mask = self._features.text(owners)
-        return image, self._model.text_tokens(states, ids), mask
+        text, mask = read_texts(self._model, self._features, owners)
+        return image, text, mask
 
     def _contrast(self, image: Tensor, text: Tensor, mask: Tensor, owners: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return similarities (2A, 2A), pictures in rows, and their contrastive loss.

@@ -89,6 +89,7 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
             group=item.item_group_id or item.id,
             category=item.fields.get("product_type", ""),
             id=item.id,
+            columns=item.raw,
         )
         for item, identity in zip(items, identities, strict=True)
     )

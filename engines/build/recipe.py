@@ -79,6 +79,7 @@ class AdaptRecipe:
     is trained is a dual encoder. `mix` gives the probability of each kind of partner (`mining.Miner.kinds`).
     `trimmed_share` of the matches, those with the largest losses, are taken for errors of the catalogue. Each picture
     is also compared with one of `wrong_texts` texts of its product that are wrong in one attribute (see `rewording`).
+    With `attributes` the model also reads the catalogue's columns (see `columns`).
     """
 
     seed: int
@@ -96,6 +97,7 @@ class AdaptRecipe:
     facet_weight: float = 0.3
     trimmed_share: float = 0.0
     wrong_texts: int = 0
+    attributes: bool = False
     mix: dict[str, float] = field(
         default_factory=lambda: {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
     )

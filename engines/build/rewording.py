@@ -31,6 +31,8 @@ _QUANTITY: Final = re.compile(
     r"|\b(\d+)(?=[-\s]?(?:pack|piece|pc|count|ct|set|pair)s?\b)",
     re.IGNORECASE,
 )
+_VAGUE: Final = frozenset({"unisex", "multi", "multicolor", "multicolour", "assorted", "other", "na", "n"})
+"""Words of values that contradict no picture."""
 
 
 class Rewording(NamedTuple):
@@ -69,7 +71,7 @@ class Reworder:
             attribute, old = values[number]
             said = self._said[one.identity, attribute]
             for vocabulary in (self._of_category[attribute, one.category], self._of_all[attribute]):
-                others = sorted(value for value in vocabulary if not _words(value) & said)
+                others = sorted(value for value in vocabulary if not _words(value) & (said | _VAGUE))
                 if others:
                     new = others[int(self._generator.integers(len(others)))]
                     return Rewording(attribute, old, new, _exchanged(one.fields, attribute, old, new))

@@ -13,11 +13,10 @@ from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.gather import gather_parts, gather_rendered
 from engines.build.models import small
 from engines.build.recipe import TEXT_FIELDS
-from engines.build.texts import data_digest, encode, written
+from engines.build.texts import data_digest, written
 from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
 from engines.contract import ImageSpec, TextSpec
-from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,13 +94,12 @@ def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, 
     }
     source = Source(small.FAMILY, model, vocabulary, image, text, provenance)
     rehearse(source)
-    texts = encode(catalog, Tokenizer(vocabulary, text))
-    train(model, catalog, texts, recipe, _progress_bar(count_steps(catalog, recipe), progress))
+    train(model, catalog, source.encode(catalog), recipe, _progress_bar(count_steps(catalog, recipe), progress))
     return source
 
 
 def _held_out(source: Source, catalog: Catalog, pairs: evaluate.Pairs) -> HeldOut:
-    return HeldOut(catalog, encode(catalog, Tokenizer(source.tokenizer, source.text)), pairs)
+    return HeldOut(catalog, source.encode(catalog), pairs)
 
 
 def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:

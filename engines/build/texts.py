@@ -7,21 +7,29 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engines.attributes import AttributeReader
+from engines.contract import Batch
 from engines.text import compose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog
-    from engines.contract import TextSpec
+    from engines.contract import AttributeColumns, TextSpec
     from engines.text import Tokenizer
 
 
 class Texts(NamedTuple):
-    """`input_ids` and `attention_mask` of every product, int32 (N, T)."""
+    """`input_ids` and `attention_mask` of every product, int32 (N, T); `attributes`, float32 (N, A, 2), where read."""
 
     input_ids: NDArray[np.int32]
     attention_mask: NDArray[np.int32]
+    attributes: NDArray[np.float32] | None = None
+
+    def batch(self, pixel_values: NDArray[np.uint8], products: NDArray[np.int64]) -> Batch:
+        """Return pictures (B, 3, H, W) beside what these products (B,) say."""
+        attributes = None if self.attributes is None else self.attributes[products]
+        return Batch(pixel_values, self.input_ids[products], self.attention_mask[products], attributes)
 
 
 def written(catalog: Catalog, spec: TextSpec) -> list[str]:
@@ -33,13 +41,17 @@ def written(catalog: Catalog, spec: TextSpec) -> list[str]:
     return [compose(product.fields, spec) for product in catalog.products]
 
 
-def encode(catalog: Catalog, tokenizer: Tokenizer) -> Texts:
-    """Return the ids of every product's text.
+def encode(catalog: Catalog, tokenizer: Tokenizer, columns: AttributeColumns | None = None) -> Texts:
+    """Return the ids of every product's text, and its attributes where there are columns to read.
 
     Raises:
         TextRefused: a product has none.
     """
-    return Texts(*tokenizer.encode(written(catalog, tokenizer.spec)))
+    attributes = None
+    if columns is not None:
+        reader = AttributeReader(columns)
+        attributes = np.stack([reader.read(product.columns) for product in catalog.products])
+    return Texts(*tokenizer.encode(written(catalog, tokenizer.spec)), attributes)
 
 
 def data_digest(catalog: Catalog, spec: TextSpec) -> str:

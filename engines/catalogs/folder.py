@@ -31,6 +31,9 @@ NAMED_FIELDS = (
 )
 """The text fields every catalogue shares, in the order in which a scorer reads them; others follow."""
 
+PRICE_HISTORY = "price_history"
+"""Past prices, the oldest first: never part of the text, an engine may read it as a history."""
+
 _NOT_TEXT = frozenset(
     {
         "id",
@@ -40,6 +43,7 @@ _NOT_TEXT = frozenset(
         "deleted",
         "item_group_id",
         "price",
+        PRICE_HISTORY,
         "image_link",
         "additional_image_link",
     }

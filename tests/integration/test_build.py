@@ -59,7 +59,14 @@ def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
 def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     """Pretrained backbones and hardly trained fusion layers: graded figures, and an engine that loads."""
     rendered.write_folder(rendered.render_catalog(350, 6), tmp_path / "shop", 48)
-    recipe = AdaptRecipe(seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16})
+    recipe = AdaptRecipe(
+        seed=5,
+        epochs=0.1,
+        max_tokens=16,
+        model={"width": 32, "layers": 1, "heads": 2, "joint": 16},
+        wrong_texts=1,
+        attributes=True,
+    )
     with Progress(disable=True) as progress:
         release = adapt_folder(
             tmp_path / "shop", tmp_path / "out", tmp_path / "work", recipe, precision=0.5, progress=progress
@@ -67,6 +74,9 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     manifest = releases.verify(release)
     assert manifest.family == "compact"
     assert {"all", "easy", "hard", "nearest", "variant"} <= set(manifest.metrics["test"])
+    assert manifest.attributes is not None
+    assert manifest.attributes.numbers == ("price",)
+    assert "color" in manifest.attributes.categories
     assert load(release, threads=1).manifest.release == release.name
     assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 1
 

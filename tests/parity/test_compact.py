@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from engines.build import export
-from engines.build.models.backbones import ImageBackbone
+from engines.build.assemble import Source
+from engines.build.models.attributes import attribute_spec
+from engines.build.models.backbones import ImageBackbone, text_tokenizer
 from engines.build.models.compact import CompactConfig, CompactFusion
-from engines.contract import Batch, ImageSpec, TextSpec
+from engines.contract import AttributeColumns, Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
 from tests.fakes import manifest
 
@@ -89,3 +93,25 @@ def test_image_backbone_equals_the_package_s_model() -> None:
         for block in published._blocks:
             grid = block(grid)
     torch.testing.assert_close(final, grid, rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_with_attributes_equals_torch(tmp_path: Path) -> None:
+    """A fourth input, some of whose values are not known; and it matters."""
+    columns = AttributeColumns(numbers=("price",), categories={"color": ("red", "blue")}, history_length=2)
+    source = Source(
+        "compact",
+        CompactFusion(replace(CONFIG, attributes=attribute_spec(columns)), pretrained=False).eval(),
+        text_tokenizer(),
+        IMAGE,
+        TEXT,
+        {},
+        columns,
+    )
+    export.export(source.model, source.inputs, tmp_path / "model.onnx")
+    engine = OnnxEngine(
+        tmp_path / "model.onnx", manifest(inputs=source.inputs, image=IMAGE, text=TEXT, attributes=columns), threads=1
+    )
+    assert export.check_parity(source.model, engine) < 1e-4
+    batch = msgspec.structs.replace(random_batch(2), attributes=np.zeros((2, columns.count, 2), np.float32))
+    red = msgspec.structs.replace(batch, attributes=np.ones((2, columns.count, 2), np.float32))
+    assert np.abs(engine.infer(batch) - engine.infer(red)).min() > 1e-4

@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import orjson
 import pytest
 
+from engines.contract import AttributeColumns
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
 from streamer.pipeline import Incoming, Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
-from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, png
+from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, manifest, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Batch
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -315,3 +321,57 @@ async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:
     await bench.settle()
     (letter,) = bench.dead()
     assert (letter["value"], letter["value_omitted"]) == (None, True)
+
+
+class PricedEngine(FakeEngine):
+    """Adds the value of its first attribute to the logit, where it is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        columns = AttributeColumns(numbers=("price",), categories={"color": ("red", "blue")})
+        self.manifest = manifest(attributes=columns)
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        assert batch.attributes is not None
+        assert batch.attributes.shape == (len(batch), 2, 2)
+        super().infer(batch)
+        return batch.attributes[:, 0, 0] - 20 * batch.attributes[:, 1, 0] * batch.attributes[:, 1, 1]
+
+
+async def test_engine_that_reads_attributes_gets_those_of_the_update() -> None:
+    """Its logit depends on the price, beside an unknown color, and on a color that only `attributes` names."""
+    async for bench in build(PipelineSettings(), PricedEngine()):
+        await bench.send(update(1, product="dear") | {"price": "1000000 EUR"})
+        await bench.send(update(1, product="free") | {"price": 0})
+        await bench.send(update(1, product="blue") | {"price": 0, "attributes": {"color": "Blue"}})
+        dear, free, blue = (score["probability"] for score in await bench.settle())
+        assert dear > 0.99
+        assert free == pytest.approx(0.5)
+        assert blue < 0.01
+
+
+async def test_attribute_that_the_engine_reads_is_part_of_what_was_said() -> None:
+    """Another price is scored anew; the same one, and a column that is not read, are not."""
+    async for bench in build(PipelineSettings(), PricedEngine()):
+        for version, changed in enumerate(({"price": 5}, {"price": 5, "brand": None}, {"price": 6}), start=1):
+            await bench.send(update(version) | changed)
+            await bench.settle()
+        scores = await bench.settle()
+        assert [score["outcome"] for score in scores] == ["scored", "unchanged", "scored"]
+        assert scores[0]["text_sha256"] == scores[1]["text_sha256"] != scores[2]["text_sha256"]
+
+
+async def test_claim_that_is_left_out_of_the_text_is_left_out_of_the_attributes() -> None:
+    """What is named is the field that alone, in text and attributes together, calms the engine."""
+
+    class Mindful(PricedEngine):
+        def infer(self, batch: Batch) -> NDArray[np.float32]:
+            super().infer(batch)
+            assert batch.attributes is not None
+            told = (batch.attributes[:, 1, 1] > 0) | (batch.attention_mask[:, 3] > 0)
+            return np.where(told, 9, -9).astype(np.float32)
+
+    async for bench in build(PipelineSettings(), Mindful(), WordTokenizer()):
+        await bench.send(update(1, title="mug") | {"color": "red"})
+        (score,) = await bench.settle()
+        assert score["contradicts"] == [{"field": "color", "value": "red", "share": 1.0}]

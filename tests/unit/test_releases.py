@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engines import releases
-from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TensorSpec, TextSpec
+from engines.contract import MANIFEST_SCHEMA, AttributeColumns, Calibration, ImageSpec, Manifest, TensorSpec, TextSpec
 from engines.errors import ManifestInvalid, ReleaseCorrupt
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ def manifest(*, threshold: float = 0.5) -> Manifest:
         provenance={},
         files={},
     )
+
+
+def with_attributes(columns: AttributeColumns | None, width: int) -> Manifest:
+    """Return the manifest of an engine whose graph takes so many columns."""
+    extra = TensorSpec(name="attributes", dtype="float32", shape=(None, width, 2))
+    return msgspec.structs.replace(manifest(), inputs=(*manifest().inputs, extra), attributes=columns)
 
 
 @pytest.fixture
@@ -128,3 +134,30 @@ def test_read_manifest_other_content_is_invalid(release: Path, content: bytes) -
     (release / "manifest.json").write_bytes(content)
     with pytest.raises(ManifestInvalid):
         releases.read_manifest(release)
+
+
+COLUMNS = AttributeColumns(
+    numbers=("price",), categories={"color": ("red", "blue")}, history="price_history", history_length=2
+)
+
+
+def test_manifest_describes_the_attributes_of_its_engine(tmp_path: Path, files: dict[str, Path]) -> None:
+    """Columns, vocabularies and history come back as they were written, and name another release."""
+    release = releases.write_release(tmp_path / "releases", with_attributes(COLUMNS, 4), files)
+    assert releases.verify(release).attributes == COLUMNS
+    other = msgspec.structs.replace(COLUMNS, categories={"color": ("blue", "red")})
+    assert releases.write_release(tmp_path / "releases", with_attributes(other, 4), files) != release
+
+
+def test_manifest_without_attributes_does_not_mention_them(release: Path) -> None:
+    """Runtimes that do not know attributes read what has none."""
+    assert '"attributes"' not in (release / releases.MANIFEST_FILE).read_text()
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 4), (COLUMNS, 3)])
+def test_manifest_whose_attributes_are_not_its_input_is_refused(
+    tmp_path: Path, files: dict[str, Path], columns: AttributeColumns | None, width: int
+) -> None:
+    """An input that no column fills would be left empty for ever."""
+    with pytest.raises(ManifestInvalid, match="attributes"):
+        releases.write_release(tmp_path / "releases", with_attributes(columns, width), files)

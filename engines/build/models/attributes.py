@@ -25,6 +25,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from engines.contract import AttributeColumns
+
 _SMALLEST_STD: Final = 1e-6
 _LARGEST_SCORE: Final = 8.0  # standard deviations; a price of 1e9 says no more than "absurd"
 _LONGEST_PERIOD: Final = 10_000.0  # Source: Vaswani et al. 2017
@@ -53,6 +55,15 @@ class AttributeSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def columns(self) -> int:
         """A: how many columns there are."""
         return self.numbers + len(self.categories) + self.history
+
+
+def attribute_spec(columns: AttributeColumns) -> AttributeSpec:
+    """Return the spec of a release's columns; each category has one id more than values, for all others."""
+    return AttributeSpec(
+        numbers=len(columns.numbers),
+        categories=tuple(len(values) + 1 for values in columns.categories.values()),
+        history=columns.history_length,
+    )
 
 
 class Resampler(nn.Module):

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class CompactConfig:
     heads: int = 6
     joint: int = 128
     dropout: float = 0.1
+    attributes: AttributeSpec | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return the sizes for the manifest's provenance."""
@@ -85,20 +87,24 @@ class CompactFusion(nn.Module):
         self.image_vector = nn.Linear(width, config.joint)
         self.text_vector = nn.Linear(width, config.joint)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(14.0)))
+        self.resampler = None if config.attributes is None else Resampler(config.attributes, width)
         self.register_buffer("similarity_weight", torch.zeros(()))
         nn.init.zeros_(self.words.weight)
 
-    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
+    ) -> Tensor:
         """Return logits (B,), the log-odds that picture and text do NOT match.
 
         Args:
             pixel_values: uint8 (B, 3, 224, 224), RGB 0..255.
             input_ids: int32 (B, T).
             attention_mask: int32 (B, T), 1 on real tokens.
+            attributes: float32 (B, A, 2), or None; see `engines.build.models.attributes`.
         """
         image = self.image_tokens(self.backbone.early(pixel_values), colors(pixel_values))
         states = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        text = self.text_tokens(states, input_ids)
+        text, attention_mask = self.joined(self.text_tokens(states, input_ids), attention_mask, attributes)
         likeness = (self.image_embedding(image) * self.text_embedding(text, attention_mask)).sum(dim=-1)
         return self.compare(image, text, attention_mask) - self.similarity_weight * likeness
 
@@ -116,6 +122,14 @@ class CompactFusion(nn.Module):
         positions = self.text_positions[:, : input_ids.shape[1]]
         tokens: Tensor = self.dropout(self.text_norm(self.states(states) + self.words(input_ids) + positions))
         return tokens
+
+    def joined(self, text: Tensor, attention_mask: Tensor, attributes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return tokens (B, T + K, C) and mask (B, T + K): what the attributes say, behind what the text says."""
+        if self.resampler is None or attributes is None:
+            return text, attention_mask
+        known = self.resampler(attributes)
+        real = torch.ones_like(known[..., 0]).to(attention_mask.dtype)
+        return torch.cat([text, known], dim=1), torch.cat([attention_mask, real], dim=1)
 
     def image_embedding(self, image: Tensor) -> Tensor:
         """Return the picture as one unit vector (B, J)."""
