@@ -14,7 +14,7 @@ import numpy as np
 from engines.contract import Calibration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -153,10 +153,33 @@ def bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return the statistic with its percentile bootstrap interval.
+    """Return the statistic with its percentile bootstrap interval; arguments and errors as `bootstrap_all`."""
+    (interval,) = bootstrap_all(
+        lambda drawn, of: [statistic(drawn, of)],
+        scores,
+        labels,
+        groups=groups,
+        samples=samples,
+        confidence=confidence,
+        seed=seed,
+    )
+    return interval
+
+
+def bootstrap_all(
+    statistics: Callable[[Floats, Labels], Sequence[float]],
+    scores: Floats,
+    labels: Labels,
+    *,
+    groups: NDArray[np.integer] | None = None,
+    samples: int = 500,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> list[Interval]:
+    """Return several statistics of the same draws, each with its percentile bootstrap interval.
 
     Args:
-        statistic: of scores and labels.
+        statistics: of scores and labels.
         scores: (N,) or (N, K), of whatever the statistic reads.
         labels: (N,).
         groups: (N,), equal for pairs that are not independent of each other, as those of variants of one item: they are
@@ -174,10 +197,11 @@ def bootstrap(
     _counts(labels)
     generator = np.random.default_rng(seed)
     draw = _pairs_apart(labels, generator) if groups is None else _groups_together(groups, labels, generator)
-    values = [statistic(scores[drawn], labels[drawn]) for drawn in (draw() for _ in range(samples))]
+    values = [statistics(scores[drawn], labels[drawn]) for drawn in (draw() for _ in range(samples))]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(statistic(scores, labels), float(low), float(high))
+    lows, highs = np.quantile(np.array(values), [tail, 1 - tail], axis=0)
+    found = zip(statistics(scores, labels), lows, highs, strict=True)
+    return [Interval(float(value), float(low), float(high)) for value, low, high in found]
 
 
 def _pairs_apart(labels: Labels, generator: np.random.Generator) -> Callable[[], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import tokenizers
@@ -22,6 +23,7 @@ from transformers import (
 
 from engines.build.assemble import Source
 from engines.build.families import FAMILIES
+from engines.build.models.attributes import attribute_spec
 from engines.build.models.pretrained import PixelStatistics
 from engines.contract import ImageSpec, TextSpec
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from engines.build.models.attributes import AttributeSpec
     from engines.build.models.pretrained import PretrainedFusion
+    from engines.contract import AttributeColumns
 
 SIZE: Final = 32
 PATCH: Final = 8
@@ -86,6 +89,11 @@ def source(family: str, *, seed: int = 0, attributes: AttributeSpec | None = Non
     text = TextSpec(max_tokens=TOKENS, fields=("title", "color"))
     image = ImageSpec(height=SIZE, width=SIZE, fit=made.fit)
     return Source(family, made, tokenizer(family), image, text, {})
+
+
+def source_with(family: str, columns: AttributeColumns, *, seed: int = 0) -> Source:
+    """Return a random model that also reads columns."""
+    return replace(source(family, seed=seed, attributes=attribute_spec(columns)), attributes=columns)
 
 
 def core(family: str) -> PreTrainedModel:

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from engines import calibration
-from engines.build import evaluate, grades
+from engines.build import evaluate, grades, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
 from engines.build.features import Features, extract, extract_reworded, read_texts
-from engines.build.finetune import Step, Trainer
+from engines.build.finetune import LOGGED, Step, Trainer
 from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
@@ -154,7 +154,10 @@ def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progres
     """
     trainer = Trainer(prepared.model, prepared.training.catalog, prepared.training.features, recipe)
     digest = _digest(prepared.source.provenance | {"recipe": recipe.as_dict()})
-    trainer.run(_progress_bar(trainer.total, progress), work / f"checkpoint-{digest}.pt")
+    tracking.params(prepared.source.provenance | {"recipe": recipe.as_dict()})
+    per_epoch = -(-len(prepared.training.catalog.products) // recipe.anchors_per_step)
+    on_step = tracking.by_epoch(_progress_bar(trainer.total, progress), per_epoch, LOGGED)
+    trainer.run(on_step, work / f"checkpoint-{digest}.pt")
 
 
 def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> None:

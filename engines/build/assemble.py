@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engines import calibration, releases
-from engines.build import evaluate, export, thresholds
+from engines.build import evaluate, export, thresholds, tracking
 from engines.build.recipe import PREVALENCE
 from engines.build.report import Assessment, write_report
 from engines.build.texts import encode
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from engines.build.dataset import Catalog
-    from engines.build.evaluate import Pairs
+    from engines.build.evaluate import Figures, Pairs
     from engines.build.texts import Texts
     from engines.contract import AttributeColumns, Engine, TensorSpec
 
@@ -116,13 +116,28 @@ def assemble(
         )
         release = releases.write_release(out, manifest, files)
     published = releases.read_manifest(release)
-    write_report(
+    tracking.metrics(_headline(figures), step=0)
+    tracking.artifacts(release / releases.MANIFEST_FILE)
+    report = write_report(
         Assessment(
             published, test.catalog, test.pairs, probabilities, figures, target, candidates, cross_fitted, compared
         ),
         out / f"{published.release}-report",
     )
+    tracking.artifacts(report.parent)
     return release
+
+
+def _headline(figures: dict[str, Figures]) -> dict[str, float]:
+    """Return AUC and recalls by kind, under names that a tracking server takes."""
+    return {
+        f"test.{kind}.{name}": value
+        for kind, line in figures.items()
+        for name, value in (
+            ("auc", line.auc.value),
+            *((f"recall_at_{precision}", found.value) for precision, found in line.recall_at_precision.items()),
+        )
+    }
 
 
 def rehearse(source: Source) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,14 +14,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engines.build import run
-from engines.build.recipe import AdaptRecipe, Recipe
+from engines.build import run, tracking
+from engines.build.recipe import AdaptRecipe, Recipe, TuneRecipe
 from engines.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_COMPACT_EPOCHS, _SMALL_EPOCHS = 8.0, 20.0
+_COMPACT_EPOCHS, _SMALL_EPOCHS, _TUNE_EPOCHS = 8.0, 20.0, 3.0
+_IS_MAIN = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` has started
 _FOLDER_VOCABULARY = 4000  # people write with more words than a generator
 
 app = typer.Typer(
@@ -48,10 +50,15 @@ Threads = Annotated[int, typer.Option(min=1, help="CPU threads of training.")]
 
 
 class AdaptFamily(StrEnum):
-    """The families that `adapt` trains."""
+    """The families that `adapt` trains; those below `small` begin with a checkpoint."""
 
     compact = "compact"
     small = "small"
+    vilt = "vilt"
+    blip = "blip"
+    blip2 = "blip2"
+    flava = "flava"
+    clip = "clip"
 
 
 @app.command()
@@ -83,8 +90,15 @@ def adapt(  # noqa: PLR0917 - as above
     out: Out,
     family: Annotated[
         AdaptFamily,
-        typer.Option(help="compact: pretrained backbones, for real photos. small: from scratch, quicker."),
+        typer.Option(
+            help="compact: pretrained backbones, for real photos. small: from scratch, quicker. The others fine-tune a "
+            "--checkpoint, best on a GPU."
+        ),
     ] = AdaptFamily.compact,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(metavar="DIR_OR_HUB_ID", help="What vilt, blip, blip2, flava and clip begin with."),
+    ] = None,
     work: Annotated[
         Path | None,
         typer.Option(
@@ -94,18 +108,38 @@ def adapt(  # noqa: PLR0917 - as above
     seed: Seed = 0,
     epochs: Annotated[
         float | None,
-        typer.Option(min=0.01, help="How often each product is an anchor; 8 for compact, 20 for small if left out."),
+        typer.Option(
+            min=0.01, help="How often each product is an anchor; 8 for compact, 20 for small, 3 for others if left out."
+        ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
+    attributes: Annotated[
+        bool,
+        typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small."),
+    ] = False,
+    wrong_texts: Annotated[
+        int,
+        typer.Option(min=0, help="With compact, texts of each product that are wrong in one attribute to learn from."),
+    ] = 0,
     precision: Precision = 0.5,
     threads: Threads = 2,
 ) -> None:
     """Train on a folder of product photos: fusion layers between pretrained backbones, or a small model from scratch.
 
+    Or fine-tune a checkpoint of a transformer family: `accelerate launch -m engines.build adapt …` does so on several
+    GPUs. Where MLflow is installed it tracks the run, at MLFLOW_TRACKING_URI or in the work directory.
+
     Products that share a photo, a title or an item group stay together: 70 % train, 15 % choose weights and threshold,
     15 % measure, with compact by grades of hardness.
     """
-    with _reported(threads) as progress:
+    pretrained = family not in (AdaptFamily.compact, AdaptFamily.small)
+    if pretrained != (checkpoint is not None):
+        raise typer.BadParameter(f"{family} {'needs' if pretrained else 'takes no'} --checkpoint")
+    if family is AdaptFamily.small and attributes:
+        raise typer.BadParameter("small reads no --attributes")
+    work = work or out / "work"
+    with _reported(threads) as progress, tracking.run(f"{family}-{catalog.name}", work, enabled=_IS_MAIN):
+        release: Path | None
         if family is AdaptFamily.small:
             small = Recipe(
                 epochs=math.ceil(epochs or _SMALL_EPOCHS),
@@ -114,12 +148,26 @@ def adapt(  # noqa: PLR0917 - as above
                 vocabulary_size=_FOLDER_VOCABULARY,
             )
             release = run.build_folder(catalog, out, small, precision=precision, progress=progress)
-        else:
+        elif checkpoint is None:
             from engines.build.adapt import adapt_folder  # noqa: PLC0415 - imports transformers, which takes seconds
 
-            compact = AdaptRecipe(seed=seed, epochs=epochs or _COMPACT_EPOCHS, max_tokens=max_tokens)
-            release = adapt_folder(catalog, out, work or out / "work", compact, precision=precision, progress=progress)
-    typer.echo(release)
+            compact = AdaptRecipe(
+                seed=seed,
+                epochs=epochs or _COMPACT_EPOCHS,
+                max_tokens=max_tokens,
+                wrong_texts=wrong_texts,
+                attributes=attributes,
+            )
+            release = adapt_folder(catalog, out, work, compact, precision=precision, progress=progress)
+        else:
+            from engines.build.adapt_checkpoint import adapt_checkpoint  # noqa: PLC0415 - as above
+
+            tune = TuneRecipe(seed=seed, epochs=epochs or _TUNE_EPOCHS, max_tokens=max_tokens, attributes=attributes)
+            release = adapt_checkpoint(
+                family, checkpoint, catalog, out, work, tune, precision=precision, progress=progress
+            )
+    if release is not None:
+        typer.echo(release)
 
 
 @app.command()
@@ -162,7 +210,7 @@ def _reported(threads: int) -> Generator[Progress]:
     torch.set_num_threads(threads)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=Console(stderr=True), disable=not _IS_MAIN) as progress:
             yield progress
     except EngineError as error:
         typer.echo(f"{error.code}: {error}", err=True)

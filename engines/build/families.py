@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from engines.build.assemble import Source
 from engines.build.models import small
+from engines.build.models.attributes import attribute_spec
 from engines.build.models.blip import Blip
 from engines.build.models.blip2 import Blip2
 from engines.build.models.clip import Clip
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from engines.build.models.attributes import AttributeSpec
+    from engines.contract import AttributeColumns
 
 _MAX_TOKENS: Final = 64
 
@@ -72,7 +73,7 @@ def load(
     *,
     max_tokens: int = _MAX_TOKENS,
     fields: tuple[str, ...] = TEXT_FIELDS,
-    attributes: AttributeSpec | None = None,
+    attributes: AttributeColumns | None = None,
 ) -> Source:
     """Return the model, the tokenizer and the specs of a checkpoint.
 
@@ -81,14 +82,17 @@ def load(
         source: A hub id, or a directory in the hub's format.
         max_tokens: Tokens of a text, at most as many as the checkpoint has positions for.
         fields: Which fields of a product are read; see `engines.contract.TextSpec`.
-        attributes: As `PretrainedFusion.from_pretrained`.
+        attributes: Columns that the model is to read, by a resampler with random weights unless the checkpoint has one.
 
     Raises:
         EngineUnavailable: no such family, it has no checkpoints, or this is not one of them.
     """
     pretrained = _pretrained(family)
     tokenizer = _load_tokenizer(source)
-    model = pretrained.from_pretrained(source, attributes=attributes)
+    spec = None if attributes is None else attribute_spec(attributes)
+    model = pretrained.from_pretrained(source, attributes=spec)
+    if model.resampler is not None and spec is not None and model.resampler.spec != spec:
+        raise EngineUnavailable(f"{source} reads other attributes than these: begin with a checkpoint without any")
     return Source(
         family=family,
         model=model,
@@ -96,6 +100,7 @@ def load(
         image=ImageSpec(height=model.image_size, width=model.image_size, fit=pretrained.fit),
         text=TextSpec(max_tokens=min(max_tokens, model.max_tokens), fields=fields),
         provenance=_provenance(source, model),
+        attributes=attributes,
     )
 
 

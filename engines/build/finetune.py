@@ -46,6 +46,10 @@ _MAX_TEMPERATURE: Final = 60.0
 _BATCH: Final = 64
 
 
+LOGGED: Final = ("pair_loss", "contrastive_loss", "facet_loss", "accuracy")
+"""What of each step is tracked."""
+
+
 class Step(NamedTuple):
     """What one step did, for the progress bar and the learning curve."""
 

@@ -71,6 +71,34 @@ class Recipe:
         return {k: (1 - hard) * self.easy_mix.get(k, 0.0) + hard * self.hard_mix.get(k, 0.0) for k in sorted(kinds)}
 
 
+def _hard_mix() -> dict[str, float]:
+    return {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
+
+
+@dataclass(frozen=True)
+class TuneRecipe:
+    """Hyperparameters of fine-tuning a checkpoint of a pretrained family.
+
+    A step has 4 * `anchors_per_step` pairs, shared among the processes; `pairs_at_once` bounds the memory of each.
+    `mix` and `attributes` are those of `AdaptRecipe`.
+    """
+
+    seed: int
+    epochs: float = 3.0
+    max_tokens: int = 64
+    anchors_per_step: int = 16
+    pairs_at_once: int = 16
+    learning_rate: float = 3e-5
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    attributes: bool = False
+    mix: dict[str, float] = field(default_factory=_hard_mix)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return every choice for the manifest's provenance."""
+        return asdict(self)
+
+
 @dataclass(frozen=True)
 class AdaptRecipe:
     """Hyperparameters of adapting a compact model to a catalogue.
@@ -98,9 +126,7 @@ class AdaptRecipe:
     trimmed_share: float = 0.0
     wrong_texts: int = 0
     attributes: bool = False
-    mix: dict[str, float] = field(
-        default_factory=lambda: {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
-    )
+    mix: dict[str, float] = field(default_factory=_hard_mix)
 
     def as_dict(self) -> dict[str, object]:
         """Return every choice for the manifest's provenance."""

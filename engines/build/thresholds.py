@@ -12,7 +12,6 @@ Source: Efron, Morris 1975, "Data Analysis Using Stein's Estimator"; Kleinman 19
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -23,8 +22,6 @@ from engines.build.evaluate import related
 from engines.contract import top_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog
@@ -109,10 +106,19 @@ def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds,
     category has its own, because there are too few pairs, categories do not differ beyond chance, or the target is out
     of reach.
     """
-    overall = _interval(pairs, partial(_overall, target=target), seed)
     names = list(_own(pairs, target))
-    own = {name: _interval(pairs, partial(_own_of, name=name, target=target), seed) for name in names}
-    return Thresholds(overall, own), _cross_fit(pairs, target, seed) if own else None
+
+    def thresholds(rows: NDArray[np.floating], _: NDArray[np.integer]) -> list[float]:
+        drawn = pairs.rows(rows.astype(np.int64))
+        overall, own = _overall(drawn, target), _own(drawn, target)
+        return [overall, *(own.get(name, overall) for name in names)]
+
+    rows = np.arange(len(pairs.labels), dtype=np.float64)
+    overall, *own = calibration.bootstrap_all(
+        thresholds, rows, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed
+    )
+    chosen = Thresholds(overall, dict(zip(names, own, strict=True)))
+    return chosen, _cross_fit(pairs, target, seed) if names else None
 
 
 def compare(
@@ -130,22 +136,19 @@ def compare(
     category = np.array([numbers.get(name, -1) for name in pairs.categories.tolist()], dtype=np.float64)
     columns = np.concatenate([margins, category[:, None]], axis=1)
 
-    def drawn(statistic: Callable[[Any, Any], float]) -> Interval:  # of columns (M, 3) and labels (M,)
-        return calibration.bootstrap(statistic, columns, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed)
+    def statistics(table: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
+        gaps = [_gap(table[:, way], labels, table[:, 2], len(names), target) for way in (0, 1)]
+        decided = [
+            calibration.at_threshold(table[:, way], labels, prevalence=target.prevalence, threshold=0.0)
+            for way in (0, 1)
+        ]
+        recalls, precisions = zip(*decided, strict=True)
+        return [*gaps, *recalls, *precisions, gaps[0] - gaps[1], recalls[1] - recalls[0]]
 
-    def gap(table: NDArray[np.float64], labels: NDArray[np.int64], way: int) -> float:
-        return _gap(table[:, way], labels, table[:, 2], len(names), target)
-
-    def decided(table: NDArray[np.float64], labels: NDArray[np.int64], way: int) -> tuple[float, float]:
-        return calibration.at_threshold(table[:, way], labels, prevalence=target.prevalence, threshold=0.0)
-
-    return Comparison(
-        gap=(drawn(partial(gap, way=0)), drawn(partial(gap, way=1))),
-        recall=(drawn(lambda t, y: decided(t, y, 0)[0]), drawn(lambda t, y: decided(t, y, 1)[0])),
-        precision=(drawn(lambda t, y: decided(t, y, 0)[1]), drawn(lambda t, y: decided(t, y, 1)[1])),
-        gap_closed=drawn(lambda t, y: gap(t, y, 0) - gap(t, y, 1)),
-        recall_gained=drawn(lambda t, y: decided(t, y, 1)[0] - decided(t, y, 0)[0]),
+    found = calibration.bootstrap_all(
+        statistics, columns, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed
     )
+    return Comparison((found[0], found[1]), (found[2], found[3]), (found[4], found[5]), found[6], found[7])
 
 
 def summary(thresholds: Thresholds, validation: Comparison | None, test: Comparison | None) -> dict[str, Any]:
@@ -192,10 +195,6 @@ def _own(pairs: Scored, target: Target) -> dict[str, float]:
     return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
-def _own_of(pairs: Scored, *, name: str, target: Target) -> float:
-    return _own(pairs, target).get(name, _overall(pairs, target))
-
-
 def _shrunk(pairs: Scored, name: str, target: Target, strengths: dict[int, float]) -> float | None:
     """Return the category's threshold: its own pairs count 1 each, all pairs together the strength of their class."""
     weights = (pairs.categories == name).astype(np.float64)
@@ -236,7 +235,11 @@ def _judged(pairs: Scored) -> list[str]:
 
 
 def _gap(
-    margins: NDArray[np.float64], labels: NDArray[np.int64], category: NDArray[np.float64], count: int, target: Target
+    margins: NDArray[np.floating],
+    labels: NDArray[np.integer],
+    category: NDArray[np.floating],
+    count: int,
+    target: Target,
 ) -> float:
     gaps, sizes = [0.0], [0.0]
     for number in range(count):
@@ -249,19 +252,6 @@ def _gap(
             gaps.append(abs(precision - target.precision))
             sizes.append(matches)
     return float(np.average(gaps, weights=sizes)) if sum(sizes) else 0.0
-
-
-def _interval(pairs: Scored, chosen: Callable[[Scored], float], seed: int) -> Interval:
-    """Return a threshold with the interval over draws of the items."""
-    numbers = np.arange(len(pairs.labels), dtype=np.float64)
-    return calibration.bootstrap(
-        lambda rows, _: chosen(pairs.rows(rows.astype(np.int64))),
-        numbers,
-        pairs.labels,
-        groups=pairs.groups,
-        samples=_SAMPLES,
-        seed=seed,
-    )
 
 
 def _plain(comparison: Comparison | None) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build import families
 from engines.build.models.attributes import AttributeSpec, Resampler
+from engines.contract import AttributeColumns
+from engines.errors import EngineUnavailable
 from tests import tiny_families
 
 if TYPE_CHECKING:
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SPEC = AttributeSpec(numbers=2, categories=(3, 5), history=4, latents=3, heads=4)
+
+COLUMNS = AttributeColumns(
+    numbers=("price", "weight"),
+    categories={"gender": ("men", "women"), "color": ("red", "blue", "green", "black")},
+    history="price_history",
+    history_length=4,
+)
 
 every_family = pytest.mark.parametrize("family", tiny_families.NAMES)
 
@@ -175,10 +184,18 @@ def test_load_gives_a_checkpoint_its_first_attributes(family: str, tmp_path: Pat
     """A checkpoint that takes none gets a resampler, and scores as before without attributes."""
     source = tiny_families.source(family)
     families.save(source, tmp_path)
-    loaded = families.load(family, tmp_path, attributes=SPEC)
+    loaded = families.load(family, tmp_path, attributes=COLUMNS)
     pairs = tiny_families.pairs(3, seed=12)
     assert torch.allclose(loaded.model(*pairs), source.model(*pairs), atol=1e-6)
     assert loaded.model(*pairs, columns(3, seed=12)).isfinite().all()
+    assert loaded.inputs[-1].shape == (None, COLUMNS.count, 2)
+
+
+def test_load_of_a_checkpoint_with_other_attributes_is_unavailable(tmp_path: Path) -> None:
+    """Its columns would be read as ours."""
+    families.save(tiny_families.source("blip", attributes=SPEC), tmp_path)
+    with pytest.raises(EngineUnavailable, match="other attributes"):
+        families.load("blip", tmp_path, attributes=AttributeColumns(numbers=("price",)))
 
 
 def test_family_without_attributes_refuses_them() -> None:
