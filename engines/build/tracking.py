@@ -42,8 +42,12 @@ def run(name: str, work: Path, *, enabled: bool = True) -> Generator[None]:
     if not enabled or find_spec("mlflow") is None:
         yield
         return
+    local = not os.environ.get("MLFLOW_TRACKING_URI")
+    if local:  # files need neither a server nor the database packages that `mlflow-skinny` leaves out
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # training tells nobody outside
     client: Any = import_module("mlflow")
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if local:
         work.mkdir(parents=True, exist_ok=True)
         client.set_tracking_uri((work / TRACKING_FOLDER).absolute().as_uri())
     client.set_experiment(EXPERIMENT)
