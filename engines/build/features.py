@@ -97,9 +97,10 @@ def text_rows(states: NDArray[np.float16], texts: Texts, rows: NDArray[np.int64]
 
 def read_texts(model: CompactFusion, features: Features, products: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """Return tokens (B, T + K, C) and mask (B, T + K) of what these products say, attributes included."""
-    states, ids, mask = features.text(products)
+    device = model.text_positions.device
+    states, ids, mask = (tensor.to(device) for tensor in features.text(products))
     known = features.texts.attributes
-    attributes = None if known is None else torch.from_numpy(known[products])
+    attributes = None if known is None else torch.from_numpy(known[products]).to(device)
     return model.joined(model.text_tokens(states, ids), mask, attributes)
 
 

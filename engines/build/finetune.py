@@ -17,20 +17,21 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from accelerate import Accelerator
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.features import AS_IT_IS, read_texts, text_rows
 from engines.build.mining import Miner
 from engines.build.teachers import FacetsTeacher
 from engines.build.train import Average
+from engines.errors import EngineUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from engines.build.dataset import Catalog
     from engines.build.features import Features
@@ -62,25 +63,33 @@ class Step(NamedTuple):
 
 
 class Trainer:
-    """One run: a model, its optimizer, its draws; saved and restored between epochs."""
+    """One run: a model, its optimizer, its draws; saved and restored between epochs. On the GPU, if there is one.
+
+    Raises:
+        EngineUnavailable: there are several processes.
+    """
 
     def __init__(self, model: CompactFusion, catalog: Catalog, features: Features, recipe: AdaptRecipe) -> None:
         torch.manual_seed(recipe.seed)
-        self._model = model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self._accelerator = Accelerator()
+        if self._accelerator.num_processes > 1:
+            raise EngineUnavailable("compact is small: it trains in one process; start it without `accelerate launch`")
+        self._device = self._accelerator.device
+        self._model = model.to(self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self._catalog, self._features, self._recipe = catalog, features, recipe
-        self._facets = FacetsTeacher(catalog, model.config.width)
+        self._facets = FacetsTeacher(catalog, model.config.width).to(self._device)
         self._optimizer = torch.optim.AdamW(_groups(model, self._facets, recipe))
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._average = Average(model, recipe.average_decay)
         self._generator = np.random.default_rng(recipe.seed)
         self._miner = Miner(catalog, features.looks, seed=recipe.seed + 1)
-        self._identity = torch.tensor([product.identity for product in catalog.products])
+        self._identity = torch.tensor([product.identity for product in catalog.products], device=self._device)
         self._match_losses: deque[float] = deque(maxlen=_RECENT_LOSSES)
         self.total = math.ceil(recipe.epochs * math.ceil(len(catalog.products) / recipe.anchors_per_step))
         self.number = 0
 
     def run(self, on_step: Callable[[Step], None], checkpoint: Path | None = None) -> CompactFusion:
-        """Train to the end, from the checkpoint where there is one, and return the averaged model.
+        """Train to the end, from the checkpoint where there is one, and return the averaged model, on the CPU.
 
         Raises:
             ValueError: all products show the same.
@@ -93,7 +102,7 @@ class Trainer:
             if checkpoint is not None:
                 self._save(checkpoint)
         self._average.copy_to(self._model)
-        return self._model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
+        return self._model.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[no-any-return]
 
     def _epoch(self, on_step: Callable[[Step], None]) -> None:
         order = self._generator.permutation(len(self._catalog.products))
@@ -120,8 +129,9 @@ class Trainer:
         else:
             pair, accuracy = torch.zeros(()), _preferred(similarity)
         self._optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_([p for g in self._optimizer.param_groups for p in g["params"]], _MAX_GRADIENT_NORM)
+        self._accelerator.backward(loss)
+        parameters = [p for g in self._optimizer.param_groups for p in g["params"]]
+        self._accelerator.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
         self._optimizer.step()
         self._average.update(self._model, self.number)
         self.number += 1
@@ -132,9 +142,14 @@ class Trainer:
         """Return image tokens (2A, N, C), text tokens (2A, T, C) and mask (2A, T) of these products."""
         pictures = self._catalog.any_picture(owners, self._generator)
         mirrored = self._generator.integers(2, size=len(owners))
-        image = self._model.image_tokens(*self._features.pictures(pictures, mirrored))
+        image = self._image_tokens(pictures, mirrored)
         text, mask = read_texts(self._model, self._features, owners)
         return image, text, mask
+
+    def _image_tokens(self, pictures: NDArray[np.int64], mirrored: NDArray[np.int64]) -> Tensor:
+        early, color = self._features.pictures(pictures, mirrored)
+        tokens: Tensor = self._model.image_tokens(early.to(self._device), color.to(self._device))
+        return tokens
 
     def _contrast(self, image: Tensor, text: Tensor, mask: Tensor, owners: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return similarities (2A, 2A), pictures in rows, and their contrastive loss.
@@ -153,7 +168,7 @@ class Trainer:
     def _choose(self, similarity: Tensor, owners: NDArray[np.int64]) -> Tensor:
         """Return which texts each picture is compared with, int64 (2A, K): its own, its partner's, alike ones, any."""
         alike = self._alike(owners)
-        rows = torch.arange(len(owners))
+        rows = torch.arange(len(owners), device=self._device)
         partner = (rows + len(owners) // 2) % len(owners)
         weights = (similarity / 2).softmax(dim=1).masked_fill(alike, 0.0) + 1e-6 * ~alike
         scarce = int((~alike).sum(dim=1).min()) < self._recipe.hard_texts  # an epoch's last batch may be one anchor
@@ -179,7 +194,7 @@ class Trainer:
         having, rows = reworded.draw(owners, self._generator)
         if not len(having):
             return image.new_zeros(0)
-        states, ids, mask = text_rows(reworded.states, reworded.texts, rows)
+        states, ids, mask = (tensor.to(self._device) for tensor in text_rows(reworded.states, reworded.texts, rows))
         logits = self._model.compare(image[torch.from_numpy(having)], self._model.text_tokens(states, ids), mask)
         return F.softplus(-logits)  # binary cross-entropy with label 1
 
@@ -201,8 +216,8 @@ class Trainer:
         self._model.eval()
         first = self._catalog.first_picture[:-1]
         parts = np.split(first, range(_BATCH, len(first), _BATCH))
-        tokens = (self._model.image_tokens(*self._features.pictures(p, np.full(len(p), AS_IT_IS))) for p in parts)
-        vectors = np.concatenate([self._model.image_embedding(image).numpy() for image in tokens])
+        tokens = (self._image_tokens(p, np.full(len(p), AS_IT_IS)) for p in parts)
+        vectors = np.concatenate([self._model.image_embedding(image).cpu().numpy() for image in tokens])
         self._model.train()
         return vectors
 
@@ -229,7 +244,7 @@ class Trainer:
         partial.replace(file)
 
     def _restore(self, file: Path) -> None:
-        state: dict[str, Any] = torch.load(file, weights_only=True)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         self.number = state["number"]
         self._model.load_state_dict(state["model"])
         self._facets.load_state_dict(state["facets"])

@@ -67,7 +67,8 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a saved average."""
-        self._state = state
+        for name, value in state.items():
+            self._state[name].copy_(value)
 
     def copy_to(self, model: nn.Module) -> None:
         """Give the average to the model."""
