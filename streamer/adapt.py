@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PROGRAM: Final = (sys.executable, "-m", "engines.build")
 SURVEY_NEEDS: Final = ("jinja2", "matplotlib")
-TRAINING_NEEDS: Final = ("torch", "onnx", *SURVEY_NEEDS)
+TRAINING_NEEDS: Final = ("torch", "onnx", "accelerate", *SURVEY_NEEDS)
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 COLLECTED_FOLDER: Final = "catalog"

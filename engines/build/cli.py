@@ -47,6 +47,9 @@ Precision = Annotated[
     ),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads of training.")]
+Attributes = Annotated[
+    bool, typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small.")
+]
 
 
 class AdaptFamily(StrEnum):
@@ -113,10 +116,7 @@ def adapt(  # noqa: PLR0917 - as above
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
-    attributes: Annotated[
-        bool,
-        typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small."),
-    ] = False,
+    attributes: Attributes = False,
     wrong_texts: Annotated[
         int,
         typer.Option(min=0, help="With compact, texts of each product that are wrong in one attribute to learn from."),
@@ -186,6 +186,7 @@ def audit(  # noqa: PLR0917 - as above
     seed: Seed = 0,
     epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = _COMPACT_EPOCHS,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
+    attributes: Attributes = False,
     precision: Precision = 0.5,
     threads: Threads = 2,
 ) -> None:
@@ -197,7 +198,7 @@ def audit(  # noqa: PLR0917 - as above
     with _reported(threads) as progress:
         from engines.build.audit import audit_folder  # noqa: PLC0415 - imports transformers, which takes seconds
 
-        recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
+        recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, attributes=attributes)
         page = audit_folder(
             catalog, out, work or out / "work", recipe, folds=folds, precision=precision, progress=progress
         )

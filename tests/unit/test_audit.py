@@ -11,7 +11,8 @@ from rich.progress import Progress
 
 from engines.build.audit import CSV_FILE, PARQUET_FILE, Judged, judge, write_lists
 from engines.build.dataset import Catalog, Product
-from tests.fakes import SIDE, FakeEngine, WordTokenizer
+from engines.contract import AttributeColumns
+from tests.fakes import SIDE, FakeEngine, WordTokenizer, manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +76,32 @@ def test_lists_do_not_run_as_formulas(tmp_path: Path) -> None:
     with (tmp_path / CSV_FILE).open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["title"].startswith("'=")
+
+
+class ColorReader(FakeEngine):
+    """Minds a red picture as long as text or attributes name a color."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.manifest = manifest(attributes=AttributeColumns(categories={"color": ("navy",)}))
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        assert batch.attributes is not None
+        said = (batch.attributes[:, 0, 1] > 0) | (batch.attention_mask[:, MINDED] > 0)
+        return np.where(said, super().infer(batch), -10.0).astype(np.float32)
+
+
+def test_judge_leaves_a_claim_out_of_the_attributes_too() -> None:
+    """Else the color that the engine reads beside the text would keep every claim from being named."""
+    fields = {"title": "mug", "color": "navy"}
+    product = Product(fields, (), 0, "0", "mugs", columns=fields)
+    red = np.zeros((1, 3, SIDE, SIDE), np.uint8)
+    red[:, 0] = 255
+    with Progress(disable=True) as progress:
+        _, contradicted = judge(
+            ColorReader(),
+            WordTokenizer(),  # type: ignore[arg-type]
+            Catalog((product,), (), red, np.arange(1)),
+            progress,
+        )
+    assert contradicted == ["color: navy"]

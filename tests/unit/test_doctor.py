@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from engines.contract import Batch, Manifest
+from engines.contract import AttributeColumns, Batch, Manifest
 from engines.errors import InferenceFailed
 from streamer import doctor
 from streamer.settings import EngineSettings
+from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,13 @@ def test_engine_is_timed_alone_and_in_full_batches() -> None:
     assert found.status == "ok"
     assert found.found.startswith("paper, loaded in 0.2 s; ")
     assert found.found.endswith("in batches of 16")
+
+
+def test_engine_that_reads_attributes_is_timed_with_some() -> None:
+    """None of them is known: enough to run."""
+    batch = doctor.blank(manifest(attributes=AttributeColumns(numbers=("price", "weight"))), 3)
+    assert batch.attributes is not None
+    assert batch.attributes.shape == (3, 2, 2)
 
 
 def test_engine_that_does_not_score_raises() -> None:
