@@ -33,7 +33,6 @@ from engines import calibration
 from engines.build import adapt, baselines, grades
 from engines.build.evaluate import PRECISIONS, related
 from engines.build.gather import SHARES, gather_parts
-from engines.build.models.compact import CompactFusion
 from engines.build.recipe import PREVALENCE, AdaptRecipe
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from engines.build.adapt import Part, Prepared
     from engines.build.evaluate import Pairs
+    from engines.build.models.compact import CompactFusion
     from engines.calibration import Interval
 
     Scores = NDArray[np.floating]
@@ -70,17 +70,17 @@ class Bench:
 
     def trained(self, recipe: AdaptRecipe) -> CompactFusion:
         """Return a compact model trained by the recipe from the start, or from where an earlier run was cut."""
-        torch.manual_seed(recipe.seed)
-        fresh = replace(self.prepared, model=CompactFusion(self.prepared.model.config))
-        adapt.train(fresh, self.work, recipe, self.progress)
-        return fresh.model
+        model = adapt.fresh(self.prepared.model.config, recipe.seed)
+        adapt.standardise(model, self.prepared.training)
+        adapt.train(replace(self.prepared, model=model), self.work, recipe, self.progress)
+        return model
 
 
 def dual(bench: Bench, mix: dict[str, float]) -> tuple[Scores, CompactFusion]:
     """Return the test scores of a dual encoder whose batches hold partners drawn from `mix`, and the encoder."""
     recipe = replace(bench.recipe, epochs=bench.dual_epochs, pair_weight=0.0, contrastive_weight=1.0, mix=mix)
     model = bench.trained(recipe)
-    return -adapt.both_signals(model, bench.prepared.test, bench.test)[1], model
+    return -adapt.all_signals(model, bench.prepared.test, bench.test).similarity, model
 
 
 def lemon(bench: Bench, model: CompactFusion) -> Scores:
@@ -110,12 +110,14 @@ def pooled_mlp(bench: Bench) -> Scores:
 
 
 def fusion(bench: Bench) -> dict[str, Scores]:
-    """Return the test scores of the compact family, with and without the similarity beside its fusion layers."""
+    """Return the test scores of the compact family, with and without the signals beside its fusion layers."""
     model = bench.trained(bench.recipe)
     adapt.weigh(model, bench.prepared.validation, bench.validation)
-    compared, likeness = adapt.both_signals(model, bench.prepared.test, bench.test)
-    weight = float(model.similarity_weight)
-    return {f"{FUSION}, fusion layers alone": compared, FUSION: compared - weight * likeness}
+    signals = adapt.all_signals(model, bench.prepared.test, bench.test)
+    return {
+        f"{FUSION}, fusion layers alone": signals.fusion,
+        FUSION: adapt.combined(signals, adapt.weights_of(model)),
+    }
 
 
 def shown(part: Part, pairs: Pairs) -> NDArray[np.int64]:

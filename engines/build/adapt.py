@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,8 +17,9 @@ from engines.build import evaluate, grades, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
-from engines.build.features import Features, extract, extract_reworded, read_texts
-from engines.build.finetune import LOGGED, Step, Trainer
+from engines.build.facets import Facets
+from engines.build.features import Features, extract, extract_reworded, said
+from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps
 from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
@@ -26,7 +27,6 @@ from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.texts import data_digest
 from engines.contract import ImageSpec, TextSpec
-from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +44,10 @@ if TYPE_CHECKING:
 PART_FOLDERS: Final = ("training", "validation", "test")
 """Where in a work directory the features of each part are kept."""
 
-_BATCH: Final = 64
 _SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
+_FACET_WEIGHTS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
+_SEED_STEP: Final = 1000  # between readers
+_ROUNDS: Final = 2  # over all weights, one after the other
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,21 @@ class Part:
         return grades.graded_pairs(self.catalog, self.features.looks, seed=seed)
 
 
+class Evidence(NamedTuple):
+    """What a model's readers say of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,)."""
+
+    fusion: NDArray[np.float32]
+    surprise: NDArray[np.float32]
+    similarity: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An untrained model and the three parts of a catalogue, as features of its frozen halves."""
 
     source: Source
     model: compact.CompactFusion
+    facets: Facets
     training: Part
     validation: Part
     test: Part
@@ -132,18 +143,32 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
         ParityExceeded: the graph, as it would be exported, does not reproduce the model.
     """
     text = text_spec(recipe)
-    torch.manual_seed(recipe.seed)
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
-    model = compact.CompactFusion(_config(recipe, columns))
+    facets = Facets.of(parts[0])
+    model = fresh(_config(recipe, facets, columns), recipe.seed)
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns)
     rehearse(source)
     folders = zip(PART_FOLDERS, parts, strict=True)
     training, validation, test = (_part(model, source, part, work / folder, progress) for folder, part in folders)
-    if model.resampler is not None and training.texts.attributes is not None:
-        model.resampler.standardise_by(torch.from_numpy(training.texts.attributes))
+    standardise(model, training)
     if recipe.wrong_texts:
-        training = _with_wrong_texts(model, text, training, work / PART_FOLDERS[0], recipe, progress)
-    return Prepared(source, model, training, validation, test)
+        training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
+    return Prepared(source, model, facets, training, validation, test)
+
+
+def fresh(config: compact.CompactConfig, seed: int) -> compact.CompactFusion:
+    """Return an untrained model."""
+    torch.manual_seed(seed)
+    return compact.CompactFusion(config)
+
+
+def standardise(model: compact.CompactFusion, training: Part) -> None:
+    """Tell an untrained model how large its inputs are."""
+    pictures = training.catalog.first_picture[:-1]
+    model.standardise_by(training.features.as_they_are(part) for part in chunks(pictures))
+    for reader in model.each_reader():
+        if reader.resampler is not None and training.texts.attributes is not None:
+            reader.resampler.standardise_by(torch.from_numpy(training.texts.attributes))
 
 
 def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> None:
@@ -152,61 +177,94 @@ def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progres
     Raises:
         ValueError: all products show the same.
     """
-    trainer = Trainer(prepared.model, prepared.training.catalog, prepared.training.features, recipe)
-    digest = _digest(prepared.source.provenance | {"recipe": recipe.as_dict()})
-    tracking.params(prepared.source.provenance | {"recipe": recipe.as_dict()})
-    per_epoch = -(-len(prepared.training.catalog.products) // recipe.anchors_per_step)
-    on_step = tracking.by_epoch(_progress_bar(trainer.total, progress), per_epoch, LOGGED)
-    trainer.run(on_step, work / f"checkpoint-{digest}.pt")
+    model, training = prepared.model, prepared.training
+    provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
+    tracking.params(provenance)
+    total = steps(len(training.catalog.products), recipe)
+    bar = _progress_bar(total * len(model.readers), progress)
+    per_epoch = -(-len(training.catalog.products) // recipe.anchors_per_step)
+    labels = prepared.facets.labels(training.catalog)
+    for number, reader in enumerate(model.each_reader()):
+        seeded = replace(recipe, seed=recipe.seed + number * _SEED_STEP)
+        trainer = Trainer(reader, training.catalog, training.features, labels, seeded)
+        on_step = tracking.by_epoch(partial(bar, before=number * total), per_epoch, LOGGED)
+        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt")
+    model.eval()
 
 
 def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> None:
-    """Give the similarity the weight in the logit with which the grades are found best, on average.
+    """Give similarity and surprises the weights in the logit with which the grades are found best, on average.
 
-    Best: by `mean_recall`.
+    Best: by `mean_recall` and average precision alike. One weight after the other is tried, twice.
     """
-    fusion, similarity = both_signals(model, part, pairs)
+    signals = all_signals(model, part, pairs)
+    facets = model.facet_weights.numel()
+    weights = np.zeros(1 + facets)
+    tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets)
 
-    model.similarity_weight.fill_(
-        max(_SIMILARITY_WEIGHTS, key=lambda weight: mean_recall(fusion - weight * similarity, pairs))
-    )
+    def quality(place: int, weight: float) -> float:
+        changed = weights.copy()
+        changed[place] = weight
+        return _mean_quality(combined(signals, changed), pairs)
+
+    for _ in range(_ROUNDS):
+        for place, choices in enumerate(tried):
+            weights[place] = max(choices, key=partial(quality, place))
+    model.similarity_weight.fill_(weights[0])
+    model.facet_weights.copy_(torch.from_numpy(weights[1:]))
+
+
+def combined(signals: Evidence, weights: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return logits (M,) of signals; weights (1 + F,), of the similarity and of each facet's surprise."""
+    return np.asarray(signals.fusion - weights[0] * signals.similarity + signals.surprise @ weights[1:])
+
+
+def weights_of(model: compact.CompactFusion) -> NDArray[np.float64]:
+    """Return the weights that `weigh` gave, (1 + F,)."""
+    return np.array([float(model.similarity_weight), *model.facet_weights.tolist()])
 
 
 def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
     """Return the recall at precision 0.5 at the stated prevalence, on average over the grades."""
+    recall = partial(calibration.recall_at_precision, prevalence=PREVALENCE, precision=0.5)
+    return _over_grades(recall, scores, pairs)
+
+
+def _mean_quality(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
+    precision = partial(calibration.average_precision, prevalence=PREVALENCE)
+    return (mean_recall(scores, pairs) + _over_grades(precision, scores, pairs)) / 2
+
+
+def _over_grades(statistic: Callable[..., float], scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
     matches = pairs.label == 0
     chosen = (matches | (pairs.difference == grade) for grade in sorted(set(pairs.difference[~matches].tolist())))
-    recall = partial(calibration.recall_at_precision, prevalence=PREVALENCE, precision=0.5)
-    return float(np.mean([recall(scores[rows], pairs.label[rows]) for rows in chosen]))
+    return float(np.mean([statistic(scores[rows], pairs.label[rows]) for rows in chosen]))
 
 
 @torch.no_grad()
 def embed(model: compact.CompactFusion, part: Part) -> Embedded:
-    """Return each product's first picture and text in the space of the model's contrastive half."""
-    products = np.arange(len(part.catalog.products))
+    """Return each product's first picture and text in the spaces of the readers' contrastive halves, side by side."""
     images: list[Tensor] = []
     texts: list[Tensor] = []
-    for rows in np.split(products, range(_BATCH, len(products), _BATCH)):
-        shown = part.catalog.first_picture[rows]
-        images.append(model.image_embedding(model.image_tokens(*part.features.pictures(shown, np.zeros_like(rows)))))
-        texts.append(model.text_embedding(*read_texts(model, part.features, rows)))
-    return Embedded(torch.cat(images).numpy(), torch.cat(texts).numpy())
+    for rows in chunks(np.arange(len(part.catalog.products))):
+        sight = part.features.as_they_are(part.catalog.first_picture[rows])
+        states, mask, attributes = said(part.features, rows)
+        looked = [reader.image_embedding(reader.look(sight)) for reader in model.each_reader()]
+        read = [reader.text_embedding(*reader.read(states, mask, attributes)) for reader in model.each_reader()]
+        images.append(torch.cat(looked, dim=1))
+        texts.append(torch.cat(read, dim=1))
+    length = np.sqrt(len(model.readers))
+    return Embedded(torch.cat(images).numpy() / length, torch.cat(texts).numpy() / length)
 
 
 @torch.no_grad()
-def both_signals(
-    model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return for each pair the fusion layers' logit and the similarity, float32 (M,), from cached features."""
-    fusion: list[Tensor] = []
-    likeness: list[Tensor] = []
-    for rows in np.split(np.arange(len(pairs.label)), range(_BATCH, len(pairs.label), _BATCH)):
-        product, picture = pairs.product[rows], pairs.picture[rows]
-        image = model.image_tokens(*part.features.pictures(picture, np.zeros(len(rows), dtype=np.int64)))
-        text, mask = read_texts(model, part.features, product)
-        fusion.append(model.compare(image, text, mask))
-        likeness.append((model.image_embedding(image) * model.text_embedding(text, mask)).sum(dim=-1))
-    return torch.cat(fusion).numpy(), torch.cat(likeness).numpy()
+def all_signals(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> Evidence:
+    """Return what the model's readers say of each pair, from cached features."""
+    each: list[compact.Signals] = []
+    for rows in chunks(np.arange(len(pairs.label))):
+        sight = part.features.as_they_are(pairs.picture[rows])
+        each.append(model.signals(sight, *said(part.features, pairs.product[rows])))
+    return Evidence(*(torch.cat(one).numpy() for one in zip(*each, strict=True)))
 
 
 def _source(  # noqa: PLR0917 - private, called once
@@ -228,9 +286,15 @@ def _source(  # noqa: PLR0917 - private, called once
     return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance, columns)
 
 
-def _config(recipe: AdaptRecipe, columns: AttributeColumns | None = None) -> compact.CompactConfig:
-    attributes = None if columns is None else attribute_spec(columns)
-    return compact.CompactConfig(max_tokens=recipe.max_tokens, attributes=attributes, **recipe.model)
+def _config(
+    recipe: AdaptRecipe, facets: Facets | None = None, columns: AttributeColumns | None = None
+) -> compact.CompactConfig:
+    return compact.CompactConfig(
+        max_tokens=recipe.max_tokens,
+        facets=() if facets is None else facets.sizes,
+        attributes=None if columns is None else attribute_spec(columns),
+        **recipe.model,
+    )
 
 
 def _digest(provenance: dict[str, Any]) -> str:
@@ -245,20 +309,19 @@ def _part(model: compact.CompactFusion, source: Source, catalog: Catalog, folder
 
 
 def _with_wrong_texts(  # noqa: PLR0917 - private, called once
-    model: compact.CompactFusion, text: TextSpec, part: Part, folder: Path, recipe: AdaptRecipe, progress: Progress
+    model: compact.CompactFusion, source: Source, part: Part, folder: Path, recipe: AdaptRecipe, progress: Progress
 ) -> Part:
-    tokenizer = Tokenizer(text_tokenizer(), text)
-    reworded = extract_reworded(model, part.catalog, tokenizer, recipe.wrong_texts, recipe.seed, folder, progress)
+    reworded = extract_reworded(model, part.catalog, source, recipe.wrong_texts, recipe.seed, folder, progress)
     return replace(part, features=replace(part.features, reworded=reworded))
 
 
-def _progress_bar(total: int, progress: Progress) -> Callable[[Step], None]:
+def _progress_bar(total: int, progress: Progress) -> Callable[..., None]:
     task = progress.add_task("training", total=total)
     recent: deque[float] = deque(maxlen=100)
 
-    def on_step(step: Step) -> None:
+    def on_step(step: Step, before: int) -> None:
         recent.append(step.accuracy)
         told = float(np.mean(recent))
-        progress.update(task, completed=step.number, description=f"training: {told:.1%} of pairs told right")
+        progress.update(task, completed=before + step.number, description=f"training: {told:.1%} of pairs told right")
 
     return on_step

@@ -94,13 +94,13 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
 @torch.no_grad()
 def look(catalog: Catalog, progress: Progress) -> NDArray[np.float32]:
     """Return what each product's first picture looks like to ImageNet's weights, float32 (N, D)."""
-    backbone = ImageBackbone().eval()
+    backbone = ImageBackbone()
     first = catalog.first_picture[:-1]
     seen: list[NDArray[np.float32]] = []
     for rows in progress.track(np.split(first, range(_BATCH, len(first), _BATCH)), description="looking at pictures"):
         pixels = torch.from_numpy(catalog.pixel_values[rows]).float()
         sized = F.interpolate(pixels, size=(_LOOKS_SIDE, _LOOKS_SIDE), mode="bilinear", antialias=True)
-        seen.append(backbone.late(backbone.early(sized))[1].mean(dim=(2, 3)).numpy())
+        seen.append(backbone(sized)[1].mean(dim=(2, 3)).numpy())
     return np.concatenate(seen)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
-from engines.build.models.compact import TEXT_STATES, colors
+from engines.build.models.compact import TEXT_STATES, Sight
 from engines.build.rewording import Reworder
-from engines.build.texts import Texts
-from engines.text import compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
+    from engines.build.assemble import Source
     from engines.build.dataset import Catalog
     from engines.build.models.compact import CompactFusion
-    from engines.text import Tokenizer
+    from engines.build.texts import Texts
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
@@ -60,54 +59,62 @@ class Features:
     """Of P pictures and N texts.
 
     Attributes:
-        early: float16 (P, 2, C, h, w), the picture as it is and mirrored, after the frozen blocks.
-        color: uint8 (P, 3, 56, 56), raw colors.
+        middle: float16 (P, 2, 112, 14, 14), of the picture as it is and mirrored.
+        final: float16 (P, 2, 320, 7, 7), the same.
+        palette: float16 (P, K, 7, 7), of the picture as it is.
         looks: float32 (N, D), what each product's first picture looks like to ImageNet's weights.
         states: float16 (N, T, 384), the text backbone's last states.
         texts: the tokens.
         reworded: wrong texts; None: training uses none.
     """
 
-    early: NDArray[np.float16]
-    color: NDArray[np.uint8]
+    middle: NDArray[np.float16]
+    final: NDArray[np.float16]
+    palette: NDArray[np.float16]
     looks: NDArray[np.float32]
     states: NDArray[np.float16]
     texts: Texts
     reworded: Reworded | None = None
 
-    def pictures(self, indices: NDArray[np.int64], mirrored: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return early features and colors of these pictures, those mirrored where `mirrored` is 1."""
-        early = torch.from_numpy(self.early[indices, mirrored]).float()
-        color = self.color[indices]
-        color = np.where(mirrored[:, None, None, None] == MIRRORED, color[..., ::-1], color)
-        return early.to(memory_format=torch.channels_last), torch.from_numpy(color)
+    def pictures(self, indices: NDArray[np.int64], mirrored: NDArray[np.int64]) -> Sight:
+        """Return what the frozen parts see of these pictures, of those mirrored where `mirrored` is 1."""
+        palette = self.palette[indices]
+        palette = np.where(mirrored[:, None, None, None] == MIRRORED, palette[..., ::-1], palette)
+        return Sight(
+            torch.from_numpy(self.middle[indices, mirrored]).float(),
+            torch.from_numpy(self.final[indices, mirrored]).float(),
+            torch.from_numpy(palette).float(),
+        )
 
-    def text(self, products: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return states, ids and mask of these products' texts, cut to the longest of them."""
-        return text_rows(self.states, self.texts, products)
+    def as_they_are(self, indices: NDArray[np.int64]) -> Sight:
+        """Return what the frozen parts see of these pictures."""
+        return self.pictures(indices, np.full(len(indices), AS_IT_IS))
 
 
-def text_rows(states: NDArray[np.float16], texts: Texts, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return states (B, T, 384), ids and mask (B, T) of these texts, cut to the longest of them."""
+class Said(NamedTuple):
+    """Texts as a model's readers take them: `states` (B, T, 384), `mask` (B, T), `attributes` (B, A, 2) or None."""
+
+    states: Tensor
+    mask: Tensor
+    attributes: Tensor | None
+
+
+def said(source: Features | Reworded, rows: NDArray[np.int64]) -> Said:
+    """Return these texts, cut to the longest of them, with the attributes beside them."""
+    texts = source.texts
     mask = texts.attention_mask[rows]
     longest = int(mask.sum(axis=1).max())
-    kept = torch.from_numpy(states[rows, :longest]).float()
-    return kept, torch.from_numpy(texts.input_ids[rows, :longest]), torch.from_numpy(mask[:, :longest])
-
-
-def read_texts(model: CompactFusion, features: Features, products: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return tokens (B, T + K, C) and mask (B, T + K) of what these products say, attributes included."""
-    device = model.text_positions.device
-    states, ids, mask = (tensor.to(device) for tensor in features.text(products))
-    known = features.texts.attributes
-    attributes = None if known is None else torch.from_numpy(known[products]).to(device)
-    return model.joined(model.text_tokens(states, ids), mask, attributes)
+    return Said(
+        torch.from_numpy(source.states[rows, :longest]).float(),
+        torch.from_numpy(mask[:, :longest]),
+        None if texts.attributes is None else torch.from_numpy(texts.attributes[rows]),
+    )
 
 
 def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
     model: CompactFusion,
     catalog: Catalog,
-    tokenizer: Tokenizer,
+    source: Source,
     count: int,
     seed: int,
     folder: Path,
@@ -115,12 +122,19 @@ def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
 ) -> Reworded:
     """Return `count` wrong texts of each product, their states as a file in `folder`.
 
+    Attributes say the same as the text; a product without a wrong text keeps its own, which is never drawn.
+
     Raises:
         OSError: the folder has no room for them.
     """
     reworder = Reworder(catalog, seed=seed)
-    drawn = [reworder.reword(product) for product in range(len(catalog.products)) for _ in range(count)]
-    texts = Texts(*tokenizer.encode([compose(one.fields, tokenizer.spec) if one else "" for one in drawn]))
+    owners = np.repeat(np.arange(len(catalog.products)), count)
+    drawn = [reworder.reword(product) for product in owners.tolist()]
+    products = tuple(
+        one.applied(catalog.products[i]) if one else catalog.products[i]
+        for i, one in zip(owners.tolist(), drawn, strict=True)
+    )
+    texts = source.encode(replace(catalog, products=products))
     known = np.array([one is not None for one in drawn]).reshape(-1, count)
     model.eval()
     states = _states(model, texts, folder / "reworded.npy", progress)
@@ -135,12 +149,12 @@ def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, 
         OSError: the folder has no room for them.
     """
     model.eval()
-    early = _early(model, catalog.pixel_values, folder / "early.npy", progress)
-    first = catalog.first_picture[:-1]
+    middle, final, palette = _sights(model, catalog.pixel_values, folder, progress)
     features = Features(
-        early=early,
-        color=np.concatenate([colors(torch.from_numpy(part)).numpy() for part in _parts(catalog.pixel_values)]),
-        looks=_looks(model, early, first),
+        middle=middle,
+        final=final,
+        palette=palette,
+        looks=final[catalog.first_picture[:-1], AS_IT_IS].mean(axis=(2, 3), dtype=np.float32),
         states=_states(model, texts, folder / "states.npy", progress),
         texts=texts,
     )
@@ -149,24 +163,22 @@ def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, 
 
 
 @torch.no_grad()
-def _early(model: CompactFusion, pictures: NDArray[np.uint8], file: Path, progress: Progress) -> NDArray[np.float16]:
+def _sights(
+    model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress
+) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
     backbone = model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    side = pictures.shape[-1] // 8
-    shape = (len(pictures), 2, backbone.early_channels, side, side)
-    kept = _file(file, shape)
-    for start in progress.track(range(0, len(pictures), _BATCH), description="reading pictures"):
-        pixels = torch.from_numpy(pictures[start : start + _BATCH])
-        kept[start : start + _BATCH, AS_IT_IS] = backbone.early(pixels).half().numpy()
-        kept[start : start + _BATCH, MIRRORED] = backbone.early(pixels.flip(3)).half().numpy()
-    return kept
-
-
-@torch.no_grad()
-def _looks(model: CompactFusion, early: NDArray[np.float16], pictures: NDArray[np.int64]) -> NDArray[np.float32]:
-    parts = [
-        model.backbone.late(torch.from_numpy(early[p, AS_IT_IS]).float())[1].mean(dim=(2, 3)) for p in _parts(pictures)
-    ]
-    return np.concatenate([part.numpy() for part in parts])
+    count, cells = len(pictures), pictures.shape[-1] // 32
+    middle = _file(folder / "middle.npy", (count, 2, backbone.middle_channels, 2 * cells, 2 * cells))
+    final = _file(folder / "final.npy", (count, 2, backbone.final_channels, cells, cells))
+    palette = _file(folder / "palette.npy", (count, model.palette.size, cells, cells))
+    for start in progress.track(range(0, count, _BATCH), description="reading pictures"):
+        rows = slice(start, start + _BATCH)
+        pixels = torch.from_numpy(pictures[rows])
+        for side, shown in ((AS_IT_IS, pixels), (MIRRORED, pixels.flip(3))):
+            features = backbone(shown)
+            middle[rows, side], final[rows, side] = (part.half().numpy() for part in features)
+        palette[rows] = model.palette(pixels).half().numpy()
+    return middle, final, palette
 
 
 @torch.no_grad()

@@ -103,26 +103,27 @@ class TuneRecipe:
 class AdaptRecipe:
     """Hyperparameters of adapting a compact model to a catalogue.
 
-    Each picture is compared with 3 + `hard_texts` texts a step; with a `pair_weight` of 0 nothing is compared, and what
+    Each picture is compared with 2 + `hard_texts` texts a step; with a `pair_weight` of 0 nothing is compared, and what
     is trained is a dual encoder. `mix` gives the probability of each kind of partner (`mining.Miner.kinds`).
-    `trimmed_share` of the matches, those with the largest losses, are taken for errors of the catalogue. Each picture
-    is also compared with one of `wrong_texts` texts of its product that are wrong in one attribute (see `rewording`).
-    With `attributes` the model also reads the catalogue's columns (see `columns`).
+    `word_dropout` is the share of its words that a text loses in a step. `trimmed_share` of the matches, those with the
+    largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
+    of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
+    catalogue's columns (see `columns`).
     """
 
     seed: int
-    epochs: float = 8.0
+    epochs: float = 5.0
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16
     hard_texts: int = 1
     learning_rate: float = 7e-4
-    backbone_learning_rate: float = 1.5e-4
     weight_decay: float = 0.05
     average_decay: float = 0.995
     pair_weight: float = 1.0
     contrastive_weight: float = 0.5
     facet_weight: float = 0.3
+    word_dropout: float = 0.15
     trimmed_share: float = 0.0
     wrong_texts: int = 0
     attributes: bool = False

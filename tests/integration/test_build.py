@@ -78,7 +78,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert manifest.attributes.numbers == ("price",)
     assert "color" in manifest.attributes.categories
     assert load(release, threads=1).manifest.release == release.name
-    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 1
+    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 3  # one for each reader
 
 
 @pytest.mark.slow
@@ -87,7 +87,9 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
 ) -> None:
     """Two folds, one list, most suspicious first; a finished fold is not trained again, an unfinished one is."""
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
-    recipe = AdaptRecipe(seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16})
+    recipe = AdaptRecipe(
+        seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 1}
+    )
 
     def run_audit() -> list[dict[str, str]]:
         with Progress(disable=True) as progress:

@@ -14,7 +14,7 @@ from engines.build import export
 from engines.build.assemble import Source
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import ImageBackbone, text_tokenizer
-from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.models.compact import CompactConfig, CompactFusion, Looked, Reader
 from engines.contract import AttributeColumns, Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
 from tests.fakes import manifest
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 TOKENS = 8
 IMAGE, TEXT = ImageSpec(height=224, width=224), TextSpec(max_tokens=TOKENS, fields=("title",))
-CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16)
+CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16, readers=2, facets=(3, 5))
 MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
 
@@ -36,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> tu
     torch.manual_seed(0)
     model = CompactFusion(CONFIG, pretrained=False).eval()
     model.similarity_weight.fill_(3.0)
-    torch.nn.init.normal_(model.words.weight)
+    model.facet_weights.fill_(0.5)
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
     export.export(model, MANIFEST.inputs, path)
     return model, OnnxEngine(path, MANIFEST, threads=1)
@@ -87,7 +87,7 @@ def test_image_backbone_equals_the_package_s_model() -> None:
     backbone = ImageBackbone()
     pixels = torch.from_numpy(random_batch(1).pixel_values)
     with torch.no_grad():
-        _, final = backbone.late(backbone.early(pixels))
+        _, final = backbone(pixels)
         grid = (pixels.float() - backbone.mean) / backbone.deviation
         grid = published._swish(published._bn0(published._conv_stem(grid)))
         for block in published._blocks:
@@ -115,3 +115,17 @@ def test_onnx_with_attributes_equals_torch(tmp_path: Path) -> None:
     batch = msgspec.structs.replace(random_batch(2), attributes=np.zeros((2, columns.count, 2), np.float32))
     red = msgspec.structs.replace(batch, attributes=np.ones((2, columns.count, 2), np.float32))
     assert np.abs(engine.infer(batch) - engine.infer(red)).min() > 1e-4
+
+
+def test_surprise_is_the_picture_s_where_the_text_states_another_value() -> None:
+    """The expected improbability, in nats, of what the text states; nothing where it states nothing."""
+    torch.manual_seed(0)
+    reader = Reader(replace(CONFIG, facets=(2,)), colors=4).eval()
+    shown = torch.tensor([[2.0, 0.0, -1.0]])
+    looked = Looked(torch.zeros(1, 0, 32), torch.zeros(1, 256), (shown,))
+    states, mask = torch.zeros(1, 3, 384), torch.ones(1, 3, dtype=torch.int32)
+    for value, expected in ((0, -shown.log_softmax(1)[0, 0]), (1, -shown.log_softmax(1)[0, 1]), (3, torch.zeros(()))):
+        with torch.no_grad():
+            reader.stated[0].weight.zero_()  # type: ignore[operator,union-attr]
+            reader.stated[0].bias.copy_(40.0 * torch.eye(4)[value])  # type: ignore[operator,union-attr]
+            torch.testing.assert_close(reader.surprise(looked, states, mask)[0, 0], expected, atol=1e-4, rtol=0)

@@ -50,8 +50,9 @@ def features() -> Features:
     states = np.repeat(words[:, None], TOKENS, axis=1).astype(np.float16)
     states[:, -1] = 100.0  # padding, which must not be read
     return Features(
-        early=np.zeros((N, 2, 1, 1, 1), np.float16),
-        color=np.zeros((N, 3, 1, 1), np.uint8),
+        middle=np.zeros((N, 2, 1, 1, 1), np.float16),
+        final=np.zeros((N, 2, 1, 1, 1), np.float16),
+        palette=np.zeros((N, 1, 1, 1), np.float16),
         looks=looks,
         states=states,
         texts=Texts(np.ones_like(mask), mask),

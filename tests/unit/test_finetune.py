@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from engines.build.dataset import Catalog, Product
+from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
 from engines.build.finetune import Step, Trainer
-from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.models.compact import CompactConfig, Reader
+from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
 from engines.build.texts import Texts
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -25,7 +29,7 @@ N, TOKENS = 16, 6
 RECIPE = AdaptRecipe(
     seed=0, epochs=6, max_tokens=TOKENS, anchors_per_step=8, hard_texts=1, learning_rate=3e-3, trimmed_share=0.1
 )
-CONFIG = CompactConfig(vocabulary_size=50, max_tokens=TOKENS, width=32, layers=1, heads=2, joint=16, dropout=0.0)
+CONFIG = CompactConfig(max_tokens=TOKENS, width=32, heads=2, joint=16, dropout=0.0, readers=1, facets=(2,))
 
 
 def catalog() -> Catalog:
@@ -40,22 +44,34 @@ def catalog() -> Catalog:
 def features() -> Features:
     """Return pictures that are red or blue and otherwise noise, and texts that say which."""
     generator = np.random.default_rng(0)
-    color = np.zeros((N, 3, 56, 56), dtype=np.uint8)
-    color[0::2, 0], color[1::2, 2] = 220, 220
+    pixels = torch.zeros(N, 3, 224, 224, dtype=torch.uint8)
+    pixels[0::2, 0], pixels[1::2, 2] = 220, 220
     ids = np.stack([np.array([1, 10 + i % 2, 20 + i % 5, 2, 0, 0], dtype=np.int32) for i in range(N)])
+    words = generator.normal(size=(50, 384))
     return Features(
-        early=generator.normal(size=(N, 2, 40, 28, 28)).astype(np.float16),
-        color=color,
+        middle=generator.normal(size=(N, 2, 112, 14, 14)).astype(np.float16),
+        final=generator.normal(size=(N, 2, 320, 7, 7)).astype(np.float16),
+        palette=Palette()(pixels).half().numpy(),
         looks=generator.normal(size=(N, 8)).astype(np.float32),
-        states=generator.normal(size=(N, TOKENS, 384)).astype(np.float16),
+        states=words[ids].astype(np.float16),
         texts=Texts(ids, (ids > 0).astype(np.int32)),
     )
 
 
+def reader() -> Reader:
+    """Return an untrained reader."""
+    torch.manual_seed(0)
+    return Reader(CONFIG, Palette().size)
+
+
+def labels() -> NDArray[np.int64]:
+    """Return the colors as numbers."""
+    return Facets.of(catalog()).labels(catalog())
+
+
 def trainer() -> Trainer:
     """Return a run at its start."""
-    torch.manual_seed(0)
-    return Trainer(CompactFusion(CONFIG, pretrained=False), catalog(), features(), RECIPE)
+    return Trainer(reader(), catalog(), features(), labels(), RECIPE)
 
 
 class CutError(Exception):
@@ -75,10 +91,9 @@ def test_run_that_compares_nothing_trains_a_dual_encoder() -> None:
     """The fusion layers stay as they are; the similarity learns which picture goes with which text."""
     steps: list[Step] = []
     recipe = replace(RECIPE, pair_weight=0.0, contrastive_weight=1.0)
-    torch.manual_seed(0)
-    model = CompactFusion(CONFIG, pretrained=False)
-    before = {name: value.clone() for name, value in model.layers.state_dict().items()}
-    trained = Trainer(model, catalog(), features(), recipe).run(steps.append)
+    untrained = reader()
+    before = {name: value.clone() for name, value in untrained.layers.state_dict().items()}
+    trained = Trainer(untrained, catalog(), features(), labels(), recipe).run(steps.append)
     assert {step.pair_loss for step in steps} == {0.0}
     assert np.mean([s.contrastive_loss for s in steps[-3:]]) < np.mean([s.contrastive_loss for s in steps[:3]])
     assert all(torch.equal(value, before[name]) for name, value in trained.layers.state_dict().items())
@@ -95,9 +110,8 @@ def test_run_compares_texts_that_are_wrong_in_one_attribute() -> None:
 
     def first_step(**changes: Reworded) -> Step:
         steps: list[Step] = []
-        torch.manual_seed(0)
-        model = CompactFusion(CONFIG, pretrained=False)
-        Trainer(model, catalog(), replace(right, **changes), replace(RECIPE, epochs=0.5)).run(steps.append)
+        changed = replace(right, **changes)
+        Trainer(reader(), catalog(), changed, labels(), replace(RECIPE, epochs=0.5)).run(steps.append)
         return steps[0]
 
     without, beside = first_step(), first_step(reworded=reworded)
@@ -109,9 +123,8 @@ def test_run_compares_texts_that_are_wrong_in_one_attribute() -> None:
 def test_run_whose_last_batch_is_one_product_ends(hard_texts: int) -> None:
     """Sixteen products in batches of five leave one: it has its partner only to be compared with."""
     recipe = replace(RECIPE, epochs=1, anchors_per_step=5, hard_texts=hard_texts)
-    torch.manual_seed(0)
     steps: list[Step] = []
-    Trainer(CompactFusion(CONFIG, pretrained=False), catalog(), features(), recipe).run(steps.append)
+    Trainer(reader(), catalog(), features(), labels(), recipe).run(steps.append)
     assert [step.number for step in steps] == [1, 2, 3, 4]
 
 

@@ -16,20 +16,16 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
-_EARLY_BLOCKS: Final = 5  # their output is cached for training: generic edges and textures
 _MIDDLE_BLOCK: Final = 10  # the last one with 14 x 14 cells
 _MEAN: Final = (0.485, 0.456, 0.406)  # of ImageNet, as the weights were trained with
 _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class ImageBackbone(nn.Module):
-    """EfficientNet-Lite0 without its classifier, in two parts: `early`, which training caches, and `late`."""
+    """EfficientNet-Lite0 without its classifier; never trained."""
 
-    early_channels: Final = 40
     middle_channels: Final = 112
     final_channels: Final = 320
 
@@ -44,27 +40,20 @@ class ImageBackbone(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("deviation", 255 * torch.tensor(_DEVIATION).view(1, 3, 1, 1), persistent=False)
 
-    def early(self, pixel_values: Tensor) -> Tensor:
-        """Return (B, 40, H / 8, W / 8) of uint8 (B, 3, H, W)."""
-        grid = F.relu6(self.stem((pixel_values.float() - self.mean) / self.deviation))
-        for block in self.blocks[:_EARLY_BLOCKS]:
-            grid = block(grid)
-        return grid
+        self.eval().requires_grad_(requires_grad=False)
 
-    def late(self, early: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the middle (B, 112, H / 16, W / 16) and the final features (B, 320, H / 32, W / 32)."""
-        middle = grid = early
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the middle features (B, 112, H / 16, W / 16) and the final ones (B, 320, H / 32, W / 32).
+
+        Args:
+            pixel_values: uint8 (B, 3, H, W), RGB 0..255.
+        """
+        middle = grid = F.relu6(self.stem((pixel_values.float() - self.mean) / self.deviation))
         for number, block in enumerate(self.blocks):
-            if number >= _EARLY_BLOCKS:
-                grid = block(grid)
+            grid = block(grid)
             if number == _MIDDLE_BLOCK:
                 middle = grid
         return middle, grid
-
-    def late_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what fine-tuning may change: the rest is cached."""
-        for block in self.blocks[_EARLY_BLOCKS:]:
-            yield from block.parameters()
 
 
 class Block(nn.Module):

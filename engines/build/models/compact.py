@@ -1,23 +1,28 @@
-"""The compact family: pretrained backbones that come as packages, and fusion layers of our own between them.
+"""The compact family: pretrained backbones that come as packages and stay as they are, and readers of our own.
 
-    picture → EfficientNet-Lite0 → 14 x 14 image tokens ───┐ (keys and values)
-    text    → MiniLM-L6          → text tokens → [self-attention → cross-attention → feed-forward] x 3
-                                                                    → evidence of each text token → logit
+    picture → EfficientNet-Lite0 → 7 x 7 cells ┐
+            → palette (how much of which color)┴→ image tokens ─┐ (keys and values)
+    text    → MiniLM-L6 → text tokens → [self-attention → cross-attention → feed-forward] → evidence of each token
+                                                                    → logit
 
-An image token holds its cell's middle and final features and its raw colors, which ImageNet features half forget. A
-text is contradicted when ANY of its words is: the logit is a soft maximum over the words' evidence. Beside it the model
-keeps the similarity of picture and text as a whole, a dual encoder's signal, which finds absurd swaps best; its weight
-in the logit is fitted on held-out pairs, never trained, so that the fusion layers cannot lean on it.
+A text is contradicted when ANY of its words is: a reader's logit is a soft maximum over the words' evidence. Beside it
+stand two signals that need no attention: the similarity of picture and text as a whole, a dual encoder's, which finds
+absurd swaps best; and for each facet (color, product type, ...) the surprise of seeing what the picture shows where
+the text states another value. Their weights are fitted on held-out pairs, never trained, so that the fusion layers
+cannot lean on them.
+
+A catalogue has few products and some of them are wrong, so a single model that fits it well is sure of its errors, and
+those come first in any ranking: several small readers are trained, each from another start, and their logits averaged.
 
 Sources: Tan, Le 2019 (EfficientNet) and its "Lite" variant; Wang et al. 2020 (MiniLM); Li et al. 2022 (BLIP: a text
-encoder with cross-attention as image-text matcher).
+encoder with cross-attention as image-text matcher); Lakshminarayanan et al. 2017 (ensembles).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -25,31 +30,70 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
+from engines.build.models.palette import Palette
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 FAMILY: Final = "compact"
 
-GRID: Final = 14  # image tokens per side at 224 pixels
 TEXT_STATES: Final = 384  # MiniLM's width
-_COLOR_CELLS: Final = 4  # raw color samples per image token, each side
+_CELL: Final = 32  # pixels a side of one image token
+_CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_channels  # of a cell, beside its colors
+_SUMMARY: Final = 256
+_SUMMARY_TOKENS: Final = 2
 _MASKED: Final = -1e4  # added to the score of padding: no weight, and still finite in 16 bits
 _TYPICAL_TOKENS: Final = 30.0
+_SMALLEST_DEVIATION: Final = 1e-3
+_COLOR_SCALE, _COLOR_CENTER = 3.0, 0.3  # the root of a share, brought to the other features' size
+
+
+class Sight(NamedTuple):
+    """What the frozen parts see of B pictures of side H.
+
+    `middle` (B, 112, H / 16, H / 16), and, on cells of 32 pixels, `final` (B, 320, H / 32, H / 32) and `palette`
+    (B, K, H / 32, H / 32).
+    """
+
+    middle: Tensor
+    final: Tensor
+    palette: Tensor
+
+
+class Looked(NamedTuple):
+    """What a reader makes of B pictures: `tokens` (B, N, C), a `summary` (B, 256), and of each facet logits (B, V)."""
+
+    tokens: Tensor
+    summary: Tensor
+    facets: tuple[Tensor, ...]
+
+
+class Signals(NamedTuple):
+    """What speaks for a mismatch (`fusion`, `surprise`) and against it (`similarity`); (B,), (B, F), (B,)."""
+
+    fusion: Tensor
+    surprise: Tensor
+    similarity: Tensor
 
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of what is ours: 2.0 M parameters of layers and 5.9 M of words, beside the backbones' 2.9 M and 22.6 M."""
+    """Sizes of what is ours: 1.1 M parameters a reader, beside the backbones' 2.9 M and 22.6 M.
 
-    vocabulary_size: int = 30522
+    `facets` says how many values each facet of the catalogue has (`engines.build.facets`).
+    """
+
     image_size: int = 224
     max_tokens: int = 64
-    width: int = 192
-    layers: int = 3
-    heads: int = 6
+    width: int = 128
+    layers: int = 1
+    heads: int = 4
     joint: int = 128
-    dropout: float = 0.1
+    dropout: float = 0.3
+    readers: int = 3
+    facets: tuple[int, ...] = ()
     attributes: AttributeSpec | None = None
 
     def as_dict(self) -> dict[str, object]:
@@ -58,38 +102,20 @@ class CompactConfig:
 
 
 class CompactFusion(nn.Module):
-    """`forward(pixel_values, input_ids, attention_mask) -> logits`, as every family.
-
-    Training works on what the frozen parts give, cached: `early` (pictures), the text backbone's states, `colors`.
-    """
+    """`forward(pixel_values, input_ids, attention_mask[, attributes]) -> logits`, as every family."""
 
     similarity_weight: Tensor
+    facet_weights: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
         self.config = config
-        width = config.width
         self.backbone = ImageBackbone(pretrained=pretrained)
         self.text_backbone: Any = text_backbone(pretrained=pretrained)
-        self.middle = _projection(self.backbone.middle_channels, width)
-        self.final = _projection(self.backbone.final_channels, width)
-        self.color = _projection(3 * _COLOR_CELLS**2, width)
-        self.image_positions = nn.Parameter(torch.randn(1, width, GRID, GRID) * 0.02)
-        self.image_norm = nn.LayerNorm(width)
-        self.words = nn.Embedding(config.vocabulary_size, width)  # what the catalogue's own words mean in pictures
-        self.states = nn.Linear(TEXT_STATES, width)
-        self.text_positions = nn.Parameter(torch.randn(1, config.max_tokens, width) * 0.02)
-        self.text_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(FusionLayer(width, config.heads, config.dropout) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(width)
-        self.evidence = nn.Linear(width, 1)
-        self.image_vector = nn.Linear(width, config.joint)
-        self.text_vector = nn.Linear(width, config.joint)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(14.0)))
-        self.resampler = None if config.attributes is None else Resampler(config.attributes, width)
+        self.palette = Palette()
+        self.readers = nn.ModuleList(Reader(config, self.palette.size) for _ in range(config.readers))
         self.register_buffer("similarity_weight", torch.zeros(()))
-        nn.init.zeros_(self.words.weight)
+        self.register_buffer("facet_weights", torch.zeros(len(config.facets)))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -102,57 +128,143 @@ class CompactFusion(nn.Module):
             attention_mask: int32 (B, T), 1 on real tokens.
             attributes: float32 (B, A, 2), or None; see `engines.build.models.attributes`.
         """
-        image = self.image_tokens(self.backbone.early(pixel_values), colors(pixel_values))
         states = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        text, attention_mask = self.joined(self.text_tokens(states, input_ids), attention_mask, attributes)
-        likeness = (self.image_embedding(image) * self.text_embedding(text, attention_mask)).sum(dim=-1)
-        return self.compare(image, text, attention_mask) - self.similarity_weight * likeness
+        signals = self.signals(self.see(pixel_values), states, attention_mask, attributes)
+        logits: Tensor = signals.fusion - self.similarity_weight * signals.similarity
+        return logits + signals.surprise @ self.facet_weights
 
-    def image_tokens(self, early: Tensor, color: Tensor) -> Tensor:
-        """Return (B, 196, C) of early features (B, 40, 28, 28) and raw colors, uint8 (B, 3, 56, 56)."""
-        middle, final = self.backbone.late(early)  # (B, 112, 14, 14), (B, 320, 7, 7)
-        raw = F.pixel_unshuffle((color.float() - 127.5) / 64.0, _COLOR_CELLS)  # (B, 48, 14, 14)
-        coarse = F.interpolate(self.final(final), scale_factor=2.0, mode="nearest")
-        grid = self.middle(middle) + coarse + self.color(raw) + self.image_positions
-        tokens: Tensor = self.image_norm(grid.flatten(2).transpose(1, 2))
-        return tokens
+    def each_reader(self) -> list[Reader]:
+        """Return the readers, typed."""
+        return [cast("Reader", reader) for reader in self.readers]
 
-    def text_tokens(self, states: Tensor, input_ids: Tensor) -> Tensor:
-        """Return (B, T, C) of the text backbone's states (B, T, 384) and the tokens themselves."""
-        positions = self.text_positions[:, : input_ids.shape[1]]
-        tokens: Tensor = self.dropout(self.text_norm(self.states(states) + self.words(input_ids) + positions))
-        return tokens
+    def see(self, pixel_values: Tensor) -> Sight:
+        """Return what the frozen parts see of pictures, uint8 (B, 3, H, W)."""
+        middle, final = self.backbone(pixel_values)
+        return Sight(middle, final, self.palette(pixel_values))
 
-    def joined(self, text: Tensor, attention_mask: Tensor, attributes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def signals(self, sight: Sight, states: Tensor, mask: Tensor, attributes: Tensor | None) -> Signals:
+        """Return what the readers say on average of pictures and of texts' states (B, T, 384)."""
+        each = [reader(sight, states, mask, attributes) for reader in self.readers]
+        return Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
+
+    def standardise_by(self, sights: Iterable[Sight]) -> None:
+        """Set the mean and deviation of the readers' pooled features from those of a training set."""
+        pooled = torch.cat([pool(sight) for sight in sights])
+        for reader in self.each_reader():
+            reader.center.copy_(pooled.mean(dim=0))
+            reader.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
+
+
+class Reader(nn.Module):
+    """All that is trained: `forward(sight, states, mask, attributes) -> Signals`, and the steps on the way."""
+
+    center: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: CompactConfig, colors: int) -> None:
+        super().__init__()
+        width, drop = config.width, config.dropout
+        pooled, cells = _pooled_size(colors), (config.image_size // _CELL) ** 2
+        self.register_buffer("center", torch.zeros(pooled))
+        self.register_buffer("deviation", torch.ones(pooled))
+        self.summary = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Linear(pooled, 2 * _SUMMARY),
+            nn.GELU(),
+            nn.Dropout(0.4),
+            nn.Linear(2 * _SUMMARY, _SUMMARY),
+            nn.GELU(),
+            nn.Dropout(0.3),
+        )
+        self.shown = nn.ModuleList(nn.Linear(_SUMMARY, size + 1) for size in config.facets)
+        self.stated = nn.ModuleList(nn.Linear(TEXT_STATES, size + 2) for size in config.facets)
+        self.final_norm = nn.GroupNorm(1, ImageBackbone.final_channels)
+        self.middle_norm = nn.GroupNorm(1, 4 * ImageBackbone.middle_channels)
+        self.cells = nn.Sequential(nn.Dropout(drop), nn.Linear(_CHANNELS + colors, width))
+        self.cell_positions = nn.Parameter(torch.randn(1, cells, width) * 0.02)
+        self.cell_norm, self.image_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(drop), nn.Linear(2 * width, width)
+        )
+        self.summary_tokens = nn.Linear(_SUMMARY, _SUMMARY_TOKENS * width)
+        self.states = nn.Linear(TEXT_STATES, width)
+        self.text_positions = nn.Parameter(torch.randn(1, config.max_tokens, width) * 0.02)
+        self.text_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(drop)
+        self.resampler = None if config.attributes is None else Resampler(config.attributes, width)
+        self.layers = nn.ModuleList(FusionLayer(width, config.heads, drop) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(width)
+        self.evidence = nn.Linear(width, 1)
+        self.weights = nn.Linear(width, 1)  # of a cell in the picture's vector
+        self.image_vector = nn.Linear(width + _SUMMARY, config.joint)
+        self.text_vector = nn.Linear(width, config.joint)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(14.0)))
+
+    def forward(self, sight: Sight, states: Tensor, mask: Tensor, attributes: Tensor | None) -> Signals:
+        """Return the signals of B pairs."""
+        looked = self.look(sight)
+        text, known = self.read(states, mask, attributes)
+        similarity = (self.image_embedding(looked) * self.text_embedding(text, known)).sum(dim=-1)
+        return Signals(self.compare(looked.tokens, text, known), self.surprise(looked, states, mask), similarity)
+
+    def look(self, sight: Sight) -> Looked:
+        """Return tokens of the cells and of the whole picture, and what the picture shows of each facet."""
+        summary = self.summary((pool(sight) - self.center) / self.deviation)
+        colors = _COLOR_SCALE * sight.palette.sqrt() - _COLOR_CENTER
+        middle = self.middle_norm(F.pixel_unshuffle(sight.middle, 2))
+        grid = torch.cat([self.final_norm(sight.final), middle, colors], dim=1)
+        cells = self.cell_norm(self.cells(grid.flatten(2).transpose(1, 2)) + self.cell_positions)
+        cells = self.image_norm(cells + self.feed(cells))
+        whole = self.image_norm(self.summary_tokens(summary).unflatten(1, (_SUMMARY_TOKENS, -1)))
+        return Looked(torch.cat([cells, whole], dim=1), summary, tuple(classify(summary) for classify in self.shown))
+
+    def read(self, states: Tensor, mask: Tensor, attributes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return tokens (B, T + K, C) and mask (B, T + K): what the attributes say, behind what the text says."""
+        text: Tensor = self.text_norm(self.states(states) + self.text_positions[:, : states.shape[1]])
+        text = self.dropout(text)
         if self.resampler is None or attributes is None:
-            return text, attention_mask
+            return text, mask
         known = self.resampler(attributes)
-        real = torch.ones_like(known[..., 0]).to(attention_mask.dtype)
-        return torch.cat([text, known], dim=1), torch.cat([attention_mask, real], dim=1)
+        real = torch.ones_like(known[..., 0]).to(mask.dtype)
+        return torch.cat([text, known], dim=1), torch.cat([mask, real], dim=1)
 
-    def image_embedding(self, image: Tensor) -> Tensor:
+    def image_embedding(self, looked: Looked) -> Tensor:
         """Return the picture as one unit vector (B, J)."""
-        return F.normalize(self.image_vector(image.mean(dim=1)), dim=-1)
+        cells = looked.tokens[:, :-_SUMMARY_TOKENS]
+        seen = (self.weights(cells).softmax(dim=1) * cells).sum(dim=1) + cells.mean(dim=1)
+        return F.normalize(self.image_vector(torch.cat([seen, looked.summary], dim=1)), dim=-1)
 
-    def text_embedding(self, text: Tensor, attention_mask: Tensor) -> Tensor:
+    def text_embedding(self, text: Tensor, mask: Tensor) -> Tensor:
         """Return the text as one unit vector (B, J)."""
-        real = attention_mask.to(text.dtype)[:, :, None]
+        real = mask.to(text.dtype)[:, :, None]
         return F.normalize(self.text_vector((text * real).sum(dim=1) / real.sum(dim=1)), dim=-1)
 
-    def compare(self, image: Tensor, text: Tensor, attention_mask: Tensor) -> Tensor:
+    def compare(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
         """Return the fusion layers' logits (B,).
 
         Args:
             image: (P, N, C); each is compared with as many texts, B / P, that stand one behind the other.
             text: (B, T, C).
-            attention_mask: (B, T).
+            mask: (B, T).
         """
-        padding = torch.where(attention_mask.bool(), 0.0, _MASKED)  # (B, T)
+        padding = _padding(mask)
         for layer in self.layers:
             text = layer(text, image, padding[:, None, None, :])
         evidence = self.evidence(self.norm(text)).squeeze(-1)  # (B, T)
         return torch.logsumexp(evidence + padding, dim=1) - math.log(_TYPICAL_TOKENS)
+
+    def states_of(self, states: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Return logits (B, V + 2) of what texts state of each facet: its strongest word counts."""
+        padding = _padding(mask)[:, :, None]
+        return tuple(torch.logsumexp(classify(states) + padding, dim=1) for classify in self.stated)
+
+    def surprise(self, looked: Looked, states: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, F): how unlikely the picture, in nats, holds what the text states; 0 where it states nothing."""
+        stated = [logits.softmax(dim=1)[:, :-1] for logits in self.states_of(states, mask)]
+        expected = [
+            -(value * logits.log_softmax(dim=1)).sum(dim=1) for value, logits in zip(stated, looked.facets, strict=True)
+        ]
+        return torch.stack(expected, dim=1) if expected else states.new_zeros(len(states), 0)
 
 
 class FusionLayer(nn.Module):
@@ -199,11 +311,18 @@ class FusionLayer(nn.Module):
         return tokens.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
 
 
-def colors(pixel_values: Tensor) -> Tensor:
-    """Return the picture's raw colors, uint8 (B, 3, 56, 56): means of 4 x 4 pixels."""
-    return F.avg_pool2d(pixel_values.float(), _COLOR_CELLS).round().to(torch.uint8)
+def pool(sight: Sight) -> Tensor:
+    """Return pictures' features over all cells, and their colors over all cells and over the middle ones, (B, D)."""
+    side = sight.palette.shape[-1]
+    center = slice(side // 4, side - side // 4)
+    colors = [part.mean(dim=(2, 3)).sqrt() for part in (sight.palette, sight.palette[:, :, center, center])]
+    return torch.cat([sight.final.mean(dim=(2, 3)), sight.middle.mean(dim=(2, 3)), *colors], dim=1)
 
 
-def _projection(channels: int, width: int) -> nn.Sequential:
-    """Return a normalisation over one picture's features, and a map to the tokens' width."""
-    return nn.Sequential(nn.GroupNorm(1, channels), nn.Conv2d(channels, width, 1))
+def _pooled_size(colors: int) -> int:
+    return ImageBackbone.final_channels + ImageBackbone.middle_channels + 2 * colors
+
+
+def _padding(mask: Tensor) -> Tensor:
+    """Return what is added to the scores of tokens (B, T): nothing, or for padding a very low number."""
+    return torch.where(mask.bool(), 0.0, _MASKED)
