@@ -26,7 +26,6 @@ from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.texts import data_digest
 from engines.contract import ImageSpec, TextSpec
-from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +141,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     if model.resampler is not None and training.texts.attributes is not None:
         model.resampler.standardise_by(torch.from_numpy(training.texts.attributes))
     if recipe.wrong_texts:
-        training = _with_wrong_texts(model, text, training, work / PART_FOLDERS[0], recipe, progress)
+        training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
     return Prepared(source, model, training, validation, test)
 
 
@@ -245,10 +244,9 @@ def _part(model: compact.CompactFusion, source: Source, catalog: Catalog, folder
 
 
 def _with_wrong_texts(  # noqa: PLR0917 - private, called once
-    model: compact.CompactFusion, text: TextSpec, part: Part, folder: Path, recipe: AdaptRecipe, progress: Progress
+    model: compact.CompactFusion, source: Source, part: Part, folder: Path, recipe: AdaptRecipe, progress: Progress
 ) -> Part:
-    tokenizer = Tokenizer(text_tokenizer(), text)
-    reworded = extract_reworded(model, part.catalog, tokenizer, recipe.wrong_texts, recipe.seed, folder, progress)
+    reworded = extract_reworded(model, part.catalog, source, recipe.wrong_texts, recipe.seed, folder, progress)
     return replace(part, features=replace(part.features, reworded=reworded))
 
 

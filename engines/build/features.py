@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
@@ -11,8 +11,6 @@ import torch
 
 from engines.build.models.compact import TEXT_STATES, colors
 from engines.build.rewording import Reworder
-from engines.build.texts import Texts
-from engines.text import compose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,9 +20,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor
 
+    from engines.build.assemble import Source
     from engines.build.dataset import Catalog
     from engines.build.models.compact import CompactFusion
-    from engines.text import Tokenizer
+    from engines.build.texts import Texts
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
@@ -95,19 +94,19 @@ def text_rows(states: NDArray[np.float16], texts: Texts, rows: NDArray[np.int64]
     return kept, torch.from_numpy(texts.input_ids[rows, :longest]), torch.from_numpy(mask[:, :longest])
 
 
-def read_texts(model: CompactFusion, features: Features, products: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Return tokens (B, T + K, C) and mask (B, T + K) of what these products say, attributes included."""
+def read_texts(model: CompactFusion, said: Features | Reworded, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Return tokens (B, T + K, C) and mask (B, T + K) of these texts, attributes included, where the model is."""
     device = model.text_positions.device
-    states, ids, mask = (tensor.to(device) for tensor in features.text(products))
-    known = features.texts.attributes
-    attributes = None if known is None else torch.from_numpy(known[products]).to(device)
+    states, ids, mask = (tensor.to(device) for tensor in text_rows(said.states, said.texts, rows))
+    known = said.texts.attributes
+    attributes = None if known is None else torch.from_numpy(known[rows]).to(device)
     return model.joined(model.text_tokens(states, ids), mask, attributes)
 
 
 def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
     model: CompactFusion,
     catalog: Catalog,
-    tokenizer: Tokenizer,
+    source: Source,
     count: int,
     seed: int,
     folder: Path,
@@ -115,12 +114,19 @@ def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
 ) -> Reworded:
     """Return `count` wrong texts of each product, their states as a file in `folder`.
 
+    Attributes say the same as the text; a product without a wrong text keeps its own, which is never drawn.
+
     Raises:
         OSError: the folder has no room for them.
     """
     reworder = Reworder(catalog, seed=seed)
-    drawn = [reworder.reword(product) for product in range(len(catalog.products)) for _ in range(count)]
-    texts = Texts(*tokenizer.encode([compose(one.fields, tokenizer.spec) if one else "" for one in drawn]))
+    owners = np.repeat(np.arange(len(catalog.products)), count)
+    drawn = [reworder.reword(product) for product in owners.tolist()]
+    products = tuple(
+        one.applied(catalog.products[i]) if one else catalog.products[i]
+        for i, one in zip(owners.tolist(), drawn, strict=True)
+    )
+    texts = source.encode(replace(catalog, products=products))
     known = np.array([one is not None for one in drawn]).reshape(-1, count)
     model.eval()
     states = _states(model, texts, folder / "reworded.npy", progress)

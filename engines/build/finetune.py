@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from engines.build.features import AS_IT_IS, read_texts, text_rows
+from engines.build.features import AS_IT_IS, read_texts
 from engines.build.mining import Miner
 from engines.build.teachers import FacetsTeacher
 from engines.build.train import Average
@@ -194,8 +194,8 @@ class Trainer:
         having, rows = reworded.draw(owners, self._generator)
         if not len(having):
             return image.new_zeros(0)
-        states, ids, mask = (tensor.to(self._device) for tensor in text_rows(reworded.states, reworded.texts, rows))
-        logits = self._model.compare(image[torch.from_numpy(having)], self._model.text_tokens(states, ids), mask)
+        text, mask = read_texts(self._model, reworded, rows)
+        logits = self._model.compare(image[torch.from_numpy(having)], text, mask)
         return F.softplus(-logits)  # binary cross-entropy with label 1
 
     def _trimmed(self, losses: Tensor, progress: float) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from engines.build.dataset import Catalog
+    from engines.build.dataset import Catalog, Product
 
 FIELDS: Final = ("color", "gender", "material", "pattern")
 COUNT: Final = "count"
@@ -42,6 +43,12 @@ class Rewording(NamedTuple):
     old: str
     new: str
     fields: dict[str, str]
+
+    def applied(self, product: Product) -> Product:
+        """Return the product as it says of itself now; its columns say the same as its text."""
+        changed = {name: text for name, text in self.fields.items() if text != product.fields[name]}
+        columns = {name: changed.get(name, value) for name, value in product.columns.items()}
+        return replace(product, fields=self.fields, columns=columns)
 
 
 class Reworder:

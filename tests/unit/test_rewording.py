@@ -91,3 +91,12 @@ def test_reword_same_seed_gives_the_same_texts() -> None:
     one, other = ([drawing.reword(i % 4) for i in range(20)] for drawing in (reworder(*products), reworder(*products)))
     assert one == other
     assert len({found.new for found in one if found}) > 2
+
+
+def test_applied_changes_columns_with_the_text() -> None:
+    """An engine that reads both must not tell a wrong text by their difference; the price is no part of the text."""
+    columns: dict[str, object] = {"title": "Red tee", "color": "Red", "price": "5"}
+    said = Product({"title": "Red tee", "color": "Red"}, (), 0, "0", "tees", columns=columns)
+    found = reworded(said, product(1, color="Navy")).applied(said)
+    assert found.fields == {"title": "Navy tee", "color": "Navy"}
+    assert found.columns == {"title": "Navy tee", "color": "Navy", "price": "5"}
