@@ -6,14 +6,16 @@
 CATALOG is a folder as `streamer collect` writes it. One recipe, one split by connected groups, one run: each method is
 trained on the same products, its free weights are chosen on the same validation pairs, and all are measured on the same
 test pairs, which nothing was trained or tuned on. A grade is one wrong picture for each text; its figures are stated
-for a prevalence, by weighing. DIR gets quality.json, quality.md and quality.png; what is trained stands in DIR/work,
-and a run that was cut goes on from it.
+for a prevalence, by weighing. DIR gets quality.json, quality.md, quality.png, curves.png (validation, epoch by epoch),
+and misses.png and false-alarms.png: 50 pairs each to be judged by eye. What is trained stands in DIR/work, and a run
+that was cut goes on from it.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
@@ -24,7 +26,7 @@ import msgspec
 import numpy as np
 import torch
 import typer
-from matplotlib.figure import Figure
+from quality_pictures import draw_bars, draw_curves, draw_sheet
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,13 +44,15 @@ if TYPE_CHECKING:
 
     from engines.build.adapt import Part, Prepared
     from engines.build.evaluate import Pairs
-    from engines.build.models.compact import CompactFusion
+    from engines.build.models.compact import CompactFusion, Reader
     from engines.calibration import Interval
 
     Scores = NDArray[np.floating]
 
 PREVALENCES: Final = (0.01, PREVALENCE, 0.1)
 FUSION, DUALS = "compact", ("dual encoder", "dual encoder, hard negatives")
+HALF: Final = 0.5  # the precision at which misses and false alarms are shown
+_SHEET: Final = 50
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -63,16 +67,17 @@ class Bench:
     progress: Progress
     validation: Pairs
     test: Pairs
+    curves: list[dict[str, Any]] = field(default_factory=list)
 
     def parts(self) -> tuple[tuple[Part, Pairs], tuple[Part, Pairs]]:
         """Return validation and test, each with its pairs."""
         return (self.prepared.validation, self.validation), (self.prepared.test, self.test)
 
-    def trained(self, recipe: AdaptRecipe) -> CompactFusion:
+    def trained(self, recipe: AdaptRecipe, on_epoch: Callable[[Reader], None] | None = None) -> CompactFusion:
         """Return a compact model trained by the recipe from the start, or from where an earlier run was cut."""
         model = adapt.fresh(self.prepared.model.config, recipe.seed)
         adapt.standardise(model, self.prepared.training)
-        adapt.train(replace(self.prepared, model=model), self.work, recipe, self.progress)
+        adapt.train(replace(self.prepared, model=model), self.work, recipe, self.progress, on_epoch)
         return model
 
 
@@ -80,7 +85,7 @@ def dual(bench: Bench, mix: dict[str, float]) -> tuple[Scores, CompactFusion]:
     """Return the test scores of a dual encoder whose batches hold partners drawn from `mix`, and the encoder."""
     recipe = replace(bench.recipe, epochs=bench.dual_epochs, pair_weight=0.0, contrastive_weight=1.0, mix=mix)
     model = bench.trained(recipe)
-    return -adapt.all_signals(model, bench.prepared.test, bench.test).similarity, model
+    return -adapt.all_signals(model.signals, bench.prepared.test, bench.test).similarity, model
 
 
 def lemon(bench: Bench, model: CompactFusion) -> Scores:
@@ -111,13 +116,40 @@ def pooled_mlp(bench: Bench) -> Scores:
 
 def fusion(bench: Bench) -> dict[str, Scores]:
     """Return the test scores of the compact family, with and without the signals beside its fusion layers."""
-    model = bench.trained(bench.recipe)
+    model = bench.trained(bench.recipe, partial(_note, bench))
     adapt.weigh(model, bench.prepared.validation, bench.validation)
-    signals = adapt.all_signals(model, bench.prepared.test, bench.test)
+    signals = adapt.all_signals(model.signals, bench.prepared.test, bench.test)
     return {
         f"{FUSION}, fusion layers alone": signals.fusion,
         FUSION: adapt.combined(signals, adapt.weights_of(model)),
     }
+
+
+def _note(bench: Bench, reader: Reader) -> None:
+    """Add a point to the learning curves: what one reader's fusion layers find of the validation pairs."""
+    pairs, epochs = bench.validation, math.ceil(bench.recipe.epochs)
+    scores = adapt.all_signals(reader, bench.prepared.validation, pairs).fusion
+    auc = {
+        grade: round(calibration.auc(scores[rows], pairs.label[rows]), 4) for grade, rows in _by_grade(pairs).items()
+    }
+    number = len(bench.curves)
+    bench.curves.append({"reader": number // epochs, "epoch": number % epochs + 1, "auc": auc})
+
+
+def draw_audit(bench: Bench, scores: Scores, out: Path) -> None:
+    """Write 50 matches that are taken for mismatches, and 50 hard mismatches that are not, where half is right."""
+    pairs = bench.test
+    grade = grades.HARD if (pairs.difference == grades.HARD).any() else grades.EASY
+    (matches,), (wrong,) = (np.nonzero(pairs.label == 0), np.nonzero(pairs.difference == grade))
+    rows = np.concatenate([matches, wrong])
+    threshold = calibration.threshold_for_precision(
+        scores[rows], pairs.label[rows], prevalence=PREVALENCE, precision=HALF
+    )
+    missed = wrong[scores[wrong] < (np.inf if threshold is None else threshold)]
+    drawn = np.random.default_rng(bench.recipe.seed).permutation(missed)[:_SHEET]
+    false_alarms = matches[np.argsort(-scores[matches], kind="stable")][:_SHEET]
+    for name, chosen in (("misses", drawn), ("false-alarms", false_alarms)):
+        draw_sheet(bench.prepared.test, pairs, chosen, out / f"{name}.png")
 
 
 def shown(part: Part, pairs: Pairs) -> NDArray[np.int64]:
@@ -228,28 +260,6 @@ def _at_stated(of_grade: dict[str, Any]) -> list[float]:
     return interval
 
 
-def draw(facts: dict[str, Any], file: Path) -> None:
-    """Write the first table as a picture."""
-    methods: dict[str, Any] = facts["methods"]
-    present = list(methods[FUSION])
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(methods)
-    for number, (name, lines_of) in enumerate(methods.items()):
-        found = np.array([_at_stated(lines_of[g]) for g in present])
-        places = np.arange(len(present)) + (number - (len(methods) - 1) / 2) * width
-        errors = np.stack([found[:, 0] - found[:, 1], found[:, 2] - found[:, 0]]).clip(min=0)
-        axes.bar(places, found[:, 0], width, yerr=errors, label=name, error_kw={"elinewidth": 0.8})
-    axes.set_xticks(np.arange(len(present)), present)
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("recall at precision 0.5")
-    axes.set_title(f"{facts['catalog']}, {PREVALENCE:.0%} of the pictures wrong", parse_math=False)
-    axes.legend(fontsize="small", frameon=False)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(file, dpi=120)
-
-
 def best_dual(methods: dict[str, Any], grade: str) -> str:
     """Return the dual encoder that finds most of a grade."""
     return max(DUALS, key=lambda name: _at_stated(methods[name][grade])[0])
@@ -259,8 +269,8 @@ def measure(  # noqa: PLR0917 - typer's options
     catalog: Annotated[Path, typer.Argument(help="Folder with catalog.jsonl and the pictures it names.")],
     out: Annotated[Path, typer.Option(help="Directory for quality.json, quality.md, quality.png and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the pairs, the weights.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Of the fusion model.")] = 6.0,
-    dual_epochs: Annotated[float, typer.Option(help="Of a dual encoder; its steps cost a third.")] = 8.0,
+    epochs: Annotated[float, typer.Option(help="Of the fusion model.")] = 5.0,
+    dual_epochs: Annotated[float, typer.Option(help="Of a dual encoder; its steps cost half.")] = 6.0,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 64,
     shares: Annotated[
         tuple[float, float, float], typer.Option(help="Of the products: to train on, to choose weights, to test.")
@@ -308,6 +318,8 @@ def measure(  # noqa: PLR0917 - typer's options
         "dual_epochs": dual_epochs,
         "shares": shares,
         "seconds_in_this_process": seconds,
+        "threads": threads,
+        "curves": bench.curves,
         "methods": methods,
         "gain": {
             grade: gain(bench, results[FUSION], results[best_dual(methods, grade)], rows)
@@ -317,7 +329,11 @@ def measure(  # noqa: PLR0917 - typer's options
     table = as_markdown(facts)
     (out / "quality.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
     (out / "quality.md").write_text(table)
-    draw(facts, out / "quality.png")
+    present = list(methods[FUSION])
+    recalls = {name: [_at_stated(of[grade]) for grade in present] for name, of in methods.items()}
+    draw_bars(catalog.name, recalls, present, out / "quality.png")
+    draw_curves(bench.curves, out / "curves.png")
+    draw_audit(bench, results[FUSION], out)
     Console().print(Markdown(table))
 
 

@@ -171,8 +171,16 @@ def standardise(model: compact.CompactFusion, training: Part) -> None:
             reader.resampler.standardise_by(torch.from_numpy(training.texts.attributes))
 
 
-def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> None:
-    """Train the prepared model by the recipe, from its last checkpoint in `work` where there is one.
+def train(
+    prepared: Prepared,
+    work: Path,
+    recipe: AdaptRecipe,
+    progress: Progress,
+    on_epoch: Callable[[compact.Reader], None] | None = None,
+) -> None:
+    """Train the prepared model by the recipe, from its last checkpoints in `work` where there are some.
+
+    `on_epoch` is given each reader as it is after each epoch.
 
     Raises:
         ValueError: all products show the same.
@@ -188,7 +196,7 @@ def train(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progres
         seeded = replace(recipe, seed=recipe.seed + number * _SEED_STEP)
         trainer = Trainer(reader, training.catalog, training.features, labels, seeded)
         on_step = tracking.by_epoch(partial(bar, before=number * total), per_epoch, LOGGED)
-        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt")
+        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt", on_epoch)
     model.eval()
 
 
@@ -197,7 +205,7 @@ def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> No
 
     Best: by `mean_recall` and average precision alike. One weight after the other is tried, twice.
     """
-    signals = all_signals(model, part, pairs)
+    signals = all_signals(model.signals, part, pairs)
     facets = model.facet_weights.numel()
     weights = np.zeros(1 + facets)
     tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets)
@@ -258,12 +266,12 @@ def embed(model: compact.CompactFusion, part: Part) -> Embedded:
 
 
 @torch.no_grad()
-def all_signals(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> Evidence:
-    """Return what the model's readers say of each pair, from cached features."""
+def all_signals(signals: Callable[..., compact.Signals], part: Part, pairs: evaluate.Pairs) -> Evidence:
+    """Return what `CompactFusion.signals` or a single reader says of each pair, from cached features."""
     each: list[compact.Signals] = []
     for rows in chunks(np.arange(len(pairs.label))):
         sight = part.features.as_they_are(pairs.picture[rows])
-        each.append(model.signals(sight, *said(part.features, pairs.product[rows])))
+        each.append(signals(sight, *said(part.features, pairs.product[rows])))
     return Evidence(*(torch.cat(one).numpy() for one in zip(*each, strict=True)))
 
 

@@ -11,6 +11,7 @@ the matches with the largest losses are not learned (small-loss selection, Han e
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from collections import deque
@@ -91,8 +92,15 @@ class Trainer:
         self.total = steps(len(catalog.products), recipe)
         self.number = 0
 
-    def run(self, on_step: Callable[[Step], None], checkpoint: Path | None = None) -> Reader:
+    def run(
+        self,
+        on_step: Callable[[Step], None],
+        checkpoint: Path | None = None,
+        on_epoch: Callable[[Reader], None] | None = None,
+    ) -> Reader:
         """Train to the end, from the checkpoint where there is one, and return the averaged reader, on the CPU.
+
+        `on_epoch` is given the average as it is after each epoch, to be looked at.
 
         Raises:
             ValueError: all products show the same.
@@ -104,6 +112,10 @@ class Trainer:
             self._miner.look(self._vectors())
             if checkpoint is not None:
                 self._save(checkpoint)
+            if on_epoch is not None:
+                average = copy.deepcopy(self._reader)
+                self._average.copy_to(average)
+                on_epoch(average.to("cpu").eval())
         self._average.copy_to(self._reader)
         return self._reader.to("cpu").eval()
 

@@ -42,3 +42,10 @@ def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     assert sum(facts["products"].values()) == 350
     assert "| compact |" in (tmp_path / "out" / "quality.md").read_text()
     assert (tmp_path / "out" / "quality.png").read_bytes().startswith(b"\x89PNG")
+    assert [point["auc"].keys() for point in facts["curves"]] == [facts["methods"]["compact"].keys()] * 3
+    for picture in ("curves", "misses", "false-alarms"):
+        assert (tmp_path / "out" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    runs = [str(tmp_path / "out")] * 2
+    seeds = [sys.executable, str(SCRIPT.with_name("quality_seeds.py")), *runs, "--out", str(tmp_path / "seeds")]
+    subprocess.run(seeds, check=True, capture_output=True)
+    assert "| compact |" in (tmp_path / "seeds" / "seeds.md").read_text()
