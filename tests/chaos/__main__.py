@@ -1,0 +1,178 @@
+"""Faults, one after another, on a real Apache Kafka (KAFKA_HOME): prints one table, and exits 1 if a promise broke.
+
+python -m tests.chaos --runs 10 --faults kill,cut --events 50000 --seed 1 --minutes 60 --json chaos.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from streamer.demo.broker import LOOPBACK, free_port
+from tests import brokers
+from tests.chaos.faults import FAULTS
+from tests.chaos.proxy import Proxy
+from tests.chaos.run import Place, Result, Size, run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.chaos.faults import Fault
+
+REDELIVERED_AT_MOST = 0.02
+"""Of the events, outcomes that a planned rebalance repeats."""
+PLANNED: tuple[Fault, ...] = ("terminate", "scale")
+
+
+@contextlib.asynccontextmanager
+async def place(directory: Path) -> AsyncIterator[Place]:
+    """Yield a running Kafka with a proxy in front of it."""
+    port = free_port()
+    kafka = brokers.Kafka(brokers.kafka_home(), directory, proxied=port)
+    kafka.start()
+    try:
+        async with Proxy(port, kafka.behind_proxy) as proxy:
+            yield Place(kafka, proxy, f"{LOOPBACK}:{port}", _clock(directory))
+    finally:
+        kafka.stop()
+
+
+def _clock(directory: Path) -> Path | None:
+    """Return the library that makes a worker's clock jump, None where there is no compiler for it."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    library = directory / "clock.so"
+    source = Path(__file__).with_name("clock.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def problems(result: Result) -> list[str]:
+    """Return what a run broke, in words."""
+    verdict = result.verdict
+    found = [*verdict.wrong, *verdict.ahead]
+    found += [f"{verdict.lost} events without an outcome"] if verdict.lost else []
+    found += [f"{verdict.lag} records not committed"] if verdict.lag else []
+    found += [f"{result.untidy} workers did not leave in order"] if result.untidy else []
+    if result.fault in PLANNED and verdict.duplicates > REDELIVERED_AT_MOST * verdict.events:
+        found.append(f"{verdict.duplicates} of {verdict.events} outcomes redelivered by a planned rebalance")
+    return found
+
+
+def table(results: list[Result]) -> Table:
+    """Return the figures, one line for each fault."""
+    shown = Table(title="Delivery under faults", caption="restarts: workers that ended by themselves, as a kubelet would")
+    for column in ("fault", "runs", "events", "lost", "wrong", "ahead", "duplicates", "restarts", "recovery s"):
+        shown.add_column(column, justify="left" if column == "fault" else "right")
+    for fault in FAULTS:
+        of_fault = [result for result in results if result.fault == fault]
+        if not of_fault:
+            continue
+        verdicts = [result.verdict for result in of_fault]
+        events = sum(verdict.events for verdict in verdicts)
+        duplicates = sum(verdict.duplicates for verdict in verdicts)
+        recoveries = [verdict.recovery_s for verdict in verdicts]
+        shown.add_row(
+            fault,
+            str(len(of_fault)),
+            f"{events:,}",
+            str(sum(verdict.lost for verdict in verdicts)),
+            str(sum(len(problems(result)) for result in of_fault)),
+            str(sum(len(verdict.ahead) for verdict in verdicts)),
+            f"{duplicates} ({duplicates / max(events, 1):.2%})",
+            f"{sum(result.restarts for result in of_fault)}",
+            f"{statistics.median(recoveries):.1f}, at most {max(recoveries):.1f}",
+        )
+    return shown
+
+
+async def _runs(arguments: argparse.Namespace, console: Console, directory: Path) -> list[Result]:
+    results: list[Result] = []
+    size = Size(arguments.events, arguments.partitions, arguments.workers)
+    ends = time.monotonic() + 60 * arguments.minutes
+    (directory / "kafka").mkdir()
+    async with place(directory / "kafka") as where:
+        for seed in range(arguments.seed, arguments.seed + arguments.runs):
+            for fault in arguments.faults:
+                if time.monotonic() > ends:
+                    console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
+                    return results
+                if fault == "clock" and where.clock is None:
+                    console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
+                    continue
+                root = directory / f"{fault}-{seed}"
+                root.mkdir()
+                results.append(await run(where, root, fault, seed, size))
+                _tell(results[-1], root, console)
+                arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
+    return results
+
+
+def _tell(result: Result, root: Path, console: Console) -> None:
+    verdict, broken = result.verdict, problems(result)
+    ended = ", ".join(f"{one.slot}:{one.code}{'' if one.told else '!'}" for one in result.exits)
+    console.print(
+        f"{result.fault}, seed {result.seed}: {verdict.events} events in {result.seconds:.0f} s, {verdict.lost} lost, "
+        f"{len(broken)} problems, {verdict.duplicates} duplicates ({verdict.changed} changed), "
+        f"{verdict.repeated_alerts} alerts again, recovery {verdict.recovery_s:.1f} s, "
+        f"exits [{ended}], {result.liveness_kills} failed liveness",
+        markup=False,
+        soft_wrap=True,
+    )
+    for line in broken[:10]:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    if broken:
+        console.print(f"  logs: {root}", markup=False, soft_wrap=True)
+    else:
+        shutil.rmtree(root)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--runs", type=int, default=10, help="runs of each fault, with different seeds")
+    parser.add_argument("--faults", type=lambda text: text.split(","), default=list(FAULTS), help=", ".join(FAULTS))
+    parser.add_argument("--events", type=int, default=Size.events)
+    parser.add_argument("--partitions", type=int, default=Size.partitions)
+    parser.add_argument("--workers", type=int, default=Size.workers)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run of each fault")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this long")
+    parser.add_argument("--json", type=Path, default=Path("chaos.json"), help="where the figures go")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.faults) - set(FAULTS))
+    if unknown:
+        parser.error(f"no fault is called {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    return arguments
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit code."""
+    arguments, console = _arguments(), Console(highlight=False, width=max(Console().width, 110))
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
+    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
+    with asyncio.Runner() as runner:
+        results = runner.run(_runs(arguments, console, directory))
+    console.print(table(results))
+    broken = [result for result in results if problems(result)]
+    if not broken:
+        shutil.rmtree(directory)
+    return 1 if broken or not results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
