@@ -6,6 +6,8 @@ import asyncio
 import base64
 import contextlib
 import os
+import random
+import socket
 import subprocess
 import time
 import uuid
@@ -16,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from streamer.demo.broker import LOOPBACK, answers, free_port, log_tail, spawn
+from streamer.demo.broker import LOOPBACK, answers, log_tail, spawn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -71,10 +73,10 @@ class Kafka:
 
     def __init__(self, home: Path, directory: Path, *, proxied: int | None = None) -> None:
         self._proxied = proxied
-        self.behind_proxy = free_port()
+        self.behind_proxy = _lasting_port()
         self._classpath = f"{home}/libs/*"
         self._directory = directory
-        self._port, self._controller_port = free_port(), free_port()
+        self._port, self._controller_port = _lasting_port(), _lasting_port()
         self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -86,10 +88,6 @@ class Kafka:
     def pid(self) -> int:
         assert self._process is not None, "Kafka is not running"
         return self._process.pid
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
 
     def start(self) -> None:
         """Start the node, with the data that it has, and return once it answers; nothing to do when it runs."""
@@ -196,6 +194,15 @@ class Kafka:
             "group.min.session.timeout.ms": 1000,
             "log.cleaner.dedupe.buffer.size": 16 << 20,
         }
+
+
+def _lasting_port() -> int:
+    """Return a free port that no outgoing connection takes while the broker is away: one below the ephemeral range."""
+    for port in random.sample(range(15_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, port))
+            return port
+    pytest.fail("no free port between 15000 and 32000")
 
 
 def kafka_home() -> Path:

@@ -77,7 +77,9 @@ def problems(result: Result) -> list[str]:
 
 def table(results: list[Result]) -> Table:
     """Return the figures, one line for each fault."""
-    shown = Table(title="Delivery under faults", caption="restarts: workers that ended by themselves, as a kubelet would")
+    shown = Table(
+        title="Delivery under faults", caption="restarts: workers that ended by themselves, as a kubelet would"
+    )
     for column in ("fault", "runs", "events", "lost", "wrong", "ahead", "duplicates", "restarts", "recovery s"):
         shown.add_column(column, justify="left" if column == "fault" else "right")
     for fault in FAULTS:
@@ -120,6 +122,8 @@ async def _runs(arguments: argparse.Namespace, console: Console, directory: Path
                 root.mkdir()
                 results.append(await run(where, root, fault, seed, size))
                 _tell(results[-1], root, console)
+                if not (arguments.keep or problems(results[-1])):
+                    shutil.rmtree(root)
                 arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
     return results
 
@@ -139,8 +143,6 @@ def _tell(result: Result, root: Path, console: Console) -> None:
         console.print(f"  {line}", markup=False, soft_wrap=True)
     if broken:
         console.print(f"  logs: {root}", markup=False, soft_wrap=True)
-    else:
-        shutil.rmtree(root)
 
 
 def _arguments() -> argparse.Namespace:
@@ -153,6 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the first run of each fault")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this long")
     parser.add_argument("--json", type=Path, default=Path("chaos.json"), help="where the figures go")
+    parser.add_argument("--keep", action="store_true", help="keep the logs of runs that held, too")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.faults) - set(FAULTS))
     if unknown:
@@ -169,7 +172,7 @@ def main() -> int:
         results = runner.run(_runs(arguments, console, directory))
     console.print(table(results))
     broken = [result for result in results if problems(result)]
-    if not broken:
+    if not (broken or arguments.keep):
         shutil.rmtree(directory)
     return 1 if broken or not results else 0
 

@@ -78,9 +78,7 @@ def _signals(action: Literal["kill", "terminate"]) -> Callable[[random.Random, S
 def _scale(rng: random.Random, setting: Setting) -> list[Step]:
     """To one worker, back to all, to one again, and back."""
     moments = sorted(_moment(rng, setting) for _ in range(3))
-    return [
-        Step(at, "scale", workers) for at, workers in zip(moments, (1, setting.workers, 1), strict=True)
-    ]
+    return [Step(at, "scale", workers) for at, workers in zip(moments, (1, setting.workers, 1), strict=True)]
 
 
 def _broker(rng: random.Random, setting: Setting) -> list[Step]:
@@ -94,9 +92,7 @@ def _cut(rng: random.Random, setting: Setting) -> list[Step]:
 
 
 def _disk(rng: random.Random, setting: Setting) -> list[Step]:
-    return [
-        Step(_moment(rng, setting), "disk", rng.randrange(setting.workers), _span(rng, setting)) for _ in range(3)
-    ]
+    return [Step(_moment(rng, setting), "disk", rng.randrange(setting.workers), _span(rng, setting)) for _ in range(3)]
 
 
 def _clock(rng: random.Random, setting: Setting) -> list[Step]:

@@ -73,7 +73,10 @@ class History:
 async def read(bootstrap: str, topics: TopicSettings, group: str, events: list[Event]) -> History:
     """Return the history of a run whose workers have settled."""
     updates, scores, dead, alerts = await asyncio.gather(
-        *(brokers.read_all(bootstrap, name) for name in (topics.updates, topics.scores, topics.dead_letters, topics.alerts))
+        *(
+            brokers.read_all(bootstrap, name)
+            for name in (topics.updates, topics.scores, topics.dead_letters, topics.alerts)
+        )
     )
     return History(
         updates={(r.partition, r.offset): Published(events[_number(r)], r.timestamp) for r in updates},

@@ -7,11 +7,12 @@ import random
 import signal
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
 
+from streamer import topics
 from streamer.settings import Settings
 from tests import brokers
 from tests.chaos import history, traffic
@@ -36,7 +37,6 @@ SETTLE_S = 180.0
 SESSION_TIMEOUT_S = 6.0
 DRAIN_TIMEOUT_S = 10.0
 INFERENCE_DEADLINE_S = 3.0
-BY_BROKER_S_CLOCK = {"message.timestamp.type": "LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Place:
     proxy: Proxy
     proxied: str
     clock: Path | None
+    one_outage: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
             broken_images=fault in ("images", "mixed"),
             poison=fault in ("engine", "mixed"),
         )
-        await _create_topics(place.kafka.bootstrap, settings)
+        await topics.create(settings.broker, topics.specs(settings.topics))
         clock = place.clock if fault in ("clock", "mixed") else None
         supervisor = await stack.enter_async_context(
             Supervisor(settings, root, engine=_engine_faults(fault, seed, size), clock=clock)
@@ -146,7 +147,8 @@ async def _befall(step: Step, place: Place, supervisor: Supervisor) -> int:
         case "scale":
             supervisor.scale(target)
         case "broker-stop" | "broker-kill":
-            await _restart(place.kafka, step)
+            async with place.one_outage:
+                await _restart(place.kafka, step)
         case "cut":
             what: Cut = step.target  # type: ignore[assignment] # a schedule's cut names a Cut
             with place.proxy.cut(what):
@@ -161,9 +163,7 @@ async def _befall(step: Step, place: Place, supervisor: Supervisor) -> int:
 
 
 async def _restart(kafka: brokers.Kafka, step: Step) -> None:
-    """Stop the broker and start it again; nothing when another step has stopped it."""
-    if not kafka.running:
-        return
+    """Stop the broker and start it again."""
     if step.action == "broker-kill":
         kafka.kill()
     else:
@@ -199,9 +199,9 @@ async def _publish(
 
 
 async def _wait_for_outcomes(bootstrap: str, settings: Settings) -> None:
-    topics = (settings.topics.scores, settings.topics.dead_letters)
+    names = (settings.topics.scores, settings.topics.dead_letters)
     async with asyncio.timeout(SETTLE_S):
-        while not any([sum((await brokers.end_offsets(bootstrap, topic)).values()) for topic in topics]):
+        while not any([sum((await brokers.end_offsets(bootstrap, topic)).values()) for topic in names]):
             await asyncio.sleep(0.2)
 
 
@@ -212,22 +212,14 @@ async def _settle(bootstrap: str, settings: Settings) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _create_topics(bootstrap: str, settings: Settings) -> None:
-    topics = settings.topics
-    names = (topics.updates, topics.scores, topics.alerts, topics.dead_letters)
-    await brokers.create_topics(bootstrap, *names, partitions=topics.partitions, config=BY_BROKER_S_CLOCK)
-
-
 def _engine_faults(fault: Fault, seed: int, size: Size) -> EngineFaults:
     if fault not in ("engine", "mixed"):
         return EngineFaults(seed=seed)
     until = time.monotonic() + size.publishing_s
-    return EngineFaults(seed=seed, raises=0.1, memory=4, hangs=0.005, breaks=0.005, until=until)
+    return EngineFaults(seed=seed, raises=0.1, memory=4, hangs=0.01, breaks=0.005, until=until)
 
 
-def _settings(
-    bootstrap: str, name: str, fault: Fault, seed: int, size: Size, hosts: dict[Host, str]
-) -> Settings:
+def _settings(bootstrap: str, name: str, fault: Fault, seed: int, size: Size, hosts: dict[Host, str]) -> Settings:
     names = {topic: f"{name}-{topic}" for topic in ("updates", "scores", "alerts", "dead_letters")}
     store = "rocksdb" if fault in ("disk", "mixed") else random.Random(seed).choice(("memory", "rocksdb"))
     return Settings.model_validate(
@@ -242,5 +234,6 @@ def _settings(
             "fetch": {"allow_hosts": tuple(hosts.values()), "timeout_s": 4, "attempts": 2, "backoff_s": 0.1},
             "pipeline": {"drain_timeout_s": DRAIN_TIMEOUT_S},
             "state": {"store": store},
+            "engine": {"deadline_s": INFERENCE_DEADLINE_S},
         }
     )

@@ -51,6 +51,7 @@ class Exit:
 class _Slot:
     number: int
     directory: Path
+    log: subprocess.Popen[bytes]
     port: int = field(default_factory=free_port)
     wanted: bool = True
     process: subprocess.Popen[bytes] | None = None
@@ -98,6 +99,7 @@ class Supervisor:
             if slot.process is not None:
                 slot.process.kill()
                 slot.process.wait()
+            slot.log.communicate()
         await self._http.close()
 
     @property
@@ -112,7 +114,7 @@ class Supervisor:
             directory = self._root / f"worker-{number}"
             directory.mkdir()
             (directory / "clock").write_bytes(struct.pack("q", 0))
-            self._slots.append(_Slot(number, directory))
+            self._slots.append(_Slot(number, directory, _log_to(self._root / f"worker-{number}.log")))
         for slot in self._slots:
             slot.wanted = slot.number < workers
             if not slot.wanted:
@@ -199,19 +201,25 @@ class Supervisor:
         variables = settings_variables(sections) | {"CHAOS_ENGINE": msgspec.json.encode(engine).decode()}
         if self._clock is not None:
             variables |= {"LD_PRELOAD": str(self._clock), "CHAOS_CLOCK": str(slot.clock)}
-        with (self._root / f"worker-{slot.number}.log").open("ab") as log:
-            slot.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.worker"],
-                cwd=ROOT,
-                env=os.environ | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        slot.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.worker"],
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=slot.log.stdin,
+            stderr=subprocess.STDOUT,
+        )
         slot.started, slot.told, slot.failed_probes = time.monotonic(), False, 0
         slot.starts += 1
         if slot.full:
             _limit_files(slot)
+
+
+def _log_to(path: Path) -> subprocess.Popen[bytes]:
+    """Return a process that writes what it reads to the file: a container logs through a pipe, too, and so a full disk
+    does not silence a worker."""
+    with path.open("ab") as file:
+        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
 
 
 def _limit_files(slot: _Slot) -> None:
