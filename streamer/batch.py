@@ -166,7 +166,7 @@ class Batcher:
         return since is not None and time.monotonic() - since > self._deadline_s
 
     async def _watch_deadline(self) -> None:
-        while not any(self._hangs(thread) for thread in self._threads):
+        while not any(self._hangs(thread) for thread in self._threads):  # noqa: ASYNC110 - a hung thread calls nobody
             await asyncio.sleep(self._deadline_s / _LOOKS)
         self._stop("engine_hung", f"the engine has not answered for {self._deadline_s:g} s; its worker cannot go on")
 

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,56 +21,12 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from streamer.demo.broker import LOOPBACK, free_port
-from tests import brokers
 from tests.chaos.faults import FAULTS
-from tests.chaos.proxy import Proxy
-from tests.chaos.run import Place, Result, Size, run
+from tests.chaos.place import ground
+from tests.chaos.run import Result, Size, run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.chaos.faults import Fault
-
-REDELIVERED_AT_MOST = 0.02
-"""Of the events, outcomes that a planned rebalance repeats."""
-PLANNED: tuple[Fault, ...] = ("terminate", "scale")
-
-
-@contextlib.asynccontextmanager
-async def place(directory: Path) -> AsyncIterator[Place]:
-    """Yield a running Kafka with a proxy in front of it."""
-    port = free_port()
-    kafka = brokers.Kafka(brokers.kafka_home(), directory, proxied=port)
-    kafka.start()
-    try:
-        async with Proxy(port, kafka.behind_proxy) as proxy:
-            yield Place(kafka, proxy, f"{LOOPBACK}:{port}", _clock(directory))
-    finally:
-        kafka.stop()
-
-
-def _clock(directory: Path) -> Path | None:
-    """Return the library that makes a worker's clock jump, None where there is no compiler for it."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    library = directory / "clock.so"
-    source = Path(__file__).with_name("clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
-    return library
-
-
-def problems(result: Result) -> list[str]:
-    """Return what a run broke, in words."""
-    verdict = result.verdict
-    found = [*verdict.wrong, *verdict.ahead]
-    found += [f"{verdict.lost} events without an outcome"] if verdict.lost else []
-    found += [f"{verdict.lag} records not committed"] if verdict.lag else []
-    found += [f"{result.untidy} workers did not leave in order"] if result.untidy else []
-    if result.fault in PLANNED and verdict.duplicates > REDELIVERED_AT_MOST * verdict.events:
-        found.append(f"{verdict.duplicates} of {verdict.events} outcomes redelivered by a planned rebalance")
-    return found
+    from tests.chaos.place import Ground
 
 
 def table(results: list[Result]) -> Table:
@@ -95,7 +49,7 @@ def table(results: list[Result]) -> Table:
             str(len(of_fault)),
             f"{events:,}",
             str(sum(verdict.lost for verdict in verdicts)),
-            str(sum(len(problems(result)) for result in of_fault)),
+            str(sum(len(result.problems()) for result in of_fault)),
             str(sum(len(verdict.ahead) for verdict in verdicts)),
             f"{duplicates} ({duplicates / max(events, 1):.2%})",
             f"{sum(result.restarts for result in of_fault)}",
@@ -104,32 +58,31 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-async def _runs(arguments: argparse.Namespace, console: Console, directory: Path) -> list[Result]:
+async def _runs(arguments: argparse.Namespace, console: Console, where: Ground, directory: Path) -> list[Result]:
     results: list[Result] = []
     size = Size(arguments.events, arguments.partitions, arguments.workers)
     ends = time.monotonic() + 60 * arguments.minutes
-    (directory / "kafka").mkdir()
-    async with place(directory / "kafka") as where:
+    async with where.place() as place:
         for seed in range(arguments.seed, arguments.seed + arguments.runs):
             for fault in arguments.faults:
                 if time.monotonic() > ends:
                     console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
                     return results
-                if fault == "clock" and where.clock is None:
+                if fault == "clock" and place.clock is None:
                     console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
                     continue
                 root = directory / f"{fault}-{seed}"
                 root.mkdir()
-                results.append(await run(where, root, fault, seed, size))
+                results.append(await run(place, root, fault, seed, size))
                 _tell(results[-1], root, console)
-                if not (arguments.keep or problems(results[-1])):
+                if not (arguments.keep or results[-1].problems()):
                     shutil.rmtree(root)
                 arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
     return results
 
 
 def _tell(result: Result, root: Path, console: Console) -> None:
-    verdict, broken = result.verdict, problems(result)
+    verdict, broken = result.verdict, result.problems()
     ended = ", ".join(f"{one.slot}:{one.code}{'' if one.told else '!'}" for one in result.exits)
     console.print(
         f"{result.fault}, seed {result.seed}: {verdict.events} events in {result.seconds:.0f} s, {verdict.lost} lost, "
@@ -168,10 +121,11 @@ def main() -> int:
     arguments, console = _arguments(), Console(highlight=False, width=max(Console().width, 110))
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    with asyncio.Runner() as runner:
-        results = runner.run(_runs(arguments, console, directory))
+    (directory / "kafka").mkdir()
+    with ground(directory / "kafka") as where, asyncio.Runner() as runner:
+        results = runner.run(_runs(arguments, console, where, directory))
     console.print(table(results))
-    broken = [result for result in results if problems(result)]
+    broken = [result for result in results if result.problems()]
     if not (broken or arguments.keep):
         shutil.rmtree(directory)
     return 1 if broken or not results else 0

@@ -75,8 +75,7 @@ def check(history: History, fault_ends_ms: Iterable[int] = ()) -> Verdict:
 
 
 def _impossible(history: History, names: dict[Position, list[str]]) -> list[str]:
-    """Return outcomes that the event cannot have: of what was never published, scored though it cannot be, rejected
-    though it can."""
+    """Return outcomes that the event cannot have: rejected though it is sound, scored though it is not, of no event."""
     found = []
     for at, told in names.items():
         published = history.updates.get(at)

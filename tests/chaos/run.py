@@ -7,7 +7,7 @@ import random
 import signal
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from tests.chaos.faults import Fault
     from tests.chaos.images import Host
-    from tests.chaos.proxy import Cut, Proxy
+    from tests.chaos.place import Place
+    from tests.chaos.proxy import Cut
     from tests.chaos.supervisor import Exit
 
 PER_SECOND = 400
@@ -38,16 +39,9 @@ SESSION_TIMEOUT_S = 6.0
 DRAIN_TIMEOUT_S = 10.0
 INFERENCE_DEADLINE_S = 3.0
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where runs take place: a broker, the proxy in front of it, and the library that makes clocks jump."""
-
-    kafka: brokers.Kafka
-    proxy: Proxy
-    proxied: str
-    clock: Path | None
-    one_outage: asyncio.Lock = field(default_factory=asyncio.Lock)
+PLANNED: tuple[Fault, ...] = ("terminate", "scale")
+REDELIVERED_AT_MOST = 0.02
+"""Of the events, outcomes that a planned rebalance repeats."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +70,16 @@ class Result:
     untidy: int
     seconds: float
 
-    @property
-    def holds(self) -> bool:
-        """Whether everything that is promised was kept."""
-        return self.verdict.holds and not self.untidy
+    def problems(self) -> list[str]:
+        """Return what the run broke, in words."""
+        verdict = self.verdict
+        found = [*verdict.wrong, *verdict.ahead]
+        found += [f"{verdict.lost} events without an outcome"] if verdict.lost else []
+        found += [f"{verdict.lag} records not committed"] if verdict.lag else []
+        found += [f"{self.untidy} workers did not leave in order"] if self.untidy else []
+        if self.fault in PLANNED and verdict.duplicates > REDELIVERED_AT_MOST * verdict.events:
+            found.append(f"{verdict.duplicates} of {verdict.events} outcomes redelivered by a planned rebalance")
+        return found
 
     @property
     def restarts(self) -> int:
@@ -101,7 +101,7 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
     name = f"{fault}-{seed}-{time.time_ns()}"
     async with AsyncExitStack() as stack:
         hosts = stack.enter_context(image_hosts())
-        settings = _settings(place.proxied, name, fault, seed, size, hosts)
+        settings = _settings(place.proxied, name, fault, seed, hosts)
         events = traffic.draw(
             size.events,
             seed,
@@ -109,7 +109,9 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
             broken_images=fault in ("images", "mixed"),
             poison=fault in ("engine", "mixed"),
         )
-        await topics.create(settings.broker, topics.specs(settings.topics))
+        await topics.create(
+            settings.broker, topics.specs(settings.topics.model_copy(update={"partitions": size.partitions}))
+        )
         clock = place.clock if fault in ("clock", "mixed") else None
         supervisor = await stack.enter_async_context(
             Supervisor(settings, root, engine=_engine_faults(fault, seed, size), clock=clock)
@@ -201,14 +203,14 @@ async def _publish(
 async def _wait_for_outcomes(bootstrap: str, settings: Settings) -> None:
     names = (settings.topics.scores, settings.topics.dead_letters)
     async with asyncio.timeout(SETTLE_S):
-        while not any([sum((await brokers.end_offsets(bootstrap, topic)).values()) for topic in names]):
+        while not any([sum((await brokers.end_offsets(bootstrap, topic)).values()) for topic in names]):  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 
 async def _settle(bootstrap: str, settings: Settings) -> None:
     """Return when everything is committed, or after SETTLE_S."""
     deadline = time.monotonic() + SETTLE_S
-    while await history.lag(bootstrap, settings.topics, settings.broker.group) and time.monotonic() < deadline:
+    while await history.lag(bootstrap, settings.topics, settings.broker.group) and time.monotonic() < deadline:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
 
 
@@ -219,7 +221,7 @@ def _engine_faults(fault: Fault, seed: int, size: Size) -> EngineFaults:
     return EngineFaults(seed=seed, raises=0.1, memory=4, hangs=0.01, breaks=0.005, until=until)
 
 
-def _settings(bootstrap: str, name: str, fault: Fault, seed: int, size: Size, hosts: dict[Host, str]) -> Settings:
+def _settings(bootstrap: str, name: str, fault: Fault, seed: int, hosts: dict[Host, str]) -> Settings:
     names = {topic: f"{name}-{topic}" for topic in ("updates", "scores", "alerts", "dead_letters")}
     store = "rocksdb" if fault in ("disk", "mixed") else random.Random(seed).choice(("memory", "rocksdb"))
     return Settings.model_validate(
@@ -230,7 +232,7 @@ def _settings(bootstrap: str, name: str, fault: Fault, seed: int, size: Size, ho
                 "session_timeout_s": SESSION_TIMEOUT_S,
                 "heartbeat_interval_s": 1,
             },
-            "topics": {**names, "partitions": size.partitions},
+            "topics": names,
             "fetch": {"allow_hosts": tuple(hosts.values()), "timeout_s": 4, "attempts": 2, "backoff_s": 0.1},
             "pipeline": {"drain_timeout_s": DRAIN_TIMEOUT_S},
             "state": {"store": store},

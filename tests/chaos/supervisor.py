@@ -24,11 +24,12 @@ from streamer.demo.broker import LOOPBACK, free_port
 from streamer.demo.worker import settings_variables
 from streamer.settings import Settings, StateSettings, TelemetrySettings
 from tests.chaos.images import ROOT
-from tests.chaos.worker import EngineFaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.chaos.worker import EngineFaults
 
 POLL_S = 0.05
 BACKOFF_S, LONGEST_BACKOFF_S, CALM_AFTER_S = 0.2, 5.0, 10.0
@@ -216,15 +217,19 @@ class Supervisor:
 
 
 def _log_to(path: Path) -> subprocess.Popen[bytes]:
-    """Return a process that writes what it reads to the file: a container logs through a pipe, too, and so a full disk
-    does not silence a worker."""
+    """Return a process that writes what it reads to the file.
+
+    A container logs through a pipe, too, and so a full disk does not silence a worker.
+    """
     with path.open("ab") as file:
         return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
 
 
 def _limit_files(slot: _Slot) -> None:
-    """Set how large a file of the process may become, which is what a full disk looks like from within: EFBIG for
-    ENOSPC."""
+    """Set how large a file of the process may become.
+
+    It is what a full disk looks like from within, but for the error: EFBIG for ENOSPC.
+    """
     if slot.process is not None and slot.process.poll() is None:
         limit = 0 if slot.full else resource.RLIM_INFINITY
         with contextlib.suppress(ProcessLookupError):

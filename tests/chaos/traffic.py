@@ -1,5 +1,4 @@
-"""The updates of a run, and what a sequential run makes of them: a model of its own, which shares no code with the
-scorer."""
+"""The updates of a run, and what a sequential run makes of them: a model that shares no code with the scorer."""
 
 from __future__ import annotations
 
