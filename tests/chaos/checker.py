@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.chaos.traffic import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from tests.chaos.history import Commit, History, Position, Record
 
 _AFTER = {"opened": ("updated", "resolved"), "updated": ("updated", "resolved"), "resolved": ("opened",)}
+
+
+class Span(NamedTuple):
+    """When a fault began and was over, in ms by the broker's clock."""
+
+    begin_ms: int
+    end_ms: int
 
 
 @dataclass
@@ -29,7 +36,8 @@ class Verdict:
         duplicates: outcomes and alerts by redelivery: the same again.
         changed: of the repeated outcomes, those that have another name than the first (`unchanged` after `scored`).
         lag: records that were not committed in the end.
-        recovery_s: the longest time, after the end of a fault, until each partition with lag was committed further.
+        recovery_s: the longest time, from a moment when all faults were over until each partition with lag was
+            committed further.
     """
 
     events: int
@@ -48,12 +56,12 @@ class Verdict:
         return not (self.lost or self.wrong or self.ahead or self.lag)
 
 
-def check(history: History, fault_ends_ms: Iterable[int] = ()) -> Verdict:
+def check(history: History, faults: Sequence[Span] = ()) -> Verdict:
     """Return the verdict on a history.
 
     Args:
         history: of a run that has settled.
-        fault_ends_ms: when each fault was over, by the broker's clock.
+        faults: what befell it.
     """
     outcomes: dict[Position, list[Record]] = defaultdict(list)
     for record in sorted(history.scores + history.dead_letters, key=lambda record: record.at_ms):
@@ -70,7 +78,7 @@ def check(history: History, fault_ends_ms: Iterable[int] = ()) -> Verdict:
         repeated_alerts=sum(count - 1 for count in ids.values()),
         changed=sum(name != told[0] for told in names.values() for name in told[1:]),
         lag=sum(history.lag.values()),
-        recovery_s=max((_recovery_s(history, end) for end in fault_ends_ms), default=0.0),
+        recovery_s=max((_recovery_s(history, end) for end in _calm(faults)), default=0.0),
     )
 
 
@@ -151,6 +159,11 @@ def _ahead(commits: list[Commit], done: dict[Position, int | None], what: str) -
             late = "never came" if at_ms is None else f"came {at_ms - covering.at_ms} ms later"
             found.append(f"{partition}: {covering.offset} committed, {what} of {offset} {late}")
     return found
+
+
+def _calm(faults: Sequence[Span]) -> list[int]:
+    """Return the moments when a fault ended and no other was under way."""
+    return [one.end_ms for one in faults if not any(other.begin_ms <= one.end_ms < other.end_ms for other in faults)]
 
 
 def _recovery_s(history: History, end_ms: int) -> float:

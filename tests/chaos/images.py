@@ -133,7 +133,7 @@ _BEHAVIOURS: dict[Host, Callable[[str, str, asyncio.StreamWriter], Awaitable[boo
 
 async def _serve(host: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer requests until a side closes; a behaviour returns whether the connection may go on."""
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    with contextlib.suppress(OSError, RuntimeError, asyncio.IncompleteReadError):  # uvloop's, for one that has closed
         goes_on = True
         while goes_on:
             request = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")

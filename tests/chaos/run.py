@@ -16,7 +16,7 @@ from streamer import topics
 from streamer.settings import Settings
 from tests import brokers
 from tests.chaos import history, traffic
-from tests.chaos.checker import Verdict, check
+from tests.chaos.checker import Span, Verdict, check
 from tests.chaos.faults import Setting, Step, schedule
 from tests.chaos.images import image_hosts
 from tests.chaos.supervisor import Supervisor
@@ -121,7 +121,7 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
         publishing = asyncio.create_task(_publish(place.kafka.bootstrap, settings, events, size, first_outcome))
         await _wait_for_outcomes(place.kafka.bootstrap, settings)
         first_outcome.set()
-        ends = await asyncio.gather(
+        faults = await asyncio.gather(
             *(
                 _befall(step, place, supervisor)
                 for step in schedule(fault, seed, Setting(size.publishing_s, size.workers))
@@ -133,13 +133,14 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
         await supervisor.stop()
         untidy = sum(one.code != 0 for one in supervisor.exits[len(exits) :])
         found = await history.read(place.kafka.bootstrap, settings.topics, settings.broker.group, events)
-    verdict = check(found, ends)
+    verdict = check(found, faults)
     return Result(fault, seed, verdict, exits, supervisor.liveness_kills, untidy, time.monotonic() - started)
 
 
-async def _befall(step: Step, place: Place, supervisor: Supervisor) -> int:
-    """Let the step happen at its time; return when it was over, in ms since 1970."""
+async def _befall(step: Step, place: Place, supervisor: Supervisor) -> Span:
+    """Let the step happen at its time; return when that was."""
     await asyncio.sleep(step.at_s)
+    begin_ms = _now_ms()
     target = step.target if isinstance(step.target, int) else 0
     match step.action:
         case "kill":
@@ -161,6 +162,10 @@ async def _befall(step: Step, place: Place, supervisor: Supervisor) -> int:
         case "clock":
             with supervisor.clock_off_by(target, step.jump_s):
                 await asyncio.sleep(step.lasts_s)
+    return Span(begin_ms, _now_ms())
+
+
+def _now_ms() -> int:
     return time.time_ns() // 10**6
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checker import check
+from tests.chaos.checker import Span, check
 from tests.chaos.history import Commit, History, Published, Record
 from tests.chaos.traffic import Event, draw, reference
 
@@ -94,8 +94,9 @@ def test_checker_finds_a_transition_under_two_ids(sound: History) -> None:
 
 def test_checker_measures_the_time_until_commits_go_on(sound: History) -> None:
     """From the end of a fault to the commit that passes what waited."""
-    assert check(sound, [11]).recovery_s == 0.005
-    assert check(sound, [17]).recovery_s == 0
+    assert check(sound, [Span(9, 11)]).recovery_s == 0.005
+    assert check(sound, [Span(9, 17)]).recovery_s == 0
+    assert check(sound, [Span(9, 11), Span(10, 17)]).recovery_s == 0
 
 
 def test_reference_takes_late_rejected_and_deleted_updates_as_a_sequential_run_does() -> None:

@@ -79,6 +79,7 @@ class _Maker:
         self._hosts = hosts
         self._broken_images, self._poison = broken_images, poison
         self._last: dict[int, Event] = {}
+        self._newest: dict[int, int] = {}
 
     def event(self, number: int, product: int) -> Event:
         """Return event `number`, an update of the product or something that is none."""
@@ -87,15 +88,16 @@ class _Maker:
             return Event(f"p{product}", b'{"id": "p', "malformed", accepted=False)
         if last is not None and chance < 0.05:
             return last
-        if last is not None and last.order is not None and chance < 0.08 and product % 10 != 2:
-            return self._update(self._rng.randrange(last.order + 1), product)  # late
+        if last is not None and chance < 0.08:
+            return self._update(self._rng.randrange(self._newest[product] + 1), product)  # late
         event = self._tombstone(number, product) if chance > 0.97 else self._update(number, product)
         self._last[product] = event
+        self._newest[product] = max(event.order or 0, self._newest.get(product, 0))
         return event
 
     def _tombstone(self, number: int, product: int) -> Event:
         name = f"p{product}"
-        if product % 10 == 2:  # what has no version has no place among late ones
+        if product % 2:
             return Event(name, None, "tombstone")
         return Event(name, orjson.dumps({"id": name, "version": number, "deleted": True}), "tombstone", number)
 
