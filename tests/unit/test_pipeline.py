@@ -195,7 +195,7 @@ async def test_tombstone_is_recorded_after_what_it_overtook(bench: Bench, tombst
 
 
 async def test_tombstone_without_version_takes_the_order_of_what_it_ends(bench: Bench) -> None:
-    """Its record is then the only one that tells it: an older update that comes late must not bring the product back."""
+    """Its record is then the only one that tells it: an older update that comes late must not bring it back."""
     bench.fetcher.hold(RIGHT)
     await bench.send(update(5))
     await asyncio.sleep(0)
