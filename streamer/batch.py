@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from engines.contract import Engine
 
 MAX_FAILURES_IN_A_ROW = 16
-"""A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
+"""A pair that fails alone is that pair's fault. After this many in a row the engine is asked for a pair that it has
+scored before; if it cannot, or there is none, the failures are its own, and the worker stops."""
 
 DEADLINE_S = 60.0
 """For one batch, unless said otherwise: a hundred times what the slowest engine takes."""
@@ -109,6 +110,8 @@ class Batcher:
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._failures = 0  # in a row; the loop's own
+        self._sound: Pair | None = None  # the last pair that was scored
+        self._asked = False  # for that pair again
         self.pairs_per_s = 0.0
         """What the engine answers while it has work, as its last batches went; 0 before the first."""
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
@@ -244,9 +247,25 @@ class Batcher:
             if isinstance(result, EngineError):
                 waiting.result.set_exception(result)
             else:
+                self._sound = waiting.pair
                 waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
-        if self._failures >= MAX_FAILURES_IN_A_ROW:
-            self._stop("engine_failing", f"the engine failed {self._failures} times in a row; the last error is above")
+        if self._failures >= MAX_FAILURES_IN_A_ROW and not self._asked:
+            self._ask()
+
+    def _ask(self) -> None:
+        """Ask the engine for a pair that it has scored before; it goes before all that waits."""
+        if self._sound is None:
+            self._judge(InferenceFailed("no pair was ever scored"))
+            return
+        self._asked = True
+        answer: asyncio.Future[Scored] = self._loop.create_future()
+        answer.add_done_callback(lambda answer: self._judge(answer.exception()))
+        self._queue.put(_Waiting(self._sound, answer, time.perf_counter(), explains=True))
+
+    def _judge(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._stop("engine_failing", f"the engine failed {self._failures} times in a row, last with: {error}")
+        self._failures, self._asked = 0, False
 
     def _stop(self, code: str, reason: str) -> None:
         if not self.fatal.done():

@@ -35,9 +35,11 @@ from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.outbox import Outbox
 from streamer.pipeline import Incoming, Pipeline, dead_letter
-from streamer.telemetry import HealthServer, Telemetry, configure_logging
+from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engines.contract import Engine
     from streamer.application import ScorerApp
     from streamer.settings import Settings
@@ -57,15 +59,19 @@ STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
 
 
-def run(settings: Settings) -> int:
-    """Score until SIGTERM or SIGINT; return the process's exit code.
+def run(settings: Settings, *, engine: Engine | None = None) -> int:
+    """Score until SIGTERM or SIGINT; return the process's exit code, or end the process when it cannot leave.
+
+    Args:
+        settings: of this worker.
+        engine: runs instead of the release's own.
 
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings).run())
+        return runner.run(Scorer(settings, engine=engine, leaving=_end_within).run())
 
 
 class Scorer:
@@ -74,10 +80,18 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
-    def __init__(self, settings: Settings, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Engine | None = None,
+        leaving: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
+        self._leaving = leaving
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: ScorerApp
@@ -88,8 +102,7 @@ class Scorer:
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
         self._stopping = asyncio.Event()
-        self._committed: dict[Any, int] = {}
-        self._moved_at = time.monotonic()
+        self._liveness = Liveness(STALLED_AFTER_S)
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""
@@ -254,6 +267,7 @@ class Scorer:
 
     def stop(self) -> None:
         """Ask the worker to drain and stop; `run` then returns."""
+        self._leaving(self._settings.pipeline.drain_timeout_s + LEAVE_S)
         self._stopping.set()
 
     def _on_signals(self) -> None:
@@ -278,7 +292,7 @@ class Scorer:
         for waiter in (told, crashed):
             waiter.cancel()
         if reasons:
-            _leave_within(LEAVE_S)
+            self._leaving(LEAVE_S)
             await self._pipeline.abandon()
             self._app.ordered.drain_timeout_s = 0.0  # nobody is left who would finish what is in flight
             raise reasons[0]
@@ -286,7 +300,6 @@ class Scorer:
     async def _drain(self) -> None:
         """Stop consuming, finish what is in flight within the deadline; Faust's own stop then commits."""
         consumer = self._app.ordered
-        _leave_within(self._settings.pipeline.drain_timeout_s + LEAVE_S)
         log.info("worker.draining", in_flight=self._pipeline.in_flight)
         started = time.monotonic()
         consumer.quiesce()
@@ -306,21 +319,13 @@ class Scorer:
             self._fatal.set_result(error if isinstance(error, FatalError) else wrapped)
 
     def _alive(self) -> tuple[bool, str]:
-        """Say whether committed offsets move while there is something to commit."""
-        progress = self._app.ordered.progress()
-        lag = sum(max(0, end - committed) for committed, end in progress.values())
-        committed = {tp: offset for tp, (offset, _) in progress.items()}
-        now = time.monotonic()
-        if committed != self._committed or not lag:
-            self._committed, self._moved_at = committed, now
-        stalled_s = now - self._moved_at
-        return stalled_s < STALLED_AFTER_S, f"lag {lag}, committed offsets moved {stalled_s:.0f} s ago"
+        return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
 
 
-def _leave_within(seconds: float) -> None:
+def _end_within(seconds: float) -> None:
     """End the process, come what may, that many seconds from now.
 
     While a worker that is leaving hangs, its group waits for it: in an engine that does not answer, in a Faust that

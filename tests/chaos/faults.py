@@ -77,8 +77,8 @@ def _signals(action: Literal["kill", "terminate"]) -> Callable[[random.Random, S
 
 def _scale(rng: random.Random, setting: Setting) -> list[Step]:
     """To one worker, back to all, to one again, and back."""
-    moments = sorted(_moment(rng, setting) for _ in range(3))
-    return [Step(at, "scale", workers) for at, workers in zip(moments, (1, setting.workers, 1), strict=True)]
+    moments = sorted(_moment(rng, setting) for _ in range(4))
+    return [Step(at, "scale", workers) for at, workers in zip(moments, 2 * (1, setting.workers), strict=True)]
 
 
 def _broker(rng: random.Random, setting: Setting) -> list[Step]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PER_SECOND = 400
 SHORTEST_S, LONGEST_S = 10.0, 120.0  # of publishing: the faults fall into it
 FIRST = 50  # events that are there before the first fault
-SETTLE_S = 180.0
+SETTLE_S = 120.0
 SESSION_TIMEOUT_S = 6.0
 DRAIN_TIMEOUT_S = 10.0
 INFERENCE_DEADLINE_S = 3.0
@@ -213,9 +213,14 @@ async def _wait_for_outcomes(bootstrap: str, settings: Settings) -> None:
 
 
 async def _settle(bootstrap: str, settings: Settings) -> None:
-    """Return when everything is committed, or after SETTLE_S."""
-    deadline = time.monotonic() + SETTLE_S
-    while await history.lag(bootstrap, settings.topics, settings.broker.group) and time.monotonic() < deadline:  # noqa: ASYNC110
+    """Return when everything is committed, or when nothing was committed for SETTLE_S."""
+    known, moved = 0, time.monotonic()
+    while time.monotonic() - moved < SETTLE_S:
+        behind = sum((await history.lag(bootstrap, settings.topics, settings.broker.group)).values())
+        if not behind:
+            return
+        if behind != known:
+            known, moved = behind, time.monotonic()
         await asyncio.sleep(0.5)
 
 
@@ -223,7 +228,8 @@ def _engine_faults(fault: Fault, seed: int, size: Size) -> EngineFaults:
     if fault not in ("engine", "mixed"):
         return EngineFaults(seed=seed)
     until = time.monotonic() + size.publishing_s
-    return EngineFaults(seed=seed, raises=0.1, memory=4, hangs=0.01, breaks=0.005, until=until)
+    share = 0.01 * SHORTEST_S / size.publishing_s  # of the batches: a few workers of a run, however long it is
+    return EngineFaults(seed=seed, raises=0.1, memory=4, hangs=share, breaks=share, until=until)
 
 
 def _settings(bootstrap: str, name: str, fault: Fault, seed: int, hosts: dict[Host, str]) -> Settings:

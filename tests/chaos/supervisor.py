@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 import aiohttp
 import msgspec
 
-from streamer.demo.broker import LOOPBACK, free_port
+from streamer.demo.broker import LOOPBACK, free_port, spawn
 from streamer.demo.worker import settings_variables
 from streamer.settings import Settings, StateSettings, TelemetrySettings
 from tests.chaos.images import ROOT
@@ -202,13 +202,10 @@ class Supervisor:
         variables = settings_variables(sections) | {"CHAOS_ENGINE": msgspec.json.encode(engine).decode()}
         if self._clock is not None:
             variables |= {"LD_PRELOAD": str(self._clock), "CHAOS_CLOCK": str(slot.clock)}
-        slot.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.worker"],
-            cwd=ROOT,
-            env=os.environ | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=slot.log.stdin,
-            stderr=subprocess.STDOUT,
+        variables["PYTHONPATH"] = str(ROOT)
+        assert slot.log.stdin is not None
+        slot.process = spawn(
+            [sys.executable, "-m", "tests.chaos.worker"], log=slot.log.stdin, env=os.environ | variables
         )
         slot.started, slot.told, slot.failed_probes = time.monotonic(), False, 0
         slot.starts += 1

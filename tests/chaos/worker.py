@@ -7,7 +7,6 @@ The engine answers that a picture contradicts its text when it is red, and can n
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import sys
@@ -17,14 +16,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import uvloop
 
 from engines import releases
 from engines.errors import InferenceFailed
-from streamer import settings
+from streamer import scorer, settings
 from streamer.errors import StreamerError
-from streamer.scorer import Scorer
-from streamer.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,10 +94,8 @@ def main() -> None:
     """Run the worker; what stops it is its exit code, as in `streamer.cli`."""
     faults = msgspec.json.decode(os.environ.get("CHAOS_ENGINE", "{}"), type=EngineFaults)
     loaded = settings.load()
-    configure_logging(loaded.telemetry.log_level, loaded.telemetry.log_format)
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(Scorer(loaded, engine=ChaosEngine(faults)).run())
+        code = scorer.run(loaded, engine=ChaosEngine(faults))
     except StreamerError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         code = 2

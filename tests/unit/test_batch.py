@@ -103,6 +103,32 @@ async def test_batcher_reports_an_engine_that_only_fails() -> None:
     assert batcher.fatal.result().code == "engine_failing"
 
 
+async def test_batcher_that_meets_many_bad_pairs_asks_the_engine_for_a_good_one() -> None:
+    """An engine that still scores what it has scored before is sound: pairs that it cannot score stop no worker."""
+    batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
+    await batcher.logit(pair(1))
+    for _ in range(3 * MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(9))
+    await batcher.logit(pair(1))
+    await batcher.close()
+    assert not batcher.fatal.done()
+
+
+async def test_batcher_whose_engine_no_longer_scores_a_good_pair_stops_the_worker() -> None:
+    """The failures are then the engine's own."""
+    engine = FakeEngine(poison=9)
+    batcher = Batcher(engine, max_batch=1, report=lambda _: None)
+    await batcher.logit(pair(1))
+    engine.poison = 1
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(1))
+    reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
+    await batcher.close()
+    assert reason.code == "engine_failing"
+
+
 async def test_batcher_takes_what_explains_before_what_is_fresh(
     gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
 ) -> None:
