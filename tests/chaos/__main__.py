@@ -58,8 +58,10 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-async def _runs(arguments: argparse.Namespace, console: Console, where: Ground, directory: Path) -> list[Result]:
-    results: list[Result] = []
+async def _runs(
+    arguments: argparse.Namespace, console: Console, where: Ground, directory: Path, results: list[Result]
+) -> None:
+    """Append the result of each run, so that those that were made are kept when one breaks off."""
     size = Size(arguments.events, arguments.partitions, arguments.workers)
     ends = time.monotonic() + 60 * arguments.minutes
     async with where.place() as place:
@@ -67,7 +69,7 @@ async def _runs(arguments: argparse.Namespace, console: Console, where: Ground, 
             for fault in arguments.faults:
                 if time.monotonic() > ends:
                     console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
-                    return results
+                    return
                 if fault == "clock" and place.clock is None:
                     console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
                     continue
@@ -78,7 +80,6 @@ async def _runs(arguments: argparse.Namespace, console: Console, where: Ground, 
                 if not (arguments.keep or results[-1].problems()):
                     shutil.rmtree(root)
                 arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
-    return results
 
 
 def _tell(result: Result, root: Path, console: Console) -> None:
@@ -122,9 +123,12 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
     (directory / "kafka").mkdir()
-    with ground(directory / "kafka") as where, asyncio.Runner() as runner:
-        results = runner.run(_runs(arguments, console, where, directory))
-    console.print(table(results))
+    results: list[Result] = []
+    try:
+        with ground(directory / "kafka") as where, asyncio.Runner() as runner:
+            runner.run(_runs(arguments, console, where, directory, results))
+    finally:
+        console.print(table(results))
     broken = [result for result in results if result.problems()]
     if not (broken or arguments.keep):
         shutil.rmtree(directory)
