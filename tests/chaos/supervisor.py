@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 POLL_S = 0.05
 BACKOFF_S, LONGEST_BACKOFF_S, CALM_AFTER_S = 0.2, 5.0, 10.0
 PROBE_EVERY_S, PROBE_TIMEOUT_S, FAILED_PROBES = 2.0, 2.0, 5
+STARTUP_S = 60.0
+"""For a worker to listen: a start takes 2 s, on a machine that has nothing else to do."""
 GRACE_S = 20.0
 """After SIGTERM, before SIGKILL: longer than the drain that the workers are allowed."""
 
@@ -186,7 +188,7 @@ class Supervisor:
             async with self._http.get(f"http://{LOOPBACK}:{slot.port}/healthz") as response:
                 alive = response.status == 200
         except aiohttp.ClientConnectorError:
-            alive = time.monotonic() - slot.started < GRACE_S  # it may not listen yet
+            alive = time.monotonic() - slot.started < STARTUP_S  # it may not listen yet
         except (aiohttp.ClientError, TimeoutError):
             alive = False
         slot.failed_probes = 0 if alive else slot.failed_probes + 1
