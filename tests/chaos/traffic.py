@@ -88,11 +88,12 @@ class _Maker:
             return Event(f"p{product}", b'{"id": "p', "malformed", accepted=False)
         if last is not None and chance < 0.05:
             return last
-        if last is not None and chance < 0.08:
-            return self._update(self._rng.randrange(self._newest[product] + 1), product)  # late
+        newest = self._newest.get(product, 0)
+        if newest > 0 and chance < 0.08:
+            return self._update(self._rng.randrange(newest), product)  # late
         event = self._tombstone(number, product) if chance > 0.97 else self._update(number, product)
         self._last[product] = event
-        self._newest[product] = max(event.order or 0, self._newest.get(product, 0))
+        self._newest[product] = max(event.order or 0, newest)
         return event
 
     def _tombstone(self, number: int, product: int) -> Event:
