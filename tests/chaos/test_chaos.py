@@ -1,4 +1,4 @@
-"""Every promise holds under every fault: one small run of each. `make chaos` makes ten large ones."""
+"""Every promise holds under faults: one small run of some, and of all at once. `make chaos` makes ten large ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.faults import FAULTS
 from tests.chaos.place import ground
 from tests.chaos.run import Size, run
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Fault
     from tests.chaos.place import Ground
 
+FAULTS: tuple[Fault, ...] = ("kill", "scale", "cut", "engine", "disk", "mixed")  # the others are among the mixed ones
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -33,8 +33,6 @@ def chaos_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_workers_under_a_fault_keep_every_promise(chaos_ground: Ground, tmp_path: Path, fault: Fault) -> None:
     """One outcome for each event, every alert as in a sequential run, no commit ahead, no lag, no hand needed."""
-    if fault == "clock" and chaos_ground.clock is None:
-        pytest.skip("a clock that jumps needs a C compiler, `cc`")
     async with chaos_ground.place() as place:
         result = await run(place, tmp_path, fault, SEED, Size(events=1_000))
     print(result)
