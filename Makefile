@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test delivery lint clean
+.PHONY: help demo test chaos delivery lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,8 +28,11 @@ demo: $(VENV)/demo ## Install and run the whole system on this machine; options 
 test: $(VENV)/test ## Install and run the tests; options in ARGS="-k batch"
 	$(BIN)/python -m pytest $(ARGS)
 
-delivery: $(VENV)/test ## Kill, stop and add workers on a real Kafka (KAFKA_HOME), ten runs of each
-	DELIVERY_RUNS=$(or $(RUNS),10) $(BIN)/python -m pytest -s -q tests/integration/test_delivery.py
+chaos: $(VENV)/test ## Every fault on a real Kafka (KAFKA_HOME), ten runs of each; ARGS="--faults kill,cut --runs 2 --minutes 30"
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+delivery: ## Kill, stop and add workers on a real Kafka (KAFKA_HOME), RUNS=10 of each
+	$(MAKE) chaos ARGS="--faults kill,terminate,scale --events 20000 --runs $(or $(RUNS),10)"
 
 lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/ruff format --check .

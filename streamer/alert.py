@@ -75,6 +75,16 @@ def decide(
     return _next_state(score, alert=None, first_seen=None), None
 
 
+def stems_from(state: AlertState, score: ProductScore) -> bool:
+    """Whether this very score led to the state.
+
+    When it is delivered again, a worker was ended between writing the state and committing the score. A store on disk
+    then has a state that its changelog may lack: it must be written again, or the next owner of the partition, which
+    only knows the changelog, would never hear of it.
+    """
+    return (state.partition, state.offset) == (score.source.partition, score.source.offset)
+
+
 def _seen(state: AlertState, score: ProductScore) -> bool:
     assert score.order is not None
     if score.order != state.order or state.deleted:

@@ -3,6 +3,9 @@
 There is a thread for each batch that the engine runs at the same time; they share what waits evenly. There is no window
 to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
 at once; under load batches fill by themselves. What explains an alert goes before what is fresh.
+
+A batch that fails is halved until it is known which pair it was, or until it fits into memory. An engine that does not
+answer within its deadline cannot be stopped, so the worker is.
 """
 
 from __future__ import annotations
@@ -30,10 +33,14 @@ if TYPE_CHECKING:
     from engines.contract import Engine
 
 MAX_FAILURES_IN_A_ROW = 16
-"""A pair that fails alone is that pair's fault; this many in a row are the engine's, and the worker stops."""
+"""A pair that fails alone is that pair's fault. After this many in a row the engine is asked for a pair that it has
+scored before; if it cannot, or there is none, the failures are its own, and the worker stops."""
 
+DEADLINE_S = 60.0
+"""For one batch, unless said otherwise: a hundred times what the slowest engine takes."""
 
 _SMOOTHING = 0.2  # of the engine's pace: the weight of the last batch
+_LOOKS = 10  # at the running batches, in a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +83,26 @@ class BatchReport:
 
 
 class Batcher:
-    """Feeds one engine from its `concurrency` threads; any number of tasks of one event loop may await `logit`."""
+    """Feeds one engine from its `concurrency` threads; any number of tasks of one event loop may await `logit`.
 
-    def __init__(self, engine: Engine, *, max_batch: int, report: Callable[[BatchReport], None]) -> None:
+    Args:
+        engine: what runs the batches.
+        max_batch: pairs in one batch, at most.
+        report: is told of each batch.
+        deadline_s: for one batch, in seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_batch: int,
+        report: Callable[[BatchReport], None],
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._engine = engine
         self._max_batch = max_batch
+        self._deadline_s = deadline_s
         self._report = report
         # Pairs arrive in the queue, which costs the event loop nothing; whichever thread is free sorts and takes them.
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -90,6 +112,8 @@ class Batcher:
         self._ended = False
         self._loop = asyncio.get_running_loop()
         self._failures = 0  # in a row; the loop's own
+        self._sound: Pair | None = None  # the last pair that was scored
+        self._asked = False  # for that pair again
         self.pairs_per_s = 0.0
         """What the engine answers while it has work, as its last batches went; 0 before the first."""
         self.fatal: asyncio.Future[FatalError] = self._loop.create_future()
@@ -97,8 +121,10 @@ class Batcher:
             threading.Thread(target=self._run, name=f"engine-{number}", daemon=True)
             for number in range(engine.concurrency)
         ]
+        self._running: dict[threading.Thread, float] = {}  # since when each thread's batch runs
         for thread in self._threads:
             thread.start()
+        self._watch = self._loop.create_task(self._watch_deadline())
 
     @property
     def concurrency(self) -> int:
@@ -131,10 +157,23 @@ class Batcher:
         return await waiting.result
 
     async def close(self) -> None:
-        """Score what is queued, then end the threads."""
+        """Score what is queued, then end the threads; one whose engine hangs is left to end with the process."""
         self._queue.put(None)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
+        self._watch.cancel()
+        await asyncio.gather(*(asyncio.to_thread(self._join, thread) for thread in self._threads))
+
+    def _join(self, thread: threading.Thread) -> None:
+        while thread.is_alive() and not self._hangs(thread):
+            thread.join(self._deadline_s / _LOOKS)
+
+    def _hangs(self, thread: threading.Thread) -> bool:
+        since = self._running.get(thread)
+        return since is not None and time.monotonic() - since > self._deadline_s
+
+    async def _watch_deadline(self) -> None:
+        while not any(self._hangs(thread) for thread in self._threads):  # noqa: ASYNC110 - a hung thread calls nobody
+            await asyncio.sleep(self._deadline_s / _LOOKS)
+        self._stop("engine_hung", f"the engine has not answered for {self._deadline_s:g} s; its worker cannot go on")
 
     def _run(self) -> None:
         collator = _Collator(self._max_batch)
@@ -142,7 +181,7 @@ class Batcher:
             while taken := self._take():
                 self._score(taken, collator)
         except Exception as error:  # noqa: BLE001 - a thread that ends unseen leaves its events waiting for ever
-            self._loop.call_soon_threadsafe(self._stop, f"{type(error).__name__}: {error}")
+            self._loop.call_soon_threadsafe(self._stop, "engine_failing", f"{type(error).__name__}: {error}")
 
     def _take(self) -> list[_Waiting]:
         """Wait for a pair and take this thread's share of what is there; nothing when all is done."""
@@ -175,13 +214,25 @@ class Batcher:
         self._loop.call_soon_threadsafe(self._deliver, taken, results, started, infer_s)
 
     def _infer(self, taken: list[_Waiting], collator: _Collator) -> list[float | EngineError]:
-        """Return one logit or error per pair; a batch that fails is tried again pair by pair."""
+        """Return one logit or error per pair; a batch that fails is tried again in halves.
+
+        Raises:
+            MemoryError: there is not even memory for one pair.
+        """
+        thread = threading.current_thread()
         try:
-            logits = self._engine.infer(collator.collate([waiting.pair for waiting in taken]))
-        except InferenceFailed as error:
+            batch = collator.collate([waiting.pair for waiting in taken])
+            self._running[thread] = time.monotonic()
+            logits = self._engine.infer(batch)
+        except (InferenceFailed, MemoryError) as error:
             if len(taken) == 1:
+                if isinstance(error, MemoryError):
+                    raise
                 return [error]
-            return [result for waiting in taken for result in self._infer([waiting], collator)]
+            middle = len(taken) // 2
+            return self._infer(taken[:middle], collator) + self._infer(taken[middle:], collator)
+        finally:
+            self._running.pop(thread, None)
         return [float(logit) for logit in logits]
 
     def _deliver(
@@ -198,13 +249,29 @@ class Batcher:
             if isinstance(result, EngineError):
                 waiting.result.set_exception(result)
             else:
+                self._sound = waiting.pair
                 waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
-        if self._failures >= MAX_FAILURES_IN_A_ROW:
-            self._stop(f"the engine failed {self._failures} times in a row; the last error is above")
+        if self._failures >= MAX_FAILURES_IN_A_ROW and not self._asked:
+            self._ask()
 
-    def _stop(self, reason: str) -> None:
+    def _ask(self) -> None:
+        """Ask the engine for a pair that it has scored before; it goes before all that waits."""
+        if self._sound is None:
+            self._judge(InferenceFailed("no pair was ever scored"))
+            return
+        self._asked = True
+        answer: asyncio.Future[Scored] = self._loop.create_future()
+        answer.add_done_callback(lambda answer: self._judge(answer.exception()))
+        self._queue.put(_Waiting(self._sound, answer, time.perf_counter(), explains=True))
+
+    def _judge(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._stop("engine_failing", f"the engine failed {self._failures} times in a row, last with: {error}")
+        self._failures, self._asked = 0, False
+
+    def _stop(self, code: str, reason: str) -> None:
         if not self.fatal.done():
-            self.fatal.set_result(FatalError("engine_failing", reason))
+            self.fatal.set_result(FatalError(code, reason))
 
 
 class _Collator:

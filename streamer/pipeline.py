@@ -248,6 +248,8 @@ class Pipeline:
             passage.superseded, passage.superseded_by = True, latest.order
         elif latest.passage is not None and passage.order != latest.order:
             latest.passage.superseded, latest.passage.superseded_by = True, passage.order
+            if passage.order is None:  # no other record will tell how new the product was when it was deleted
+                passage.order = latest.order
             if latest.passage.work is not None:
                 latest.passage.work.cancel()
 

@@ -11,101 +11,67 @@ without committing: another worker, or its next start, is given the event again.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
+import os
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import faust
 import structlog
 import uvloop
-from faust.tables.manager import TableManager
 
 from engines.errors import EngineError
 from engines.runtime import loader
 from streamer import alert as alerting
-from streamer import events, topics
+from streamer import application, events, topics
 from streamer.batch import Batcher
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.outbox import Outbox
 from streamer.pipeline import Incoming, Pipeline, dead_letter
-from streamer.telemetry import HealthServer, Telemetry, configure_logging
-from streamer.transport import OrderedTransport
+from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engines.contract import Engine
-    from streamer.settings import BrokerSettings, Settings
-    from streamer.transport import OrderedConsumer
+    from streamer.application import ScorerApp
+    from streamer.settings import Settings
 
 log = structlog.get_logger(__name__)
-
-REBALANCE_MARGIN_S = 30.0
-"""A rebalance waits for every member's drain; this much more, for members that are slow to answer."""
 
 SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
 
+LEAVE_S = 5.0
+"""For a worker that has drained, or failed, to close what it holds and leave its group."""
+
+EXIT_HUNG = 3
+
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
 
 
-class _Tables(TableManager):  # type: ignore[misc] # Faust is untyped to mypy
-    """Faust's table manager without the second it waits for tables to be declared: ours are, before the app starts."""
+def run(settings: Settings, *, engine: Engine | None = None) -> int:
+    """Score until SIGTERM or SIGINT; return the process's exit code, or end the process when it cannot leave.
 
-    async def on_start(self) -> None:
-        await self._update_channels()
-        await self.recovery.start()
-
-
-class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
-    """Faust's table that tells which record of its changelog holds the change just made."""
-
-    last_change: asyncio.Future[Any]
-
-    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's signature
-        self.last_change = super().send_changelog(*args, **kwargs)
-        return self.last_change
-
-
-class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
-    """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
-
-    def _new_transport(self) -> OrderedTransport:
-        return OrderedTransport(self.conf.broker_consumer, self)
-
-    @property
-    def ordered(self) -> OrderedConsumer:
-        """The app's consumer, as the type it is."""
-        return cast("OrderedConsumer", self.consumer)
-
-    @property
-    def recovered(self) -> bool:
-        """Whether partitions are assigned and their state is here."""
-        recovery: Any = self.tables.recovery  # pyright: ignore[reportAttributeAccessIssue]
-        return not self.rebalancing and bool(recovery.completed.is_set())
-
-    async def wait_crashed(self) -> BaseException | None:
-        """Return when a part of Faust has failed, with what it failed of."""
-        await self._crashed.wait()
-        reason: BaseException | None = self._crash_reason
-        return reason
-
-
-def run(settings: Settings) -> int:
-    """Score until SIGTERM or SIGINT; return the process's exit code.
+    Args:
+        settings: of this worker.
+        engine: runs instead of the release's own.
 
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings).run())
+        return runner.run(Scorer(settings, engine=engine, leaving=_end_within).run())
 
 
 class Scorer:
@@ -114,10 +80,18 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
-    def __init__(self, settings: Settings, *, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Engine | None = None,
+        leaving: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
+        self._leaving = leaving
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: ScorerApp
@@ -128,8 +102,7 @@ class Scorer:
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
         self._stopping = asyncio.Event()
-        self._committed: dict[Any, int] = {}
-        self._moved_at = time.monotonic()
+        self._liveness = Liveness(STALLED_AFTER_S)
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""
@@ -152,7 +125,9 @@ class Scorer:
         stack.callback(engine.close)
         self.telemetry.engine(engine)
         max_batch = min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
-        self._batcher = Batcher(engine, max_batch=max_batch, report=self.telemetry.batch)
+        self._batcher = Batcher(
+            engine, max_batch=max_batch, report=self.telemetry.batch, deadline_s=settings.engine.deadline_s
+        )
         stack.push_async_callback(self._batcher.close)
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
@@ -170,7 +145,7 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
         )
-        self._app = _faust_app(settings)
+        self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
         self._add_agents(partitions)
@@ -194,7 +169,9 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        self._state = app.Table("alert-state", partitions=partitions, key_type=str)
+        self._state = app.Table(
+            "alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.STAMPED_BY_THE_BROKER
+        )
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
         app.agent(app.topic(names.scores, **raw), name="alert")(self._alert)
 
@@ -219,9 +196,9 @@ class Scorer:
         async for event in stream.noack().events():
             try:
                 change = await self._decide(event)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the worker stops
                 self._fail(error)
-                raise
+                return  # raised, it would crash Faust, which then leaves its consumer running
             if change is None:
                 event.ack()
             else:
@@ -256,11 +233,25 @@ class Scorer:
             log.info(
                 alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
             )
-        if next_state is not None and next_state != state:
-            self._state[score.product_id] = alerting.to_table(next_state)
-            change: asyncio.Future[Any] = self._state.last_change
-            return change
+        if next_state is not None and (next_state != state or alerting.stems_from(next_state, score)):
+            return self._remember(score.product_id, next_state)
         return None
+
+    def _remember(self, product_id: str, state: alerting.AlertState) -> asyncio.Future[Any]:
+        """Write the state; return the delivery of its record in the changelog.
+
+        Raises:
+            FatalError: state_not_written. The next start rebuilds the state from its changelog.
+        """
+        try:
+            self._state[product_id] = alerting.to_table(state)
+        except Exception as error:  # the stores' errors have no common base
+            directory = self._settings.state.directory
+            raise FatalError(
+                "state_not_written", f"is the disk of {directory} full? The store says: {error}"
+            ) from error
+        change: asyncio.Future[Any] = self._state.last_change
+        return change
 
     async def _reject(self, incoming: Incoming, error: RejectedEvent) -> None:
         """Send a record of product-scores that no scorer wrote to the dead letters."""
@@ -276,6 +267,7 @@ class Scorer:
 
     def stop(self) -> None:
         """Ask the worker to drain and stop; `run` then returns."""
+        self._leaving(self._settings.pipeline.drain_timeout_s + LEAVE_S)
         self._stopping.set()
 
     def _on_signals(self) -> None:
@@ -300,7 +292,9 @@ class Scorer:
         for waiter in (told, crashed):
             waiter.cancel()
         if reasons:
+            self._leaving(LEAVE_S)
             await self._pipeline.abandon()
+            self._app.ordered.drain_timeout_s = 0.0  # nobody is left who would finish what is in flight
             raise reasons[0]
 
     async def _drain(self) -> None:
@@ -325,18 +319,27 @@ class Scorer:
             self._fatal.set_result(error if isinstance(error, FatalError) else wrapped)
 
     def _alive(self) -> tuple[bool, str]:
-        """Say whether committed offsets move while there is something to commit."""
-        progress = self._app.ordered.progress()
-        lag = sum(max(0, end - committed) for committed, end in progress.values())
-        committed = {tp: offset for tp, (offset, _) in progress.items()}
-        now = time.monotonic()
-        if committed != self._committed or not lag:
-            self._committed, self._moved_at = committed, now
-        stalled_s = now - self._moved_at
-        return stalled_s < STALLED_AFTER_S, f"lag {lag}, committed offsets moved {stalled_s:.0f} s ago"
+        return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
+
+
+def _end_within(seconds: float) -> None:
+    """End the process, come what may, that many seconds from now.
+
+    While a worker that is leaving hangs, its group waits for it: in an engine that does not answer, in a Faust that
+    waits for what has crashed, on a broker that is away. What it has not committed by then is another's to do.
+    """
+
+    def end() -> None:
+        log.error("worker.hung", seconds=seconds)
+        faulthandler.dump_traceback()
+        os._exit(EXIT_HUNG)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _load_engine(settings: Settings) -> Engine:
@@ -358,42 +361,3 @@ def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
         published_at=datetime.fromtimestamp(message.timestamp, UTC),
         acknowledge=event.ack,
     )
-
-
-def _faust_app(settings: Settings) -> ScorerApp:
-    broker, state = settings.broker, settings.state
-    app = ScorerApp(
-        broker.group,
-        broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
-        broker_credentials=_credentials(broker),
-        broker_session_timeout=broker.session_timeout_s,
-        broker_heartbeat_interval=broker.heartbeat_interval_s,
-        broker_commit_interval=broker.commit_interval_s,
-        broker_rebalance_timeout=settings.pipeline.drain_timeout_s + REBALANCE_MARGIN_S,
-        consumer_auto_offset_reset="earliest",
-        producer_linger=0.005,
-        store="memory://" if state.store == "memory" else "rocksdb://?driver=rocksdict",
-        datadir=str(state.directory),
-        topic_replication_factor=settings.topics.replication,
-        topic_disable_leader=True,
-        stream_wait_empty=True,
-        web_enabled=False,
-        Table=_Table,
-        TableManager=_Tables,
-    )
-    app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
-    app.ordered.fetch_max_wait_ms = broker.fetch_max_wait_ms
-    return app
-
-
-def _credentials(broker: BrokerSettings) -> Any:  # noqa: ANN401 - Faust's credentials
-    options = topics.client_kwargs(broker)
-    context = options.get("ssl_context")
-    if broker.security_protocol.startswith("SASL"):
-        return faust.SASLCredentials(
-            username=options["sasl_plain_username"],
-            password=options["sasl_plain_password"],
-            mechanism=broker.sasl_mechanism,
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context is not None else None

@@ -82,6 +82,9 @@ class EngineSettings(_Section):
     max_batch: int | None = Field(
         default=None, ge=1, description="cap under the manifest's own; the manifest's when unset"
     )
+    deadline_s: float = Field(
+        default=60.0, gt=0, description="for one batch; a worker whose engine takes longer stops, to be started anew"
+    )
 
 
 class PipelineSettings(_Section):

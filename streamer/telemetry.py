@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 from aiohttp import web
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from streamer.events import OUTCOMES, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Hashable, Mapping
     from datetime import datetime
 
     from engines.contract import Engine
@@ -86,6 +86,35 @@ class Telemetry:
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""
         self._depth.labels(name).set_function(depth)
+
+
+class Liveness:
+    """Judges whether a worker makes progress: whether the committed offset of each partition moves while it has lag.
+
+    Args:
+        stalled_after_s: how long one may stand still.
+    """
+
+    def __init__(self, stalled_after_s: float) -> None:
+        self._stalled_after_s = stalled_after_s
+        self._moved: dict[Hashable, tuple[int, float]] = {}
+
+    def judge(self, progress: Mapping[Any, tuple[int, int]], now: float) -> tuple[bool, str]:
+        """Return the judgement, and why.
+
+        Args:
+            progress: of each partition, its committed offset and the end of its log.
+            now: seconds by a clock that never jumps.
+        """
+        moved: dict[Hashable, tuple[int, float]] = {}
+        for partition, (committed, end) in progress.items():
+            known = self._moved.get(partition)
+            stands = known is not None and known[0] == committed and committed < end
+            moved[partition] = known if known is not None and stands else (committed, now)
+        self._moved = moved
+        stalled_s = max((now - since for _, since in moved.values()), default=0.0)
+        lag = sum(max(0, end - committed) for committed, end in progress.values())
+        return stalled_s < self._stalled_after_s, f"lag {lag}, the slowest partition moved {stalled_s:.0f} s ago"
 
 
 class HealthServer:

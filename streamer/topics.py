@@ -39,6 +39,11 @@ MAX_DEAD_LETTER_BYTES = 2 * 2**20
 """A dead letter carries its event in base64, 4/3 of at most 1 MiB (the broker's default), and the words around it."""
 
 
+STAMPED_BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
+"""For what workers write: Kafka refuses a record whose time is an hour ahead of its own, and a worker whose clock has
+jumped would stand still. Events carry their own times."""
+
+
 @dataclass(frozen=True)
 class TopicSpec:
     """One topic as it should be; `role` says what it is for."""
@@ -78,14 +83,20 @@ def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
     """
     return (
         _spec(topics, topics.updates, "in: product updates", days=7),
-        _spec(topics, topics.scores, "out: outcome of each update", days=7),
-        _spec(topics, topics.alerts, "out: mismatch alerts", days=30),
-        _spec(topics, topics.dead_letters, "out: rejected updates", days=30, max_bytes=MAX_DEAD_LETTER_BYTES),
+        _spec(topics, topics.scores, "out: outcome of each update", days=7, ours=True),
+        _spec(topics, topics.alerts, "out: mismatch alerts", days=30, ours=True),
+        _spec(
+            topics, topics.dead_letters, "out: rejected updates", days=30, ours=True, max_bytes=MAX_DEAD_LETTER_BYTES
+        ),
     )
 
 
-def _spec(topics: TopicSettings, name: str, role: str, *, days: int, max_bytes: int | None = None) -> TopicSpec:
+def _spec(
+    topics: TopicSettings, name: str, role: str, *, days: int, ours: bool = False, max_bytes: int | None = None
+) -> TopicSpec:
     config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
+    if ours:
+        config |= STAMPED_BY_THE_BROKER
     if topics.replication >= 3:  # noqa: PLR2004 - with three copies, acks=all survives the loss of one broker
         config["min.insync.replicas"] = "2"
     if max_bytes is not None:

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import contextlib
 import os
+import random
+import socket
 import subprocess
 import time
 import uuid
@@ -16,7 +18,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from streamer.demo.broker import LOOPBACK, answers, free_port, log_tail, spawn
+from streamer.demo.broker import LOOPBACK, answers, log_tail, spawn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
@@ -61,12 +63,20 @@ class GivenKafka:
 
 
 class Kafka:
-    """One KRaft node on 127.0.0.1; its ports and data outlive a stop, a kill and a start."""
+    """One KRaft node on 127.0.0.1; its ports and data outlive a stop, a kill and a start.
 
-    def __init__(self, home: Path, directory: Path) -> None:
+    Args:
+        home: a folder with libs/*.jar.
+        directory: for its data.
+        proxied: opens a second listener, `behind_proxy`, whose clients are sent to this port of 127.0.0.1.
+    """
+
+    def __init__(self, home: Path, directory: Path, *, proxied: int | None = None) -> None:
+        self._proxied = proxied
+        self.behind_proxy = _lasting_port()
         self._classpath = f"{home}/libs/*"
         self._directory = directory
-        self._port, self._controller_port = free_port(), free_port()
+        self._port, self._controller_port = _lasting_port(), _lasting_port()
         self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,18 +91,27 @@ class Kafka:
 
     def start(self) -> None:
         """Start the node, with the data that it has, and return once it answers; nothing to do when it runs."""
-        if self._process is not None:
-            return
+        if self._process is None:
+            self.launch()
+            self.wait_until_it_answers()
+
+    def launch(self) -> None:
+        """Start the node and return at once; it lives no longer than the thread that calls this."""
         if not self._config.exists():
             self._format()
-        with (self._directory / "server.log").open("ab+") as log:
+        with self._log.open("ab+") as log:
             self._process = spawn(self._java("-Xmx512m", "kafka.Kafka", str(self._config)), log=log)
-            deadline = time.monotonic() + KAFKA_START_TIMEOUT_S
-            while not answers(self._port, self._cluster):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.kill()
+
+    def wait_until_it_answers(self) -> None:
+        """Return once a node that was launched takes requests; fail the test when it does not in time."""
+        assert self._process is not None, "Kafka was not launched"
+        deadline = time.monotonic() + KAFKA_START_TIMEOUT_S
+        while not answers(self._port, self._cluster):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                with self._log.open("rb") as log:
                     pytest.fail(f"Apache Kafka did not start: {log_tail(log)}")
-                time.sleep(0.05)
+            time.sleep(0.05)
 
     def stop(self) -> None:
         """SIGTERM: the node closes its log in order."""
@@ -131,6 +150,10 @@ class Kafka:
     def _config(self) -> Path:
         return self._directory / "server.properties"
 
+    @property
+    def _log(self) -> Path:
+        return self._directory / "server.log"
+
     def _java(self, heap: str, *arguments: str) -> list[str]:
         log4j = Path(__file__).with_name("log4j2.properties")
         options = [heap, "-XX:+UseSerialGC", "-Xshare:auto", f"-Dlog4j2.configurationFile={log4j}"]
@@ -149,14 +172,17 @@ class Kafka:
         draft.rename(self._config)
 
     def _properties(self) -> dict[str, str | int]:
+        direct = f"PLAINTEXT://{self.bootstrap}"
+        proxied = self._proxied is not None
+        behind_proxy = f",PROXIED://{LOOPBACK}:{self.behind_proxy}" if proxied else ""
         return {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{LOOPBACK}:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{LOOPBACK}:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{direct}{behind_proxy},CONTROLLER://{LOOPBACK}:{self._controller_port}",
+            "advertised.listeners": direct + (f",PROXIED://{LOOPBACK}:{self._proxied}" if proxied else ""),
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "log.dirs": str(self._directory / "data"),
             "auto.create.topics.enable": "false",
             "offsets.topic.num.partitions": 4,
@@ -170,18 +196,32 @@ class Kafka:
         }
 
 
+def _lasting_port() -> int:
+    """Return a free port that no outgoing connection takes while the broker is away: one below the ephemeral range."""
+    for port in random.sample(range(15_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, port))
+            return port
+    pytest.fail("no free port between 15000 and 32000")
+
+
+def kafka_home() -> Path:
+    """Return the folder of the Apache Kafka that KAFKA_HOME names; skip when it names none."""
+    home = os.environ.get("KAFKA_HOME")
+    if not home:
+        pytest.skip(HOW_TO_GIVE_KAFKA)
+    if not list(Path(home, "libs").glob("kafka-server-[0-9]*.jar")):
+        pytest.fail(f"KAFKA_HOME={home} holds no Apache Kafka: there is no libs/kafka-server-*.jar")
+    return Path(home).resolve()
+
+
 @contextlib.contextmanager
 def running_kafka(directory: Path) -> Iterator[Kafka | GivenKafka]:
     """Yield the Kafka that the environment names, started here when it names a folder; skip when it names none."""
     if bootstrap := os.environ.get("KAFKA_BOOTSTRAP"):
         yield GivenKafka(bootstrap)
         return
-    home = os.environ.get("KAFKA_HOME")
-    if not home:
-        pytest.skip(HOW_TO_GIVE_KAFKA)
-    if not list(Path(home, "libs").glob("kafka-server-[0-9]*.jar")):
-        pytest.fail(f"KAFKA_HOME={home} holds no Apache Kafka: there is no libs/kafka-server-*.jar")
-    kafka = Kafka(Path(home).resolve(), directory)
+    kafka = Kafka(kafka_home(), directory)
     try:
         kafka.start()
         yield kafka

@@ -51,14 +51,18 @@ def manifest(**changes: object) -> Manifest:
 class FakeEngine:
     """Answers each pair with its picture's mean red (0..255), less 127.5; fails on demand.
 
-    `gate`, when set, is waited for at the start of each batch, from the engine's thread.
+    `gate`, when set, is waited for at the start of each batch, from the engine's thread; `memory` is the largest batch
+    that it can run.
     """
 
     device = "fake"
     concurrency = 1
 
-    def __init__(self, *, poison: int | None = None, gate: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self, *, poison: int | None = None, gate: Callable[[], object] | None = None, memory: int | None = None
+    ) -> None:
         self.manifest = manifest()
+        self.memory = memory
         self.batches: list[int] = []
         self.poison = poison
         self.gate = gate
@@ -66,6 +70,8 @@ class FakeEngine:
     def infer(self, batch: Batch) -> NDArray[np.float32]:
         if self.gate is not None:
             self.gate()
+        if self.memory is not None and len(batch) > self.memory:
+            raise MemoryError
         self.batches.append(len(batch))
         red = batch.pixel_values[:, 0].mean(axis=(1, 2))
         if self.poison is not None and (red.round() == self.poison).any():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from streamer.alert import AlertState, decide, from_table, to_table
+from streamer.alert import AlertState, decide, from_table, stems_from, to_table
 from streamer.events import Contradiction, MismatchAlert, ProductScore, RecordedOutcome, SourcePosition
 
 if TYPE_CHECKING:
@@ -174,3 +174,14 @@ def test_alert_names_what_the_score_names_under_the_same_id() -> None:
     assert structs.replace(opened, data=plain.data) == plain
     assert resolved.data.contradicts is UNSET
     assert state is not None
+
+
+def test_state_of_a_redelivered_score_stems_from_it() -> None:
+    """A score that comes again is told from one that changes nothing: its state is written again, for the changelog."""
+    first, second = in_log_order([score(1, 0.9), score(2, 0.9, image="b")])
+    state, _ = run(first, second)
+    again, alerts = run(second, state=state)
+    assert again is not None
+    assert (again, alerts) == (state, [])
+    assert stems_from(again, second)
+    assert not stems_from(again, first)

@@ -103,6 +103,32 @@ async def test_batcher_reports_an_engine_that_only_fails() -> None:
     assert batcher.fatal.result().code == "engine_failing"
 
 
+async def test_batcher_that_meets_many_bad_pairs_asks_the_engine_for_a_good_one() -> None:
+    """An engine that still scores what it has scored before is sound: pairs that it cannot score stop no worker."""
+    batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
+    await batcher.logit(pair(1))
+    for _ in range(3 * MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(9))
+    await batcher.logit(pair(1))
+    await batcher.close()
+    assert not batcher.fatal.done()
+
+
+async def test_batcher_whose_engine_no_longer_scores_a_good_pair_stops_the_worker() -> None:
+    """The failures are then the engine's own."""
+    engine = FakeEngine(poison=9)
+    batcher = Batcher(engine, max_batch=1, report=lambda _: None)
+    await batcher.logit(pair(1))
+    engine.poison = 1
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await batcher.logit(pair(1))
+    reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
+    await batcher.close()
+    assert reason.code == "engine_failing"
+
+
 async def test_batcher_takes_what_explains_before_what_is_fresh(
     gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
 ) -> None:
@@ -173,3 +199,41 @@ async def test_batcher_whose_thread_breaks_says_so() -> None:
     assert "MemoryError" in str(reason)
     waiting.cancel()
     await batcher.close()
+
+
+async def test_batcher_whose_engine_hangs_stops_the_worker() -> None:
+    """A batch that takes longer than the deadline stops the worker, and closing does not wait for the hung thread."""
+    gate = threading.Event()
+    batcher = Batcher(FakeEngine(gate=gate.wait), max_batch=4, report=lambda _: None, deadline_s=0.05)
+    waiting = asyncio.create_task(batcher.logit(pair(0)))
+    reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
+    assert reason.code == "engine_hung"
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.wait_for(batcher.close(), timeout=10)
+    gate.set()
+
+
+async def test_batcher_that_waits_for_pairs_is_not_hung() -> None:
+    """Only a batch that runs has a deadline, not the wait for the next one."""
+    batcher = Batcher(FakeEngine(), max_batch=4, report=lambda _: None, deadline_s=0.2)
+    for _ in range(2):
+        await batcher.logit(pair(0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=0.5)
+    await batcher.close()
+
+
+async def test_batcher_whose_large_batches_find_no_memory_runs_smaller_ones() -> None:
+    """A batch that does not fit into memory is halved until it does."""
+    gate = threading.Event()
+    engine = FakeEngine(gate=gate.wait, memory=2)
+    batcher = Batcher(engine, max_batch=8, report=lambda _: None)
+    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in range(9)]
+    await asyncio.sleep(0)
+    gate.set()
+    answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(*tasks)]
+    await batcher.close()
+    assert answers == list(range(9))
+    assert max(engine.batches) == 2
+    assert not batcher.fatal.done()

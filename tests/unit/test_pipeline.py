@@ -200,6 +200,18 @@ async def test_tombstone_is_recorded_after_what_it_overtook(bench: Bench, tombst
     assert [score["outcome"] for score in bench.published.topic(PRODUCT_SCORES)] == ["superseded", "deleted"]
 
 
+async def test_tombstone_without_version_takes_the_order_of_what_it_ends(bench: Bench) -> None:
+    """Its record is then the only one that tells it: an older update that comes late must not bring it back."""
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(5))
+    await asyncio.sleep(0)
+    await bench.send(None)
+    await bench.send(update(3, WRONG))
+    ended, deleted, late = await bench.settle()
+    assert (ended["outcome"], deleted["outcome"], late["outcome"]) == ("superseded", "deleted", "superseded")
+    assert deleted["order"] == 5
+
+
 async def test_tombstone_redelivered_after_a_newer_version_is_superseded(bench: Bench) -> None:
     """Its offset says that it is older than what is known."""
     bench.offset = 7

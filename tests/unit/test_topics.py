@@ -66,6 +66,8 @@ def test_specs_keep_people_s_topics_longer_and_dead_letters_larger() -> None:
     assert days == [7, 7, 30, 30]
     assert int(dead_letters.config["max.message.bytes"]) > 2**20 * 4 / 3
     assert all(spec.config["cleanup.policy"] == "delete" for spec in (updates, scores, alerts, dead_letters))
+    by_the_broker = [spec.config.get("message.timestamp.type") for spec in (updates, scores, alerts, dead_letters)]
+    assert by_the_broker == [None, *["LogAppendTime"] * 3]
 
 
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, None), (2, None), (3, "2")])

@@ -1,0 +1,105 @@
+"""The Faust app of a scoring worker: what of Faust is used, and the three places where it is made to fit.
+
+Imported by the composition root only, as `streamer.transport` is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import faust
+from faust.tables.manager import TableManager
+
+from streamer import topics
+from streamer.transport import OrderedTransport
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from streamer.settings import BrokerSettings, Settings
+    from streamer.transport import OrderedConsumer
+
+REBALANCE_MARGIN_S = 30.0
+"""A rebalance waits for every member's drain; this much more, for members that are slow to answer."""
+
+
+class _Tables(TableManager):  # type: ignore[misc] # Faust is untyped to mypy
+    """Faust's table manager without the second it waits for tables to be declared: ours are, before the app starts."""
+
+    async def on_start(self) -> None:
+        await self._update_channels()
+        await self.recovery.start()
+
+
+class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
+    """Faust's table that tells which record of its changelog holds the change just made."""
+
+    last_change: asyncio.Future[Any]
+
+    def send_changelog(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's signature
+        self.last_change = super().send_changelog(*args, **kwargs)
+        return self.last_change
+
+
+class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
+    """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
+
+    def _new_transport(self) -> OrderedTransport:
+        return OrderedTransport(self.conf.broker_consumer, self)
+
+    @property
+    def ordered(self) -> OrderedConsumer:
+        """The app's consumer, as the type it is."""
+        return cast("OrderedConsumer", self.consumer)
+
+    @property
+    def recovered(self) -> bool:
+        """Whether partitions are assigned and their state is here."""
+        recovery: Any = self.tables.recovery  # pyright: ignore[reportAttributeAccessIssue]
+        return not self.rebalancing and bool(recovery.completed.is_set())
+
+    async def wait_crashed(self) -> BaseException | None:
+        """Return when a part of Faust has failed, with what it failed of."""
+        await self._crashed.wait()
+        reason: BaseException | None = self._crash_reason
+        return reason
+
+
+def create(settings: Settings) -> ScorerApp:
+    """Return the app, not yet started and without agents."""
+    broker, state = settings.broker, settings.state
+    app = ScorerApp(
+        broker.group,
+        broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
+        broker_credentials=_credentials(broker),
+        broker_session_timeout=broker.session_timeout_s,
+        broker_heartbeat_interval=broker.heartbeat_interval_s,
+        broker_commit_interval=broker.commit_interval_s,
+        broker_rebalance_timeout=settings.pipeline.drain_timeout_s + REBALANCE_MARGIN_S,
+        consumer_auto_offset_reset="earliest",
+        producer_linger=0.005,
+        store="memory://" if state.store == "memory" else "rocksdb://?driver=rocksdict",
+        datadir=str(state.directory),
+        topic_replication_factor=settings.topics.replication,
+        topic_disable_leader=True,
+        stream_wait_empty=True,
+        web_enabled=False,
+        Table=_Table,
+        TableManager=_Tables,
+    )
+    app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
+    app.ordered.fetch_max_wait_ms = broker.fetch_max_wait_ms
+    return app
+
+
+def _credentials(broker: BrokerSettings) -> Any:  # noqa: ANN401 - Faust's credentials
+    options = topics.client_kwargs(broker)
+    context = options.get("ssl_context")
+    if broker.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=broker.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context is not None else None

@@ -1,0 +1,190 @@
+"""A history → what is wrong with it. Pure: no broker here, no clock."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.chaos.traffic import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.chaos.history import Commit, History, Position, Record
+
+_AFTER = {"opened": ("updated", "resolved"), "updated": ("updated", "resolved"), "resolved": ("opened",)}
+
+
+class Span(NamedTuple):
+    """When a fault began and was over, in ms by the broker's clock."""
+
+    begin_ms: int
+    end_ms: int
+
+
+@dataclass
+class Verdict:
+    """What a run did.
+
+    Attributes:
+        events: records of product-updates.
+        lost: those without an outcome.
+        wrong: what contradicts the reference or itself, in words.
+        ahead: commits that were ahead of what they say is done, in words.
+        duplicates: outcomes and alerts by redelivery: the same again.
+        changed: of the repeated outcomes, those that have another name than the first (`unchanged` after `scored`).
+        lag: records that were not committed in the end.
+        recovery_s: the longest time, from a moment when all faults were over until each partition with lag was
+            committed further.
+    """
+
+    events: int
+    lost: int
+    wrong: list[str] = field(default_factory=list)
+    ahead: list[str] = field(default_factory=list)
+    duplicates: int = 0
+    repeated_alerts: int = 0
+    changed: int = 0
+    lag: int = 0
+    recovery_s: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything that is promised was kept."""
+        return not (self.lost or self.wrong or self.ahead or self.lag)
+
+
+def check(history: History, faults: Sequence[Span] = ()) -> Verdict:
+    """Return the verdict on a history.
+
+    Args:
+        history: of a run that has settled.
+        faults: what befell it.
+    """
+    outcomes: dict[Position, list[Record]] = defaultdict(list)
+    for record in sorted(history.scores + history.dead_letters, key=lambda record: record.at_ms):
+        assert record.source is not None
+        outcomes[record.source].append(record)
+    names = {at: [record.body.get("outcome", "rejected") for record in records] for at, records in outcomes.items()}
+    ids = Counter(alert.body["id"] for alert in history.alerts)
+    return Verdict(
+        events=len(history.updates),
+        lost=len(history.updates.keys() - outcomes.keys()),
+        wrong=[*_impossible(history, names), *_wrong_alerts(history), *_ambiguous(history)],
+        ahead=[*_ahead_of_outcomes(history, outcomes), *_ahead_of_alerts(history)],
+        duplicates=sum(len(told) - 1 for told in names.values()),
+        repeated_alerts=sum(count - 1 for count in ids.values()),
+        changed=sum(name != told[0] for told in names.values() for name in told[1:]),
+        lag=sum(history.lag.values()),
+        recovery_s=max((_recovery_s(history, end) for end in _calm(faults)), default=0.0),
+    )
+
+
+def _impossible(history: History, names: dict[Position, list[str]]) -> list[str]:
+    """Return outcomes that the event cannot have: rejected though it is sound, scored though it is not, of no event."""
+    found = []
+    for at, told in names.items():
+        published = history.updates.get(at)
+        if published is None:
+            found.append(f"{at}: outcome {told} of no event")
+            continue
+        event = published.event
+        possible = {"rejected"} if event.kind == "malformed" else {"superseded"}
+        if event.kind == "tombstone":
+            possible |= {"deleted"}
+        elif event.kind == "update":
+            possible |= {"scored", "unchanged"} if event.accepted else {"rejected"}
+        found += [f"{at}: {name}, an outcome that this {event.kind} cannot have" for name in set(told) - possible]
+    return found
+
+
+def _wrong_alerts(history: History) -> list[str]:
+    """Return the products whose alert is not as a sequential run leaves it, or whose transitions do not alternate."""
+    in_order = [history.updates[at].event for at in sorted(history.updates)]
+    told: dict[str, list[str]] = defaultdict(list)
+    known: set[str] = set()
+    for alert in history.alerts:
+        if alert.body["id"] not in known:
+            known.add(alert.body["id"])
+            told[alert.body["subject"]].append(_transition(alert))
+    expected = reference(in_order)
+    wrong = [
+        f"{product}: the alert is {'not ' * is_open}open after {told.get(product, [])}"
+        for product, is_open in expected.items()
+        if is_open != (told.get(product, ["resolved"])[-1] != "resolved")
+    ]
+    return wrong + [f"{product}: {names}" for product, names in told.items() if not _alternate(names)]
+
+
+def _ambiguous(history: History) -> list[str]:
+    """Return the transitions that were published under more than one id."""
+    ids: dict[tuple[str, int, str], set[str]] = defaultdict(set)
+    for alert in history.alerts:
+        ids[alert.body["subject"], alert.body["data"]["order"], _transition(alert)].add(alert.body["id"])
+    return [f"{transition}: ids {sorted(found)}" for transition, found in ids.items() if len(found) > 1]
+
+
+def _ahead_of_outcomes(history: History, outcomes: dict[Position, list[Record]]) -> list[str]:
+    """Return the commits before which an event has no outcome, or not yet had one at the time of the commit."""
+    first = {at: records[0].at_ms for at, records in outcomes.items()}
+    return _ahead(history.commits["updates"], {at: first.get(at) for at in history.updates}, "the outcome")
+
+
+def _ahead_of_alerts(history: History) -> list[str]:
+    """Return the commits before which a score's alert was not yet published."""
+    scores: dict[tuple[str, int], Position] = {}
+    for score in history.scores:
+        if score.body["outcome"] != "superseded" and score.body["order"] is not None:
+            scores.setdefault((score.body["product_id"], score.body["order"]), score.position)
+    published: dict[Position, int | None] = {}
+    for alert in history.alerts:
+        at = scores.get((alert.body["subject"], alert.body["data"]["order"]))
+        if at is not None:
+            known = published.get(at)
+            published[at] = alert.at_ms if known is None else min(known, alert.at_ms)
+    return _ahead(history.commits["scores"], published, "the alert")
+
+
+def _ahead(commits: list[Commit], done: dict[Position, int | None], what: str) -> list[str]:
+    """Return the commits that were ahead; `done` says when what stands at a position was done, None for never."""
+    found = []
+    by_partition: dict[int, list[Commit]] = defaultdict(list)
+    for commit in commits:
+        by_partition[commit.partition].append(commit)
+    for (partition, offset), at_ms in done.items():
+        covering = next((commit for commit in by_partition[partition] if commit.offset > offset), None)
+        if covering is not None and (at_ms is None or at_ms > covering.at_ms):
+            late = "never came" if at_ms is None else f"came {at_ms - covering.at_ms} ms later"
+            found.append(f"{partition}: {covering.offset} committed, {what} of {offset} {late}")
+    return found
+
+
+def _calm(faults: Sequence[Span]) -> list[int]:
+    """Return the moments when a fault ended and no other was under way."""
+    return [one.end_ms for one in faults if not any(other.begin_ms <= one.end_ms < other.end_ms for other in faults)]
+
+
+def _recovery_s(history: History, end_ms: int) -> float:
+    """Return the seconds from the end of a fault until every partition that had lag was committed further."""
+    longest_ms = 0
+    for partition in {partition for partition, _ in history.updates}:
+        commits = [commit for commit in history.commits["updates"] if commit.partition == partition]
+        before = max((commit.offset for commit in commits if commit.at_ms <= end_ms), default=0)
+        waiting = any(
+            at[0] == partition and at[1] >= before and published.at_ms <= end_ms
+            for at, published in history.updates.items()
+        )
+        further = next((commit.at_ms for commit in commits if commit.at_ms > end_ms and commit.offset > before), None)
+        if waiting and further is not None:
+            longest_ms = max(longest_ms, further - end_ms)
+    return longest_ms / 1000
+
+
+def _transition(alert: Record) -> str:
+    return str(alert.body["type"]).rpartition(".")[2]
+
+
+def _alternate(transitions: list[str]) -> bool:
+    return transitions[0] == "opened" and all(second in _AFTER[first] for first, second in pairwise(transitions))
