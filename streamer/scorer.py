@@ -181,6 +181,8 @@ class Scorer:
         for stage in self._pipeline.depths:
             self.telemetry.watch_depth(stage, partial(self._pipeline.depths.__getitem__, stage))
         self.telemetry.watch_depth("engine", lambda: self._batcher.waiting)
+        for topic in (self._settings.topics.updates, self._settings.topics.scores):
+            self.telemetry.watch_lag(topic, partial(self._lag, topic))
         if telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)
             await health.start(telemetry.host, telemetry.port)
@@ -320,6 +322,10 @@ class Scorer:
 
     def _alive(self) -> tuple[bool, str]:
         return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
+
+    def _lag(self, topic: str) -> int:
+        progress = self._app.ordered.progress()
+        return sum(max(0, end - committed) for tp, (committed, end) in progress.items() if tp.topic == topic)
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")

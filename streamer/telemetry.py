@@ -52,6 +52,9 @@ class Telemetry:
         self._batch = Histogram("streamer_batch_size", "Pairs in one run of the engine", buckets=_SIZES, registry=r)
         self._busy = Counter("streamer_engine_busy_seconds", "Time the engine spent in inference", registry=r)
         self._depth = Gauge("streamer_queue_depth", "Events waiting, by queue", ["queue"], registry=r)
+        self._lag = Gauge(
+            "streamer_lag_events", "Records of this worker's partitions without an outcome", ["topic"], registry=r
+        )
         self._probability = Histogram(
             "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
         )
@@ -86,6 +89,10 @@ class Telemetry:
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""
         self._depth.labels(name).set_function(depth)
+
+    def watch_lag(self, topic: str, lag: Callable[[], float]) -> None:
+        """Show the lag of this worker's partitions of a topic whenever metrics are scraped."""
+        self._lag.labels(topic).set_function(lag)
 
 
 class Liveness:
