@@ -1,0 +1,20 @@
+# Adapts an engine to a catalogue, on a GPU where there is one: docker build -f docker/trainer.Dockerfile .
+#   docker run --rm -v catalog:/data image adapt /data/catalog --family compact --out /data/releases
+# Kept apart from the scorer's: torch is most of its size.
+FROM python:3.11.14-slim-bookworm AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /app
+WORKDIR /source
+COPY . .
+RUN /app/bin/pip install '.[train,feeds]' && /app/bin/pip uninstall --yes pip
+
+FROM python:3.11.14-slim-bookworm
+RUN groupadd --gid 10001 app && useradd --uid 10001 --gid app --no-create-home --shell /usr/sbin/nologin app \
+    && install --directory --owner app --group app /data
+COPY --from=build /app /app
+ENV PATH=/app/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+ENTRYPOINT ["streamer"]
+CMD ["adapt", "--help"]

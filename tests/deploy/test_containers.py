@@ -1,0 +1,107 @@
+"""The Dockerfiles and docker-compose.yml, as far as they can be judged without an engine that runs containers."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from streamer import scorer, terminal
+from streamer.settings import Settings, load
+from tests.deploy.rendering import OVERLAYS, ROOT, find
+
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
+
+
+def _lint(dockerfile: Path) -> subprocess.CompletedProcess[str]:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    return subprocess.run([hadolint, dockerfile], check=False, capture_output=True, text=True, timeout=60)
+
+
+def _validate(compose: dict[str, Any]) -> None:
+    PyCompose.from_yaml(yaml.safe_dump(compose)).validate()
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_dockerfile_has_no_findings(dockerfile: Path) -> None:
+    """Of hadolint, warnings and style included."""
+    found = _lint(dockerfile)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_dockerfile_with_an_unpinned_image_has_findings(tmp_path: Path) -> None:
+    """Without this, the test above could pass on a linter that finds nothing."""
+    dockerfile = tmp_path / "Dockerfile"
+    dockerfile.write_text("FROM python:latest\n")
+    assert "DL3007" in _lint(dockerfile).stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_image_runs_as_the_user_that_the_pod_names(dockerfile: Path) -> None:
+    """A number: Kubernetes cannot tell whether a name is root."""
+    users = [line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("USER")]
+    context = find("cpu", "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    assert users == [f"{context['runAsUser']}:{context['runAsGroup']}"]
+
+
+def test_compose_file_obeys_its_specification() -> None:
+    """Every field is known, and every volume that is mounted is declared."""
+    _validate(COMPOSE)
+
+
+@pytest.mark.parametrize("path", [(), ("services", "kafka"), ("services", "kafka", "healthcheck")])
+def test_compose_file_with_a_misspelt_field_is_refused(path: tuple[str, ...]) -> None:
+    """At each level: the specification is closed."""
+    broken = copy.deepcopy(COMPOSE)
+    place = broken
+    for step in path:
+        place = place[step]
+    place["misspelt"] = "x"
+    with pytest.raises(ValueError, match="misspelt"):
+        _validate(broken)
+
+
+def test_compose_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for all of our services, since one anchor carries them."""
+    template = terminal.env_template(Settings())
+    for name, value in COMPOSE["services"]["scorer"]["environment"].items():
+        assert name in template
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.fetch.allow_hosts == ("images:8080",)
+    assert settings.broker.bootstrap.partition(":")[0] in COMPOSE["services"]
+    assert COMPOSE["services"]["scorer"]["expose"] == [str(settings.telemetry.port)]
+    grace_s = float(COMPOSE["services"]["scorer"]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > settings.pipeline.drain_timeout_s + scorer.LEAVE_S
+    scraped = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
+    assert (scraped["names"], scraped["port"]) == (["scorer"], settings.telemetry.port)
+
+
+def test_compose_services_are_pinned_and_their_files_are_here() -> None:
+    """A tag that moves, or a mount that Docker would make an empty folder of, is found on the day it hurts."""
+    for name, service in COMPOSE["services"].items():
+        tag = service["image"].rpartition(":")[2]
+        assert tag[0].isdigit() or (tag[0] == "v" and tag[1].isdigit()), name
+        for volume in service.get("volumes", ()):
+            source = volume.split(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), volume
+    for name in OURS:
+        build = COMPOSE["services"][name]["build"]
+        assert (ROOT / build["dockerfile"]).is_file()
+        assert COMPOSE["services"][name]["read_only"] is True
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_dashboard_of_the_cluster_is_the_one_that_compose_mounts(overlay: str) -> None:
+    """One file for both."""
+    (mount,) = (volume for volume in COMPOSE["services"]["grafana"]["volumes"] if volume.endswith(":/dashboards:ro"))
+    file = ROOT / mount.split(":")[0] / "scorer.json"
+    assert find(overlay, "ConfigMap", "scorer-dashboard")["data"] == {"scorer.json": file.read_text()}
