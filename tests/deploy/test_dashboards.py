@@ -1,0 +1,122 @@
+"""The dashboard and the alert rules ask for what a worker exposes, and every alert has its runbook."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import promql_parser
+import pytest
+
+from streamer.settings import TopicSettings
+from streamer.telemetry import STAGES, Telemetry
+from tests.deploy.rendering import ROOT, find
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DASHBOARD = json.loads((ROOT / "k8s/base/dashboards/scorer.json").read_text())
+RULES = [rule for group in find("cpu", "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+QUERIES = {
+    **{
+        f"panel {panel['title']} {target['refId']}": target["expr"]
+        for panel in DASHBOARD["panels"]
+        for target in panel["targets"]
+    },
+    **{f"alert {rule['alert']}": rule["expr"] for rule in RULES},
+}
+SCRAPED = {"instance", "job", "pod", "namespace"}  # labels that Prometheus adds
+
+
+def _exposed() -> dict[str, set[str]]:
+    """Return the labels of each series of a worker, by its name."""
+    telemetry = Telemetry()
+    names = TopicSettings()
+    telemetry.watch_lag(names.updates, lambda: 0)
+    exposed: dict[str, set[str]] = {}
+    for family in telemetry.registry.collect():
+        metric = telemetry.registry._names_to_collectors[family.name]
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        for suffix in suffixes:
+            labels = set(metric._labelnames)  # type: ignore[attr-defined]
+            exposed[family.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
+    return exposed
+
+
+def _parts(node: Any) -> Iterator[Any]:  # noqa: ANN401 - the parser is untyped
+    """Yield the nodes of a parsed query."""
+    yield node
+    for name in ("expr", "lhs", "rhs", "vector_selector", "args"):
+        child = getattr(node, name, None)
+        for each in child if isinstance(child, list) else [child]:
+            if each is not None and type(each).__module__ == type(node).__module__:
+                yield from _parts(each)
+
+
+def _unknown(query: str) -> set[str]:
+    """Return the names and labels in the query that no worker exposes."""
+    exposed = _exposed()
+    asked: set[str] = set()
+    labels: set[str] = set()
+    for node in _parts(promql_parser.parse(query)):
+        if isinstance(node, promql_parser.VectorSelector):
+            asked.add(node.name)
+            labels |= {matcher.name for matcher in node.matchers.matchers}
+        elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+            labels |= set(node.modifier.labels)
+    assert asked
+    known = asked & exposed.keys()
+    return (asked - known) | (labels - SCRAPED.union(*(exposed[name] for name in known)))
+
+
+@pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
+def test_query_asks_for_what_a_worker_exposes(query: str) -> None:
+    """Names, labels, and the labels that it groups by."""
+    assert _unknown(query) == set()
+
+
+@pytest.mark.parametrize(
+    ("query", "unknown"),
+    [
+        ("1 - sum(rate(streamer_events_total[5m])) / sum(rate(streamer_event_total[5m]))", {"streamer_event_total"}),
+        ("histogram_quantile(0.9, sum by (le, step) (rate(streamer_stage_seconds_bucket[5m] offset 1d)))", {"step"}),
+        ('absent(streamer_lag_events{topics="x"}) or vector(0)', {"topics"}),
+    ],
+)
+def test_query_for_what_no_worker_exposes_is_found(query: str, unknown: set[str]) -> None:
+    """However deep it stands in the query."""
+    assert _unknown(query) == unknown
+
+
+def test_labels_that_queries_name_have_values_that_occur() -> None:
+    """A misspelt topic, outcome or bucket would be an empty panel, or an alert that never fires."""
+    text = "\n".join(QUERIES.values())
+    names = TopicSettings()
+    assert set(re.findall(r'topic="([^"]+)"', text)) == {names.updates, names.scores}
+    assert set(re.findall(r'outcome="([^"]+)"', text)) == {"rejected"}
+    buckets = {
+        sample.labels["le"]
+        for family in Telemetry().registry.collect()
+        if family.name == "streamer_mismatch_probability"
+        for sample in family.samples
+        if "le" in sample.labels
+    }
+    assert set(re.findall(r'le="([^"]+)"', text)) <= buckets
+    assert STAGES  # the dashboard groups by them and names none
+
+
+def test_alerts_lead_to_their_section_of_the_runbook() -> None:
+    """And the runbook has no section of an alert that is gone."""
+    sections = set(re.findall(r"^## (\w+)$", (ROOT / "docs/runbook.md").read_text(), flags=re.MULTILINE))
+    assert sections == {rule["alert"] for rule in RULES}
+    for rule in RULES:
+        assert rule["annotations"]["runbook_url"] == f"docs/runbook.md#{rule['alert'].lower()}"
+
+
+def test_codes_in_the_runbook_are_real() -> None:
+    """What it tells people to look for is what workers say."""
+    codes = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", (ROOT / "docs/runbook.md").read_text()))
+    source = "\n".join(path.read_text() for path in (ROOT / "streamer").glob("*.py"))
+    assert codes
+    assert {code for code in codes if f'"{code}"' not in source} == set()
