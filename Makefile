@@ -5,10 +5,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test chaos delivery lint clean
+.PHONY: help demo test chaos delivery k8s-check compose-check lint clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,12 @@ chaos: $(VENV)/test ## Every fault on a real Kafka (KAFKA_HOME), ten runs of eac
 
 delivery: ## Kill, stop and add workers on a real Kafka (KAFKA_HOME), RUNS=10 of each
 	$(MAKE) chaos ARGS="--faults kill,terminate,scale --events 20000 --runs $(or $(RUNS),10)"
+
+k8s-check: $(VENV)/test ## Manifests against their schemas and the settings, queries against the metrics, thresholds
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_dashboards.py tests/deploy/test_autoscale.py
+
+compose-check: $(VENV)/test ## Dockerfiles and docker-compose.yml
+	$(BIN)/python -m pytest tests/deploy/test_containers.py
 
 lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/ruff format --check .
