@@ -77,6 +77,7 @@ def test_compose_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, value)
     settings = load()
     assert settings.fetch.allow_hosts == ("images:8080",)
+    assert settings.state.directory.is_relative_to(COMPOSE["services"]["scorer"]["tmpfs"][0])
     assert settings.broker.bootstrap.partition(":")[0] in COMPOSE["services"]
     assert COMPOSE["services"]["scorer"]["expose"] == [str(settings.telemetry.port)]
     grace_s = float(COMPOSE["services"]["scorer"]["stop_grace_period"].removesuffix("s"))

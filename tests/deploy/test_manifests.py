@@ -180,7 +180,15 @@ def test_pictures_may_come_from_where_the_fetcher_may_go(overlay: str) -> None:
     }
 
 
-def test_pods_hold_no_rights_and_write_nowhere(overlay: str) -> None:
+def test_state_lies_where_the_container_may_write(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust makes its directory, also where the state is kept in memory."""
+    writable = {volume["name"] for volume in _pod(overlay)["volumes"] if "emptyDir" in volume}
+    paths = [mount["mountPath"] for mount in _container(overlay)["volumeMounts"] if mount["name"] in writable]
+    directory = _settings(overlay, monkeypatch).state.directory
+    assert any(directory.is_relative_to(path) for path in paths)
+
+
+def test_pods_hold_no_rights_and_no_writable_root(overlay: str) -> None:
     """What a picture's decoder could be made to do ends at the container."""
     assert find(overlay, "ServiceAccount")["automountServiceAccountToken"] is False
     assert _pod(overlay)["automountServiceAccountToken"] is False
