@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import promql_parser
 import pytest
+import yaml
 
 from streamer.settings import TopicSettings
 from streamer.telemetry import STAGES, Telemetry
@@ -15,6 +18,7 @@ from tests.deploy.rendering import ROOT, find
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DASHBOARD = json.loads((ROOT / "k8s/base/dashboards/scorer.json").read_text())
 RULES = [rule for group in find("cpu", "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
@@ -120,3 +124,13 @@ def test_codes_in_the_runbook_are_real() -> None:
     source = "\n".join(path.read_text() for path in (ROOT / "streamer").glob("*.py"))
     assert codes
     assert {code for code in codes if f'"{code}"' not in source} == set()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
+    """By Prometheus' own tool: each in its own trouble, none in a quiet night or an ordinary day."""
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(find("cpu", "PrometheusRule")["spec"]))
+    shutil.copy(ROOT / "tests/deploy/alerts.promtool.yml", tmp_path / "tests.yml")
+    command = ["promtool", "test", "rules", "tests.yml"]
+    tested = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True, timeout=120)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
