@@ -1,6 +1,6 @@
 # Adapts an engine to a catalogue, on a GPU where there is one: docker build -f docker/trainer.Dockerfile .
 #   docker run --rm -v catalog:/data image adapt /data/catalog --family compact --out /data/releases
-# Kept apart from the scorer's: torch is most of its size.
+# It installs 1.9 GB beside Python with a CPU build of torch (754 MB); one with CUDA is several GB more.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
