@@ -25,7 +25,6 @@ from cachetools import FIFOCache
 
 from engines import calibration
 from engines.errors import EngineError
-from engines.image import decode
 from engines.text import compose
 from streamer import events
 from streamer.batch import Pair
@@ -37,6 +36,8 @@ from streamer.fetch import NotModified
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
 
     from engines.contract import Manifest
     from engines.text import Tokenizer
@@ -52,6 +53,12 @@ Headers = list[tuple[str, bytes | None]]
 DRAINED_WITHIN = 0.4
 """Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
 partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
+
+
+class Decode(Protocol):
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+
+    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
 
 
 class Publish(Protocol):
@@ -138,6 +145,7 @@ class Pipeline:
         manifest: Manifest,
         batcher: Batcher,
         executor: Executor,
+        decode: Decode,
         publish: Publish,
         topics: TopicSettings,
         settings: PipelineSettings,
@@ -151,6 +159,7 @@ class Pipeline:
             tokenizer=tokenizer, batcher=batcher, executor=executor, share=settings.explained_share
         )
         self._executor = executor
+        self._decode = decode
         self._publish = publish
         self._topics = topics
         self._settings = settings
@@ -335,7 +344,7 @@ class Pipeline:
         known = self._known(image_sha256, text_sha256)
         if known is not None:
             return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
-        pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
+        pixels = self._decode(body)
         decoded = time.perf_counter()
         input_ids, attention_mask = self._tokenizer.encode([text])
         pair = Pair(pixels, input_ids[0], attention_mask[0])

@@ -30,6 +30,7 @@ from engines.runtime import loader
 from streamer import alert as alerting
 from streamer import events, topics
 from streamer.batch import Batcher
+from streamer.decoding import DecoderPool
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.outbox import Outbox
@@ -38,7 +39,7 @@ from streamer.telemetry import HealthServer, Telemetry, configure_logging
 from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
-    from engines.contract import Engine
+    from engines.contract import Engine, ImageSpec
     from streamer.settings import BrokerSettings, Settings
     from streamer.transport import OrderedConsumer
 
@@ -155,6 +156,7 @@ class Scorer:
         self._batcher = Batcher(engine, max_batch=max_batch, report=self.telemetry.batch)
         stack.push_async_callback(self._batcher.close)
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        decoders = stack.enter_context(_decoders(settings, engine.manifest.image))
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
@@ -165,6 +167,7 @@ class Scorer:
             manifest=engine.manifest,
             batcher=self._batcher,
             executor=executor,
+            decode=decoders.decode,
             publish=self._outbox.send,
             topics=settings.topics,
             settings=settings.pipeline,
@@ -346,6 +349,18 @@ def _load_engine(settings: Settings) -> Engine:
         )
     except EngineError as error:
         raise FatalError(error.code, f"the engine does not load: {error}") from error
+
+
+def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
+    pipeline = settings.pipeline
+    return DecoderPool(
+        spec,
+        size=pipeline.preprocess_threads,
+        max_bytes=settings.fetch.max_image_bytes,
+        max_pixels=pipeline.max_pixels,
+        memory_bytes=pipeline.decode_memory_mib * 2**20,
+        cpu_s=pipeline.decode_cpu_s,
+    )
 
 
 def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event

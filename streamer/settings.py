@@ -96,7 +96,11 @@ class PipelineSettings(_Section):
     max_pixels: int = Field(
         default=50_000_000, ge=4096, description="declared width x height of one picture, before decoding"
     )
-    preprocess_threads: int = Field(default=2, ge=1)
+    preprocess_threads: int = Field(default=2, ge=1, description="and as many processes that decode pictures")
+    decode_memory_mib: int = Field(
+        default=1024, ge=64, description="what one picture may allocate; 50 megapixels with alpha take up to 760"
+    )
+    decode_cpu_s: float = Field(default=2.0, gt=0, description="CPU time that one picture may take to decode")
     score_cache_entries: int = Field(default=200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
     explained_share: float = Field(
         default=0.1,

@@ -6,11 +6,13 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 
+from engines.image import decode
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
@@ -83,6 +85,7 @@ async def build(
             manifest=engine.manifest,
             batcher=batcher,
             executor=executor,
+            decode=partial(decode, spec=engine.manifest.image, max_pixels=settings.max_pixels),
             publish=published,
             topics=TopicSettings(),
             settings=settings,
