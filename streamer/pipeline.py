@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_MAX_WORDS = 500  # of an error, in its dead letter
+
 Headers = list[tuple[str, bytes | None]]
 
 DRAINED_WITHIN = 0.4
@@ -87,11 +89,17 @@ class _Passage:
     update: ProductUpdate | None
     order: int | None
     previous: asyncio.Task[None] | None
+    origin: SourcePosition | None = None
     started: float = field(default_factory=time.perf_counter)
     superseded_by: int | None = None
     superseded: bool = False
     work: asyncio.Task[ProductScore] | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def place(self) -> SourcePosition:
+        """Where the event stands among the others; a replay stands where it first stood."""
+        return self.origin or self.incoming.position
 
 
 @dataclass(slots=True)
@@ -192,7 +200,7 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._leave)
         if passage.update is not None and not passage.superseded:
-            self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
+            self._latest[passage.update.id] = _Latest(passage.order, passage.place, passage, task)
 
     async def drain(self) -> None:
         """Return when nothing is in flight."""
@@ -226,7 +234,7 @@ class Pipeline:
             return _Passage(incoming, None, None, None), error
         finally:
             self._telemetry.stage("parse", time.perf_counter() - started)
-        passage = _Passage(incoming, update, order, None)
+        passage = _Passage(incoming, update, order, None, events.origin_of(incoming.headers))
         self._supersede(passage, update)
         return passage, None
 
@@ -387,6 +395,7 @@ class Pipeline:
             release=self._manifest.release if scored else None,
             superseded_by=passage.superseded_by,
             contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
+            origin=passage.origin or msgspec.UNSET,
         )
 
     def _threshold(self, update: ProductUpdate) -> float:
@@ -451,11 +460,15 @@ class Pipeline:
 
 
 def _precedes(passage: _Passage, latest: _Latest) -> bool:
-    """Whether an update is older than the newest one known; where one has no version, their offsets tell."""
-    if passage.order is not None and latest.order is not None:
+    """Whether an update is older than the newest one known.
+
+    Versions tell; where one has none, or where the same version is replayed, their offsets do.
+    """
+    same = passage.order == latest.order and passage.origin is not None
+    if passage.order is not None and latest.order is not None and not same:
         return passage.order < latest.order
-    position = passage.incoming.position
-    return position.partition == latest.position.partition and position.offset < latest.position.offset
+    place = passage.place
+    return place.partition == latest.position.partition and place.offset < latest.position.offset
 
 
 def dead_letter(
@@ -466,10 +479,13 @@ def dead_letter(
     release: str | None = None,
 ) -> DeadLetter:
     """Return the record of an event that could not be scored, with its original bytes."""
-    omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
+    origin = events.origin_of(incoming.headers)
+    room = events.MAX_DEAD_LETTER_VALUE
+    whole = _bytes(incoming.key, *(part for header in incoming.headers for part in header)) <= room
+    omitted = not whole or _bytes(incoming.value) > room
     return DeadLetter(
         reason=error.code,
-        message=str(error),
+        message=str(error)[:_MAX_WORDS],
         attempts=getattr(error, "attempts", 1),
         source=incoming.position,
         product_id=update.id if update else None,
@@ -477,8 +493,13 @@ def dead_letter(
         release=release,
         published_at=incoming.published_at,
         rejected_at=datetime.now(UTC),
-        key=events.encode_bytes(incoming.key),
+        key=events.encode_bytes(incoming.key) if whole else None,
         value=None if omitted else events.encode_bytes(incoming.value),
         value_omitted=omitted,
-        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
+        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers] if whole else [],
+        origin=origin or msgspec.UNSET,
     )
+
+
+def _bytes(*parts: bytes | str | None) -> int:
+    return sum(len(part.encode() if isinstance(part, str) else part) for part in parts if part is not None)

@@ -39,13 +39,15 @@ class Bench:
     acknowledged: list[int] = field(default_factory=list)
     offset: int = 0
 
-    async def send(self, update: dict[str, Any] | bytes | None, key: bytes | None = b"p") -> None:
+    async def send(
+        self, update: dict[str, Any] | bytes | None, key: bytes | None = b"p", *headers: tuple[str, bytes | None]
+    ) -> None:
         value = orjson.dumps(update) if isinstance(update, dict) else update
         offset, self.offset = self.offset, self.offset + 1
         incoming = Incoming(
             key=key,
             value=value,
-            headers=[("trace", b"1")],
+            headers=[("trace", b"1"), *headers],
             position=SourcePosition(topic="product-updates", partition=0, offset=offset),
             published_at=datetime.now(UTC),
             acknowledge=lambda: self.acknowledged.append(offset),
@@ -310,6 +312,49 @@ async def test_unforeseen_error_stops_the_worker_without_acknowledgement(bench: 
     await bench.pipeline.drain()
     assert bench.pipeline.fatal.result().code == "pipeline_failed"
     assert bench.acknowledged == []
+
+
+async def test_replay_keeps_its_place_among_the_updates(bench: Bench) -> None:
+    """Behind a tombstone, or a later update of its version, a replay is superseded; in its own place it is scored."""
+    bench.offset = 7
+    await bench.send(None)
+    await bench.send(update(5), b"p", ("replayed-from", b"product-updates/0/6"))
+    await bench.send(update(5, product="q"))
+    await bench.send(update(5, WRONG, product="q"), b"q", ("replayed-from", b"product-updates/0/8"))
+    await bench.send(update(5, WRONG, product="q"), b"q", ("replayed-from", b"product-updates/0/10"))
+    scores = await bench.settle()
+    assert [score["outcome"] for score in scores] == ["deleted", "superseded", "scored", "superseded", "scored"]
+    assert scores[1]["origin"] == {"topic": "product-updates", "partition": 0, "offset": 6}
+    assert scores[1]["source"]["offset"] == 8
+    assert "origin" not in scores[2]
+
+
+async def test_replay_that_is_rejected_again_says_where_it_first_stood(bench: Bench) -> None:
+    """Its dead letter names both places, so that another replay keeps the first."""
+    await bench.send(b"{", b"p", ("replayed-from", b"product-updates/3/9"))
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert letter["origin"] == {"topic": "product-updates", "partition": 3, "offset": 9}
+    assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 0}
+
+
+@pytest.mark.parametrize(
+    "value", [b"", None, b"product-updates/0", b"a/b/c", b"t/0/" + b"9" * 30, b"\xff/0/1", b"t/-1/2"]
+)
+async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, value: bytes | None) -> None:
+    """Anybody may write headers."""
+    await bench.send(update(1), b"p", ("replayed-from", value))
+    (score,) = await bench.settle()
+    assert score["outcome"] == "scored"
+    assert "origin" not in score
+
+
+async def test_enormous_headers_are_left_out_of_the_dead_letter(bench: Bench) -> None:
+    """No event makes a dead letter that the topic does not take."""
+    await bench.send(b"{", b"k" * 2**20, ("h", b"x" * 2**20))
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert (letter["key"], letter["headers"], letter["value"], letter["value_omitted"]) == (None, [], None, True)
 
 
 async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:
