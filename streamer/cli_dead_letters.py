@@ -150,6 +150,7 @@ def replay_letters(
 
     if not (everything or reason or host or product or since or until):
         raise FatalError("choice_missing", "say which: --reason, --host, --product, --since, --until, or --all")
+    command.log_to_stderr()
     settings = command.settings(bootstrap=bootstrap)
     choice = _choice(reason, host, product, since, until)
     with terminal_letters.LettersBar(command.console(stderr=True), "counting" if dry_run else "replaying") as bar:

@@ -4,6 +4,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -56,6 +57,17 @@ def quiet_client() -> None:
     logger = logging.getLogger("aiokafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
+
+
+def log_to_stderr() -> None:
+    """Keep stdout for what programs read: warnings go to stderr, the rest nowhere."""
+    import structlog  # noqa: PLC0415
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamer import topics
@@ -96,6 +97,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
     """Run `streamer dead-letters …` and return its output."""
     with pytest.raises(SystemExit) as caught:
         main(["dead-letters", *arguments])
+    structlog.reset_defaults()
     captured = capsys.readouterr()
     assert caught.value.code == code, captured.err
     return captured.out if code != 2 else captured.err
