@@ -319,6 +319,14 @@ def encode_bytes(raw: bytes | None) -> str | None:
     return None if raw is None else base64.b64encode(raw).decode("ascii")
 
 
+def claimed_time(timestamp_s: float | None) -> datetime:
+    """Return the time that a record claims, 1970-01-01 where no calendar has it: anybody may write any."""
+    try:
+        return datetime.fromtimestamp(timestamp_s or 0.0, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
+
+
 def microseconds(moment: datetime) -> int:
     """Return microseconds since 1970-01-01 UTC, exactly; a time without an offset is rejected."""
     if moment.tzinfo is None:

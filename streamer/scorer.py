@@ -16,7 +16,6 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -370,7 +369,7 @@ def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
         value=message.value,
         headers=list(message.headers or ()),
         position=events.SourcePosition(topic=message.topic, partition=message.partition, offset=message.offset),
-        published_at=datetime.fromtimestamp(message.timestamp, UTC),
+        published_at=events.claimed_time(message.timestamp),
         acknowledge=event.ack,
     )
 
