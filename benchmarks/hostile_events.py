@@ -92,11 +92,13 @@ def _fields() -> Iterator[Case[Record]]:
     yield case("fields", "unknown ones", (b"p", update(stock={"here": 4}, __proto__={"a": 1}, constructor=None)), OK)
     yield case("fields", "10,000 unknown ones", (b"p", update(**{f"f{i}": i for i in range(10_000)})), OK)
     yield case("fields", "10,000 attributes", (b"p", update(attributes={f"f{i}": "x" for i in range(10_000)})), OK)
-    for version in (0, 2, 99, "1", None, 1.5, [], {}, 10**30):
+    versions: list[Any] = [0, 2, 99, "1", None, 1.5, [], {}, 10**30]
+    for version in versions:
         given = update(schema_version=version)
         yield case("fields", f"schema_version {version!r}", (b"p", given), "schema_unsupported", EVENT, JSON)
     for name in ("id", "title", "image_link", "attributes", "updated_at", "deleted", "additional_image_link"):
-        for value in (7, 1.5, True, [], {}, [[]], {"a": {"b": 1}}, "", "x"):
+        values: list[Any] = [7, 1.5, True, [], {}, [[]], {"a": {"b": 1}}, "", "x"]
+        for value in values:
             yield case("fields", f"{name} = {value!r}", (b"p", update(**{name: value})), OK, EVENT, "text_empty")
     for moment in ("2026-01-31", "2026-01-31T12:00:00", "0000-00-00T00:00:00Z", "9999-12-31T23:59:59.999999-23:59"):
         text = {key: value for key, value in GOOD.items() if key != "version"} | {"updated_at": moment}
@@ -134,14 +136,15 @@ def _texts(seed: int) -> Iterator[Case[Record]]:
         "markup": "<script>alert(1)</script> [red]mug[/]",
     }.items():
         yield case("text", name, (b"p", update(title=text, description=text)), OK, "text_empty")
-    for name, text in {
+    without: dict[str, str | None] = {
         "none": None,
         "empty": "",
         "spaces": " \t\u3000",
         "punctuation": "!?…",
         "only zero width": "\u200b",
-    }.items():
-        yield case("text", f"no words: {name}", (b"p", update(title=text)), "text_empty")
+    }
+    for name, title in without.items():
+        yield case("text", f"no words: {name}", (b"p", update(title=title)), "text_empty")
 
 
 def _altered(seed: int, count: int = 2000) -> Iterator[Case[Record]]:
