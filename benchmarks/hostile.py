@@ -3,9 +3,9 @@
     python benchmarks/hostile.py                  the cases that are built here, from a seed
     python benchmarks/hostile.py DIR...           and every file of these folders: JSON where its name says so
 
-Any other file is tried as a picture. Pictures go through the decoders of a worker, events through parsing, ordering, text
-and tokenising, addresses through a fetcher that has no host allowed. Exit code 1 when a case got something else than it may, when one took longer than two
-seconds, when a decoder crashed, or when this process has grown by 50 MB.
+Any other file is tried as a picture. Pictures go through the decoders of a worker, events through parsing, ordering,
+text and tokenising, addresses through a fetcher that has no host allowed. Exit code 1 when a case got something else
+than it may, when one took longer than two seconds, when a decoder crashed, or when this process has grown by 50 MB.
 """
 
 from __future__ import annotations
