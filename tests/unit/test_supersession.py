@@ -139,6 +139,8 @@ def ordered(sequence: list[Event]) -> list[Event]:
         elif first.setdefault((product, version), url) != url or (
             product in deleted and version <= highest.get(product, 0)
         ):
+            product in deleted and version <= highest.get(product, 0)
+        ):
             continue
         else:
             highest[product] = max(version, highest.get(product, 0))
