@@ -27,7 +27,7 @@ from faust.tables.manager import TableManager
 from engines.errors import EngineError
 from engines.runtime import loader
 from streamer import alert as alerting
-from streamer import events, topics
+from streamer import events, records, topics
 from streamer.batch import Batcher
 from streamer.decoding import DecoderPool
 from streamer.errors import FatalError, RejectedEvent, StreamerError
@@ -172,6 +172,7 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
         )
+        records.read_any_header_name()
         self._app = _faust_app(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)

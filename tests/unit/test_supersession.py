@@ -134,13 +134,10 @@ def ordered(sequence: list[Event]) -> list[Event]:
     kept = []
     for event in sequence:
         product, version, url, _ = event
+        old = product in deleted and version is not None and version <= highest.get(product, 0)
         if version is None:
             deleted.add(product)
-        elif first.setdefault((product, version), url) != url or (
-            product in deleted and version <= highest.get(product, 0)
-        ):
-            product in deleted and version <= highest.get(product, 0)
-        ):
+        elif old or first.setdefault((product, version), url) != url:
             continue
         else:
             highest[product] = max(version, highest.get(product, 0))
