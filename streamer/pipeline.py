@@ -32,9 +32,10 @@ from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientE
 from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
 from streamer.explain import Explainer
 from streamer.fetch import NotModified
+from streamer.incoming import Incoming, dead_letter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -47,10 +48,6 @@ if TYPE_CHECKING:
     from streamer.telemetry import Telemetry
 
 log = structlog.get_logger(__name__)
-
-_MAX_WORDS = 500  # of an error, in its dead letter
-
-Headers = list[tuple[str, bytes | None]]
 
 DRAINED_WITHIN = 0.4
 """Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
@@ -67,18 +64,6 @@ class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
     def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One record of product-updates, and the call that acknowledges it."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    position: SourcePosition
-    published_at: datetime
-    acknowledge: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -469,37 +454,3 @@ def _precedes(passage: _Passage, latest: _Latest) -> bool:
         return passage.order < latest.order
     place = passage.place
     return place.partition == latest.position.partition and place.offset < latest.position.offset
-
-
-def dead_letter(
-    incoming: Incoming,
-    error: StreamerError | EngineError,
-    *,
-    update: ProductUpdate | None = None,
-    release: str | None = None,
-) -> DeadLetter:
-    """Return the record of an event that could not be scored, with its original bytes."""
-    origin = events.origin_of(incoming.headers)
-    room = events.MAX_DEAD_LETTER_VALUE
-    whole = _bytes(incoming.key, *(part for header in incoming.headers for part in header)) <= room
-    omitted = not whole or _bytes(incoming.value) > room
-    return DeadLetter(
-        reason=error.code,
-        message=str(error)[:_MAX_WORDS],
-        attempts=getattr(error, "attempts", 1),
-        source=incoming.position,
-        product_id=update.id if update else None,
-        image_url=update.image_link if update else None,
-        release=release,
-        published_at=incoming.published_at,
-        rejected_at=datetime.now(UTC),
-        key=events.encode_bytes(incoming.key) if whole else None,
-        value=None if omitted else events.encode_bytes(incoming.value),
-        value_omitted=omitted,
-        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers] if whole else [],
-        origin=origin or msgspec.UNSET,
-    )
-
-
-def _bytes(*parts: bytes | str | None) -> int:
-    return sum(len(part.encode() if isinstance(part, str) else part) for part in parts if part is not None)

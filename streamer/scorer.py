@@ -32,8 +32,9 @@ from streamer.batch import Batcher
 from streamer.decoding import DecoderPool
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
+from streamer.incoming import Incoming, dead_letter
 from streamer.outbox import Outbox
-from streamer.pipeline import Incoming, Pipeline, dead_letter
+from streamer.pipeline import Pipeline
 from streamer.telemetry import HealthServer, Telemetry, configure_logging
 from streamer.transport import OrderedTransport
 

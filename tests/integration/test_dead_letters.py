@@ -17,8 +17,8 @@ from streamer import topics
 from streamer.cli import main
 from streamer.errors import RejectedEvent
 from streamer.events import DEAD_LETTERS, PRODUCT_UPDATES, SourcePosition, encode, origin_of, parse_update
+from streamer.incoming import Incoming, dead_letter
 from streamer.outbox import producer
-from streamer.pipeline import Incoming, dead_letter
 from streamer.settings import BrokerSettings, TopicSettings
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from streamer.batch import Batcher
 from streamer.errors import StreamerError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
 from streamer.fetch import WAITING_SHARE, Fetched, Fetcher
-from streamer.pipeline import Incoming, Pipeline
+from streamer.incoming import Incoming
+from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from tests.fakes import FakeEngine, FakeTokenizer, Published, png

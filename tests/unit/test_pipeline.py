@@ -16,9 +16,11 @@ from engines.image import decode
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
-from streamer.pipeline import Incoming, Pipeline
+from streamer.incoming import Incoming
+from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
+from streamer.topics import MAX_DEAD_LETTER_BYTES
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, png
 
 if TYPE_CHECKING:
@@ -349,12 +351,26 @@ async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, va
     assert "origin" not in score
 
 
-async def test_enormous_headers_are_left_out_of_the_dead_letter(bench: Bench) -> None:
-    """No event makes a dead letter that the topic does not take."""
-    await bench.send(b"{", b"k" * 2**20, ("h", b"x" * 2**20))
+@pytest.mark.parametrize(
+    ("key", "headers", "value", "kept"),
+    [
+        (b"k" * 2**20, [("h", b"x" * 2**20)], b"{", (False, False)),
+        (b"k", [("h", b"")] * 200_000, b"{", (False, False)),
+        (b"k", [("\x01" * 2**20, None)], b"{", (False, False)),
+        (b"k", [("h", b"x" * 600_000)], b"{" * 600_000, (True, False)),
+        (b"k", [("h", b"x" * 400_000)], b"{" * 600_000, (True, True)),
+    ],
+)
+async def test_dead_letter_of_an_enormous_event_fits_its_topic(
+    bench: Bench, key: bytes, headers: list[tuple[str, bytes | None]], value: bytes, kept: tuple[bool, bool]
+) -> None:
+    """No event makes a dead letter that the topic does not take: first its value is left out, then key and headers."""
+    await bench.send(value, key, *headers)
     await bench.settle()
     (letter,) = bench.dead()
-    assert (letter["key"], letter["headers"], letter["value"], letter["value_omitted"]) == (None, [], None, True)
+    assert (letter["key"] is not None, letter["value"] is not None) == kept
+    assert letter["value_omitted"] == (not kept[1])
+    assert len(orjson.dumps(letter)) < MAX_DEAD_LETTER_BYTES - 2**16
 
 
 async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:

@@ -17,8 +17,9 @@ from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore, SourcePosition
+from streamer.incoming import Incoming
 from streamer.offsets import PartitionLedger
-from streamer.pipeline import Incoming, Pipeline
+from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from tests.fakes import SIDE, FakeEngine, FakeFetcher, FakeTokenizer, Published
