@@ -26,7 +26,6 @@ from cachetools import FIFOCache
 from engines import calibration
 from engines.attributes import AttributeReader
 from engines.errors import EngineError
-from engines.image import decode
 from engines.text import compose
 from streamer import events
 from streamer.batch import Pair
@@ -34,9 +33,10 @@ from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientE
 from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
 from streamer.explain import Explainer
 from streamer.fetch import NotModified
+from streamer.incoming import Incoming, dead_letter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -50,29 +50,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Headers = list[tuple[str, bytes | None]]
-
 DRAINED_WITHIN = 0.4
 """Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
 partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
+
+
+class Decode(Protocol):
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+
+    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
 
 
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
     def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One record of product-updates, and the call that acknowledges it."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    position: SourcePosition
-    published_at: datetime
-    acknowledge: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -83,11 +75,17 @@ class _Passage:
     update: ProductUpdate | None
     order: int | None
     previous: asyncio.Task[None] | None
+    origin: SourcePosition | None = None
     started: float = field(default_factory=time.perf_counter)
     superseded_by: int | None = None
     superseded: bool = False
     work: asyncio.Task[ProductScore] | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def place(self) -> SourcePosition:
+        """Where the event stands among the others; a replay stands where it first stood."""
+        return self.origin or self.incoming.position
 
 
 @dataclass(slots=True)
@@ -150,6 +148,7 @@ class Pipeline:
         manifest: Manifest,
         batcher: Batcher,
         executor: Executor,
+        decode: Decode,
         publish: Publish,
         topics: TopicSettings,
         settings: PipelineSettings,
@@ -168,6 +167,7 @@ class Pipeline:
             reader=self._reader,
         )
         self._executor = executor
+        self._decode = decode
         self._publish = publish
         self._topics = topics
         self._settings = settings
@@ -200,7 +200,7 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._leave)
         if passage.update is not None and not passage.superseded:
-            self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
+            self._latest[passage.update.id] = _Latest(passage.order, passage.place, passage, task)
 
     async def drain(self) -> None:
         """Return when nothing is in flight."""
@@ -234,7 +234,7 @@ class Pipeline:
             return _Passage(incoming, None, None, None), error
         finally:
             self._telemetry.stage("parse", time.perf_counter() - started)
-        passage = _Passage(incoming, update, order, None)
+        passage = _Passage(incoming, update, order, None, events.origin_of(incoming.headers))
         self._supersede(passage, update)
         return passage, None
 
@@ -355,7 +355,7 @@ class Pipeline:
         known = self._known(image_sha256, said.sha256)
         if known is not None:
             return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
-        pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
+        pixels = self._decode(body)
         decoded = time.perf_counter()
         input_ids, attention_mask = self._tokenizer.encode([said.text])
         pair = Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
@@ -398,6 +398,7 @@ class Pipeline:
             release=self._manifest.release if scored else None,
             superseded_by=passage.superseded_by,
             contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
+            origin=passage.origin or msgspec.UNSET,
         )
 
     def _threshold(self, update: ProductUpdate) -> float:
@@ -462,34 +463,12 @@ class Pipeline:
 
 
 def _precedes(passage: _Passage, latest: _Latest) -> bool:
-    """Whether an update is older than the newest one known; where one has no version, their offsets tell."""
-    if passage.order is not None and latest.order is not None:
+    """Whether an update is older than the newest one known.
+
+    Versions tell; where one has none, or where the same version is replayed, their offsets do.
+    """
+    same = passage.order == latest.order and passage.origin is not None
+    if passage.order is not None and latest.order is not None and not same:
         return passage.order < latest.order
-    position = passage.incoming.position
-    return position.partition == latest.position.partition and position.offset < latest.position.offset
-
-
-def dead_letter(
-    incoming: Incoming,
-    error: StreamerError | EngineError,
-    *,
-    update: ProductUpdate | None = None,
-    release: str | None = None,
-) -> DeadLetter:
-    """Return the record of an event that could not be scored, with its original bytes."""
-    omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
-    return DeadLetter(
-        reason=error.code,
-        message=str(error),
-        attempts=getattr(error, "attempts", 1),
-        source=incoming.position,
-        product_id=update.id if update else None,
-        image_url=update.image_link if update else None,
-        release=release,
-        published_at=incoming.published_at,
-        rejected_at=datetime.now(UTC),
-        key=events.encode_bytes(incoming.key),
-        value=None if omitted else events.encode_bytes(incoming.value),
-        value_omitted=omitted,
-        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
-    )
+    place = passage.place
+    return place.partition == latest.position.partition and place.offset < latest.position.offset
