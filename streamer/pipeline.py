@@ -83,6 +83,11 @@ class _Passage:
     stages_ms: dict[str, float] = field(default_factory=dict)
 
     @property
+    def deletes(self) -> bool:
+        """Whether the event deletes its product."""
+        return self.update is not None and self.update.deleted
+
+    @property
     def place(self) -> SourcePosition:
         """Where the event stands among the others; a replay stands where it first stood."""
         return self.origin or self.incoming.position
@@ -239,14 +244,17 @@ class Pipeline:
         return passage, None
 
     def _supersede(self, passage: _Passage, update: ProductUpdate) -> None:
-        """Let the newer of two updates of one product win; an equal or newer one waits for the one before it."""
+        """Let the newer of two updates of one product win; an equal or newer one waits for the one before it.
+
+        A deletion costs nothing and is recorded all the same: what follows it may be rejected.
+        """
         latest = self._latest.get(update.id)
         if latest is None:
             return
         passage.previous = latest.task
         if _precedes(passage, latest):
             passage.superseded, passage.superseded_by = True, latest.order
-        elif latest.passage is not None and passage.order != latest.order:
+        elif latest.passage is not None and passage.order != latest.order and not latest.passage.deletes:
             latest.passage.superseded, latest.passage.superseded_by = True, passage.order
             if passage.order is None:  # no other record will tell how new the product was when it was deleted
                 passage.order = latest.order

@@ -219,6 +219,16 @@ async def test_tombstone_without_version_takes_the_order_of_what_it_ends(bench: 
     assert deleted["order"] == 5
 
 
+async def test_tombstone_in_flight_is_recorded_although_a_newer_update_follows(bench: Bench) -> None:
+    """What follows a deletion may be rejected: the product's alert must have been closed."""
+    bench.published.gate = asyncio.Event()
+    await bench.send(None)
+    await bench.send({"id": "p", "version": 3, "title": "a mug"})
+    bench.published.gate.set()
+    assert [score["outcome"] for score in await bench.settle()] == ["deleted"]
+    assert [letter["reason"] for letter in bench.dead()] == ["image_missing"]
+
+
 async def test_tombstone_redelivered_after_a_newer_version_is_superseded(bench: Bench) -> None:
     """Its offset says that it is older than what is known."""
     bench.offset = 7

@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 Event = tuple[str, int | None, str, int]
 
+GONE = "https://shop.example/gone"
 PICTURES = {f"https://shop.example/{red}": bytes([red]) for red in (0, 255)}
 
 events = st.tuples(
     st.sampled_from("pq"),
     st.integers(1, 4) | st.none(),  # a version; none is a null value
-    st.sampled_from([*PICTURES, "https://shop.example/gone"]),
+    st.sampled_from([*PICTURES, GONE]),
     st.integers(0, 3),  # turns of the loop before the next event is admitted
 )
 
@@ -83,7 +84,7 @@ async def outcomes(sequence: list[Event]) -> list[dict[str, Any]]:
     """Return the records of a sequence of events, in the order of their publication."""
     engine, published, telemetry = FakeEngine(), Published(), Telemetry()
     fetcher = FakeFetcher({**PICTURES})
-    fetcher.pages["https://shop.example/gone"] = _GONE
+    fetcher.pages[GONE] = _GONE
     batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
@@ -124,24 +125,27 @@ def final(records: list[dict[str, Any]]) -> dict[str, tuple[bool, bool]]:
 
 
 def ordered(sequence: list[Event]) -> list[Event]:
-    """Return the events that have an order among each other.
+    """Return the events that have an order among each other, whatever becomes of them.
 
-    Left out are the same version with another picture, and versions behind a tombstone without one that are no higher
-    than those before it.
+    Left out are the same version with another picture; versions behind a tombstone without one that are no higher than
+    those before it; and pictures that are gone in an update that may supersede another, which then is never scored.
     """
     first: dict[tuple[str, int | None], str] = {}
     highest: dict[str, int] = {}
     deleted: set[str] = set()
+    alive: set[str] = set()
     kept = []
     for event in sequence:
         product, version, url, _ = event
         old = product in deleted and version is not None and version <= highest.get(product, 0)
         if version is None:
             deleted.add(product)
-        elif old or first.setdefault((product, version), url) != url:
+            alive.discard(product)
+        elif old or first.setdefault((product, version), url) != url or (url == GONE and product in alive):
             continue
         else:
             highest[product] = max(version, highest.get(product, 0))
+            alive.add(product)
         kept.append(event)
     return kept
 
