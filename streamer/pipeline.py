@@ -79,6 +79,7 @@ class _Passage:
     started: float = field(default_factory=time.perf_counter)
     superseded_by: int | None = None
     superseded: bool = False
+    older: _Passage | None = None
     work: asyncio.Task[ProductScore] | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
 
@@ -86,6 +87,11 @@ class _Passage:
     def deletes(self) -> bool:
         """Whether the event deletes its product."""
         return self.update is not None and self.update.deleted
+
+    async def its_turn(self) -> None:
+        """Wait until the update of the product before this one has its outcome."""
+        if self.previous is not None:
+            await asyncio.wait({self.previous})
 
     @property
     def place(self) -> SourcePosition:
@@ -244,9 +250,11 @@ class Pipeline:
         return passage, None
 
     def _supersede(self, passage: _Passage, update: ProductUpdate) -> None:
-        """Let the newer of two updates of one product win; an equal or newer one waits for the one before it.
+        """Let the newer of two updates of one product win; its outcome comes after that of the one before it.
 
-        A deletion costs nothing and is recorded all the same: what follows it may be rejected.
+        A newer update may still be rejected, which must not cost the older one its score: it ends the older one when
+        its picture and text are ready (`_overtake`). A deletion is never rejected, so it does so at once, and one that
+        is in flight is recorded whatever follows.
         """
         latest = self._latest.get(update.id)
         if latest is None:
@@ -255,19 +263,29 @@ class Pipeline:
         if _precedes(passage, latest):
             passage.superseded, passage.superseded_by = True, latest.order
         elif latest.passage is not None and passage.order != latest.order and not latest.passage.deletes:
-            latest.passage.superseded, latest.passage.superseded_by = True, passage.order
+            passage.older = latest.passage
             if passage.order is None:  # no other record will tell how new the product was when it was deleted
                 passage.order = latest.order
-            if latest.passage.work is not None:
-                latest.passage.work.cancel()
+            if passage.deletes:
+                self._overtake(passage)
+
+    @staticmethod
+    def _overtake(passage: _Passage) -> None:
+        """End the older update of this product, if it still is in the works."""
+        older, passage.older = passage.older, None
+        if older is not None:
+            older.superseded, older.superseded_by = True, passage.order
+            if older.work is not None:
+                older.work.cancel()
 
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
         incoming = passage.incoming
         record: ProductScore | DeadLetter
         try:
-            if passage.previous is not None:
-                await asyncio.wait({passage.previous})
+            if passage.older is None:
+                await passage.its_turn()
             record = self._dead_letter(passage, refused) if refused else await self._outcome(passage)
+            await passage.its_turn()
             await self._emit(passage, record)
         except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
             self._stop(error)
@@ -310,8 +328,11 @@ class Pipeline:
         attributes = self._reader.read(update.columns()) if self._reader is not None else None
         text_sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
         prepared = await self._prepare(passage, url, _Said(text, text_sha256, attributes))
-        if prepared.pair is None:
-            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.judgement)
+        self._overtake(passage)
+        await passage.its_turn()
+        known = prepared.judgement or self._known(prepared.image_sha256, text_sha256)
+        if prepared.pair is None or known is not None:
+            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, known)
         judgement = await self._judge(passage, update, text, prepared.pair)
         if self._settings.score_cache_entries:
             self._judgements[prepared.image_sha256, text_sha256, self._manifest.release] = judgement

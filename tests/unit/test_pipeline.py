@@ -179,6 +179,22 @@ async def test_newer_version_supersedes_the_one_that_waits(bench: Bench) -> None
     assert bench.engine.batches == [1]
 
 
+async def test_newer_version_that_is_rejected_leaves_the_older_its_score(bench: Bench) -> None:
+    """What one at a time would have led to; the dead letter comes after the score."""
+    missing = "https://shop.example/missing.png"
+    bench.fetcher.pages[missing] = RejectedEvent("image_not_found", "404")
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1))
+    await bench.send(update(2, missing))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert bench.dead() == []
+    bench.fetcher.release(RIGHT)
+    assert [score["outcome"] for score in await bench.settle()] == ["scored"]
+    assert [letter["reason"] for letter in bench.dead()] == ["image_not_found"]
+    assert bench.acknowledged == [0, 1]
+
+
 async def test_older_version_that_comes_late_is_superseded(bench: Bench) -> None:
     """The newest version known wins, whatever the order of arrival."""
     await bench.send(update(5))
