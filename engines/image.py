@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import AvifImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import AvifImagePlugin, GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from engines.errors import ImageRefused
 
@@ -37,6 +38,10 @@ _UPRIGHT: Final = {
 """What makes a picture with this EXIF orientation upright."""
 
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
+
+_SRGB: Final = ImageCms.createProfile("sRGB")
+_MAX_PROFILE_BYTES: Final = 2**20  # the largest in use, of printing presses, have half a megabyte
+_SAME_COLOUR: Final = 2  # levels: profiles of sRGB itself differ by rounding
 
 # Opened by class and not by `Image.open`: that one warns, or raises, at Pillow's own process-wide limit of pixels,
 # and it would let a file's content choose among decoders that nobody here has thought about.
@@ -89,7 +94,8 @@ def _decode(picture: ImageFile, spec: ImageSpec, max_pixels: int) -> NDArray[np.
     size = _fitted(width, height, *box) if spec.fit == "pad" else box
     scaled = _resizable(picture).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     upright = scaled.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else scaled
-    return _on_canvas(_opaque(upright, spec.background), spec)
+    coloured = _in_srgb(upright, picture.info.get("icc_profile"))
+    return _on_canvas(_opaque(coloured, spec.background), spec)
 
 
 def format_of(data: bytes) -> str:
@@ -149,11 +155,36 @@ def _fitted(width: int, height: int, box_width: int, box_height: int) -> tuple[i
 
 def _resizable(picture: Image.Image) -> Image.Image:
     """Return the picture in a mode whose pixels may be averaged: palettes and bits resolved, 16 bits made 8."""
-    if picture.mode.startswith(("I", "F")):
-        return Image.fromarray(np.clip(np.asarray(picture) / 256, 0, 255).astype(np.uint8))
+    if picture.mode.startswith("I"):
+        return Image.fromarray(np.clip(np.asarray(picture) >> 8, 0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         return picture.convert("RGBA")
     return picture.convert("RGB") if picture.mode in {"1", "P", "PA"} else picture
+
+
+def _in_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Return the picture in the colours that its ICC profile means; one that cannot be read is no reason to refuse."""
+    if not profile or len(profile) > _MAX_PROFILE_BYTES:
+        return picture
+    transform = _to_srgb(profile, picture.mode)
+    return picture if transform is None else transform.apply(picture)
+
+
+@lru_cache(maxsize=16)  # of a catalogue's pictures most have one of a few profiles; making a transform takes longer
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return what turns a picture of this profile into sRGB, None where nothing does or nothing needs to."""
+    to = "RGBA" if mode == "RGBA" else "RGB"
+    try:
+        transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _SRGB, mode, to)
+        if to != mode:
+            return transform
+        probe = Image.effect_noise((32, 32), 64).convert(mode)
+        probe.paste((255, 0, 0), (0, 0, 8, 8))
+        probe.paste((0, 255, 0), (8, 0, 16, 8))
+        difference = np.asarray(transform.apply(probe)).astype(int) - np.asarray(probe)
+    except Exception:  # noqa: BLE001 - a damaged profile, or one for another mode
+        return None
+    return transform if np.abs(difference).max() > _SAME_COLOUR else None
 
 
 def _opaque(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

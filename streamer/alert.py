@@ -20,18 +20,22 @@ from streamer.events import (
     alert_id,
 )
 
+_BEFORE_ALL = -(2**63)  # of a product that was deleted before anything else was known of it
+
 
 class AlertState(msgspec.Struct, frozen=True, kw_only=True):
     """What is remembered of one product.
 
     `order` is the newest update seen, `partition` and `offset` say where it stands in product-updates; `alert` is the
-    id of the alert that is open, None when none is.
+    id of the alert that is open, None when none is. `floor` is (partition, offset) of the newest tombstone without a
+    version: what stands before it is older, whatever its version.
     """
 
     order: int
     partition: int
     offset: int
     deleted: bool = False
+    floor: tuple[int, int] | None = None
     alert: str | None = None
     first_seen: datetime | None = None
     image_sha256: str | None = None
@@ -72,7 +76,7 @@ def decide(
         return _transition("updated" if is_open else "opened", state, score, source)
     if is_open:
         return _transition("resolved", state, score, source)
-    return _next_state(score, alert=None, first_seen=None), None
+    return _next_state(state, score, alert=None, first_seen=None), None
 
 
 def stems_from(state: AlertState, score: ProductScore) -> bool:
@@ -87,8 +91,12 @@ def stems_from(state: AlertState, score: ProductScore) -> bool:
 
 def _seen(state: AlertState, score: ProductScore) -> bool:
     assert score.order is not None
+    if _below_floor(score, state):
+        return True
     if score.order != state.order or state.deleted:
         return score.order <= state.order
+    if score.origin and _stands_before(score, state):  # a replay of what another update of the same version came after
+        return True
     known = (state.image_sha256, state.text_sha256, state.release, state.threshold)
     return known == (score.image_sha256, score.text_sha256, score.release, score.threshold)
 
@@ -98,7 +106,7 @@ def _transition(
 ) -> tuple[AlertState, MismatchAlert | None]:
     assert score.order is not None
     if transition == "updated" and state is not None and _same_evidence(state, score):
-        return _next_state(score, alert=state.alert, first_seen=state.first_seen), None
+        return _next_state(state, score, alert=state.alert, first_seen=state.first_seen), None
     identity = alert_id(score, transition, score.order)
     opened_as = identity if state is None or state.alert is None else state.alert
     first_seen = score.scored_at if state is None or state.first_seen is None else state.first_seen
@@ -106,8 +114,8 @@ def _transition(
     facts = _Facts(transition, identity, opened_as, score.order, first_seen, reason, source)
     alert = _alert(facts, score)
     if transition == "resolved":
-        return _next_state(score, alert=None, first_seen=None), alert
-    return _next_state(score, alert=opened_as, first_seen=first_seen), alert
+        return _next_state(state, score, alert=None, first_seen=None), alert
+    return _next_state(state, score, alert=opened_as, first_seen=first_seen), alert
 
 
 def _same_evidence(state: AlertState, score: ProductScore) -> bool:
@@ -125,10 +133,13 @@ def _delete(
 
     A tombstone without a version is ordered by its offset: one that comes again after the product came back is old.
     """
-    order = score.order if score.order is not None or state is None else state.order
-    if order is None or (state is not None and _says_nothing_new(score, order, state)):
+    known = _BEFORE_ALL if state is None else state.order
+    order = known if score.order is None else score.order
+    if state is not None and _says_nothing_new(score, order, state):
         return state, None
-    deleted = AlertState(order=order, partition=score.source.partition, offset=score.source.offset, deleted=True)
+    place = score.place
+    floor = (place.partition, place.offset) if score.order is None else _floor(state)
+    deleted = AlertState(order=order, partition=place.partition, offset=place.offset, deleted=True, floor=floor)
     if state is None or state.alert is None:
         return deleted, None
     identity = alert_id(score, "resolved", order)
@@ -138,21 +149,35 @@ def _delete(
 
 
 def _says_nothing_new(tombstone: ProductScore, order: int, state: AlertState) -> bool:
-    return _precedes(tombstone, state) or (state.deleted and order == state.order)
+    if tombstone.order is None:
+        return _stands_before(tombstone, state)
+    if _below_floor(tombstone, state):
+        return True
+    return order < state.order or (state.deleted and order == state.order)
 
 
-def _precedes(tombstone: ProductScore, state: AlertState) -> bool:
-    if tombstone.order is not None:
-        return tombstone.order < state.order
-    return tombstone.source.partition == state.partition and tombstone.source.offset < state.offset
+def _floor(state: AlertState | None) -> tuple[int, int] | None:
+    return None if state is None else state.floor
 
 
-def _next_state(score: ProductScore, *, alert: str | None, first_seen: datetime | None) -> AlertState:
+def _below_floor(score: ProductScore, state: AlertState) -> bool:
+    place, floor = score.place, state.floor
+    return floor is not None and place.partition == floor[0] and place.offset < floor[1]
+
+
+def _stands_before(score: ProductScore, state: AlertState) -> bool:
+    return score.place.partition == state.partition and score.place.offset < state.offset
+
+
+def _next_state(
+    state: AlertState | None, score: ProductScore, *, alert: str | None, first_seen: datetime | None
+) -> AlertState:
     assert score.order is not None
     return AlertState(
         order=score.order,
-        partition=score.source.partition,
-        offset=score.source.offset,
+        partition=score.place.partition,
+        offset=score.place.offset,
+        floor=_floor(state),
         alert=alert,
         first_seen=first_seen,
         image_sha256=score.image_sha256,

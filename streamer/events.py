@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import orjson
@@ -24,6 +25,9 @@ from msgspec import Meta
 from engines.catalogs.folder import PRICE_HISTORY
 from engines.contract import top_level
 from streamer.errors import RejectedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SCHEMA_VERSION = 1
 
@@ -37,6 +41,9 @@ MAX_URL_CHARS = 2048  # Google Merchant allows 2,000 characters in image_link
 MAX_ADDITIONAL_IMAGES = 32
 MAX_TITLE_CHARS = 300  # of a title that is carried along for people to read
 MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.message.bytes of 2 MiB
+
+REPLAYED_FROM = "replayed-from"
+"""Header of an update that is published again: `TOPIC/PARTITION/OFFSET` where it first stood, which orders it still."""
 
 RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]
 Outcome = RecordedOutcome | Literal["rejected"]
@@ -54,6 +61,9 @@ COLUMNS = (
 """Fields of an update that an engine may read as attributes, beside `ProductUpdate.attributes`."""
 
 AttributeValue = str | int | float | bool | list[str] | None
+
+
+_ORIGIN = re.compile(rb"([A-Za-z0-9._-]{1,249})/([0-9]{1,9})/([0-9]{1,18})")
 
 
 class ProductUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +154,8 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
 
     `probability`, `threshold`, `release` and the digests are set when outcome is `scored` or `unchanged`; `order` is
     null only for a tombstone without a version. `contradicts`, the worst first, is there when the score calls for an
-    alert and the claims could be told. Times are RFC 3339 in UTC.
+    alert and the claims could be told. Times are RFC 3339 in UTC. `origin` is there when the update was published again
+    from the dead letters: where it first stood.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -164,6 +175,12 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     release: str | None = None
     superseded_by: int | None = None
     contradicts: tuple[Contradiction, ...] | msgspec.UnsetType = msgspec.UNSET
+    origin: SourcePosition | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def place(self) -> SourcePosition:
+        """Where the update stands among the others: `source`, or where it first stood."""
+        return self.origin or self.source
 
 
 Transition = Literal["opened", "updated", "resolved"]
@@ -211,7 +228,9 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """An event that could not be scored, why, and its original bytes, so that it can be replayed as it was.
 
     `key`, `value` and header values are standard base64 (RFC 4648 §4); `value` is null for a null value, and when the
-    value is larger than MAX_DEAD_LETTER_VALUE (`value_omitted` is then true, and `source` says where it stands).
+    event is larger than MAX_DEAD_LETTER_VALUE (`value_omitted` is then true, `source` says where it stands; a key and
+    headers that are larger alone are left out too). `origin` is there when the event had been replayed before: where it
+    first stood.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -228,6 +247,21 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     value: str | None
     value_omitted: bool = False
     headers: list[tuple[str, str | None]]
+    origin: SourcePosition | msgspec.UnsetType = msgspec.UNSET
+
+
+def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> SourcePosition | None:
+    """Return where a replayed event first stood, None where it is no replay or its header is not one of ours."""
+    for name, value in headers:
+        if name == REPLAYED_FROM and value is not None and (found := _ORIGIN.fullmatch(value)) is not None:
+            topic, partition, offset = found.groups()
+            return SourcePosition(topic=topic.decode("ascii"), partition=int(partition), offset=int(offset))
+    return None
+
+
+def origin_header(origin: SourcePosition) -> tuple[str, bytes]:
+    """Return the header that `origin_of` reads."""
+    return REPLAYED_FROM, f"{origin.topic}/{origin.partition}/{origin.offset}".encode("ascii")
 
 
 def parse_update(key: bytes | None, value: bytes | None) -> ProductUpdate:
@@ -296,6 +330,14 @@ def alert_id(score: ProductScore, transition: Transition, order: int) -> str:
 def encode_bytes(raw: bytes | None) -> str | None:
     """Return base64 of the bytes, None for None."""
     return None if raw is None else base64.b64encode(raw).decode("ascii")
+
+
+def claimed_time(timestamp_s: float | None) -> datetime:
+    """Return the time that a record claims, 1970-01-01 where no calendar has it: anybody may write any."""
+    try:
+        return datetime.fromtimestamp(timestamp_s or 0.0, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def microseconds(moment: datetime) -> int:

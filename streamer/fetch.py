@@ -10,43 +10,40 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakValueDictionary, finalize
 
 import aiohttp
 from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
+from streamer.answers import MAX_WAIT_S, AddressRefused, location, translated
+from streamer.breaker import CircuitBreakers
+from streamer.budget import ByteBudget
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from aiohttp.abc import AbstractResolver
     from aiohttp.typedefs import LooseHeaders
 
+    from streamer.breaker import Host
     from streamer.settings import FetchSettings
 
-MAX_WAIT_S = 10.0
-"""The longest pause before another try, whatever the backoff or a Retry-After says: the event holds its place."""
+WAITING_SHARE: Final = 4
+"""Events that wait for hosts that are left alone are a quarter of the connections at most: others need the places."""
 
 _ACCEPT = "image/jpeg, image/png, image/webp, image/*;q=0.5"
 _MAX_VALIDATOR_CHARS = 256  # it is kept for each URL; a longer one is not worth its memory
 # A feed of a thousand hosts reuses its connections within seconds; one of many thousands must not keep them all open.
 _KEEPALIVE_S = 5.0
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_REJECTED_STATUS = {401: "image_forbidden", 403: "image_forbidden", 404: "image_not_found", 410: "image_not_found"}
-_TRANSIENT_STATUS = {408: "image_timeout", 425: "image_rate_limited", 429: "image_rate_limited"}
-
-_Host = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +54,12 @@ class Validator:
     last_modified: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fetched:
-    """A picture's bytes; `validator` is None where the server gave none, or the URL redirects."""
+    """A picture's bytes; `validator` is None where the server gave none, or the URL redirects.
+
+    Its bytes count against the fetcher's budget until it is let go of.
+    """
 
     body: bytes
     validator: Validator | None
@@ -94,15 +94,21 @@ class Fetcher:
         self._sleep = sleep
         self._resolver = resolver
         self._allowed = frozenset(_allowed_host(entry) for entry in settings.allow_hosts)
-        self._timeout = self._timeout_of(settings.timeout_s)
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
         self._places = asyncio.Semaphore(settings.concurrency)
         # A host's places vanish with the last fetch that uses or awaits them.
-        self._host_places: WeakValueDictionary[_Host, asyncio.Semaphore] = WeakValueDictionary()
+        self._host_places: WeakValueDictionary[Host, asyncio.Semaphore] = WeakValueDictionary()
+        self._breakers = CircuitBreakers(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
+        self._waiting: Counter[Host] = Counter()  # for hosts that are left alone
+        self._budget = ByteBudget(settings.max_held_bytes)
         self._stack = AsyncExitStack()
         self._public: aiohttp.ClientSession | None = None
         self._exempt: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        if self._resolver is None:  # not the system's: it blocks a thread for each name, and there are few
+            self._resolver = aiohttp.AsyncResolver(timeout=self._settings.connect_timeout_s, tries=2)
+            self._stack.push_async_callback(self._resolver.close)
         self._public = await self._stack.enter_async_context(self._open_session(_public_socket))
         if self._allowed:
             self._exempt = await self._stack.enter_async_context(self._open_session(None))
@@ -121,7 +127,8 @@ class Fetcher:
                 image_http_unexpected, image_redirects_exceeded, image_too_large_bytes, image_encoding_refused,
                 image_tls_invalid, image_empty.
             TransientError: image_timeout, image_host_unreachable, image_http_5xx, image_http_malformed,
-                image_rate_limited; after the last try.
+                image_rate_limited, image_too_slow, after the last try; image_host_unavailable, where the host is left
+                alone after many failures.
         """
         target = acceptable_url(url)
         for attempt in range(1, self._settings.attempts + 1):
@@ -131,66 +138,122 @@ class Fetcher:
                 error.attempts = attempt
                 if attempt == self._settings.attempts or not isinstance(error, TransientError):
                     raise
-                pause_s = self._pause_s(attempt, error.retry_after_s)
-            await self._sleep(pause_s)
+                await self._pause(target, attempt, error)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
+
+    async def _pause(self, url: URL, attempt: int, error: TransientError) -> None:
+        """Wait before the next try; for a host that is left alone only a few events wait, the others end here."""
+        pause_s = self._pause_s(attempt, error.retry_after_s)
+        host = _host_of(url)
+        if not self._breakers.is_open(host):
+            await self._sleep(pause_s)
+            return
+        settings = self._settings
+        most, most_of_host = settings.concurrency // WAITING_SHARE, settings.concurrency_per_host // WAITING_SHARE
+        if self._waiting.total() >= most or self._waiting[host] >= most_of_host:
+            raise error
+        self._waiting[host] += 1
+        try:
+            await self._sleep(pause_s)
+        finally:
+            self._waiting[host] -= 1
+            self._waiting += Counter()  # lets go of hosts for which nobody waits
 
     async def _follow(self, url: URL, validator: Validator | None, attempt: int) -> Fetched | NotModified:
         """One try: the URL, and what it redirects to. Waiting for a place takes nothing of its time."""
         clock = asyncio.get_running_loop().time
-        left_s, timeout = self._settings.timeout_s, self._timeout
+        left_s = self._settings.timeout_s
         redirected = False
         for _ in range(self._settings.max_redirects + 1):
-            host = (url.raw_host or "", url.port or 0)
+            host = _host_of(url)
             async with self._places_of(host), self._places:
                 started = clock()
-                try:
-                    async with self._request(url, host, validator, timeout) as response:
-                        if response.status == 200:  # noqa: PLR2004 - OK
-                            body = await self._read(response)
-                            return Fetched(body, None if redirected else _validator_of(response), attempt)
-                        if response.status == 304 and validator is not None:  # noqa: PLR2004 - Not Modified
-                            return NotModified(attempt)
-                        url = _location(url, response)
-                except (aiohttp.ClientError, TimeoutError) as error:
-                    raise _translated(error, host[0]) from None  # aiohttp's words may quote the whole URL
+                with self._breakers.attempt(host):
+                    answer = await self._ask(url, host, validator, max(0.0, left_s))
                 left_s -= clock() - started
+            match answer:
+                case URL():
+                    url = answer
+                case Fetched():
+                    return self._held(
+                        replace(answer, attempts=attempt, validator=None if redirected else answer.validator)
+                    )
+                case NotModified():
+                    return NotModified(attempt)
             # Another resource may carry the same validator: only the URL that gave it is asked.
-            redirected, validator, timeout = True, None, self._timeout_of(left_s)
+            redirected, validator = True, None
         raise RejectedEvent("image_redirects_exceeded", f"more than {self._settings.max_redirects} redirects")
 
+    async def _ask(
+        self, url: URL, host: Host, validator: Validator | None, left_s: float
+    ) -> Fetched | NotModified | URL:
+        """Return what one request brings, within its time: a picture, that it has not changed, or where it is."""
+        try:
+            async with asyncio.timeout(left_s) as limit, self._request(url, host, validator) as response:
+                if response.status == 200:  # noqa: PLR2004 - OK
+                    return Fetched(await self._read(response, limit), _validator_of(response))
+                if response.status == 304 and validator is not None:  # noqa: PLR2004 - Not Modified
+                    return NotModified()
+                return location(url, response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise translated(error, host[0]) from None  # aiohttp's words may quote the whole URL
+
     def _request(
-        self, url: URL, host: _Host, validator: Validator | None, timeout: aiohttp.ClientTimeout
+        self, url: URL, host: Host, validator: Validator | None
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         session = self._exempt if host in self._allowed else self._public
         assert session is not None, "use the fetcher as an async context manager"
         headers = None if validator is None else _conditions(validator)
-        return session.get(url, headers=headers, allow_redirects=False, timeout=timeout)
+        return session.get(url, headers=headers, allow_redirects=False, timeout=self._timeout)
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> bytes:
+        """Return the body, when there is memory for it; waiting for that takes nothing of the time."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.strip().lower() != "identity":
             raise RejectedEvent("image_encoding_refused", f"{response.url.raw_host} sent a content encoding unasked")
-        limit = self._settings.max_image_bytes
+        most = self._settings.max_image_bytes
         # What is declared may be a lie: it only saves reading what is too large by its own account.
-        size = response.content_length or 0
+        if (response.content_length or 0) > most:
+            raise _too_large(most)
+        clock, until = asyncio.get_running_loop().time, limit.when()
+        left_s = 0.0 if until is None else until - clock()
+        limit.reschedule(None)
+        taken = await self._budget.take(most if response.content_length is None else response.content_length)
+        limit.reschedule(clock() + left_s)
+        received = 0
+        try:
+            body = await self._receive(response, most)
+            received = min(taken, len(body))
+        finally:
+            self._budget.give(taken - received)
+        return body
+
+    async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+        """Return the body as it comes, unless it is too large, too slow, or nothing."""
+        settings, started = self._settings, asyncio.get_running_loop().time()
         chunks: list[bytes] = []
         received = 0
-        while size <= limit and (chunk := await response.content.readany()):
-            chunks.append(chunk)
-            received += len(chunk)
-            size = max(size, received)
-        if size > limit:
-            raise RejectedEvent("image_too_large_bytes", f"the image has more than {limit} bytes")
+        try:
+            async with asyncio.timeout_at(started + settings.slow_after_s) as slowest:
+                while chunk := await response.content.readany():
+                    chunks.append(chunk)
+                    received += len(chunk)
+                    if received > most:
+                        raise _too_large(most)
+                    slowest.reschedule(started + settings.slow_after_s + received / settings.min_bytes_per_s)
+        except TimeoutError:
+            message = f"{response.url.raw_host} sends less than {settings.min_bytes_per_s} bytes a second"
+            raise TransientError("image_too_slow", message) from None
         if not received:
             raise RejectedEvent("image_empty", f"{response.url.raw_host} sent no bytes")
         return b"".join(chunks)
 
-    def _timeout_of(self, left_s: float) -> aiohttp.ClientTimeout:
-        total = max(0.001, left_s)  # never 0: aiohttp takes that for "no limit"
-        return aiohttp.ClientTimeout(total=total, sock_connect=self._settings.connect_timeout_s)
+    def _held(self, fetched: Fetched) -> Fetched:
+        """Return the picture, its bytes given back to the budget when nobody holds it any more."""
+        finalize(fetched, self._budget.give, len(fetched.body)).atexit = False
+        return fetched
 
-    def _places_of(self, host: _Host) -> asyncio.Semaphore:
+    def _places_of(self, host: Host) -> asyncio.Semaphore:
         """Return the host's own places: taken before one of all, so that a slow host cannot hold those it waits for."""
         places = self._host_places.get(host)
         if places is None:
@@ -220,19 +283,15 @@ class Fetcher:
         )
 
 
-class _AddressRefused(OSError):
-    """An OSError, so that the other addresses of the host are tried."""
-
-
 def _public_socket(address_info: tuple[int, int, int, str, tuple[Any, ...]]) -> socket.socket:
     family, kind, protocol, _, address = address_info
     reason = refuse(ip_address(address[0]))
     if reason is not None:
-        raise _AddressRefused(reason)
+        raise AddressRefused(reason)
     return socket.socket(family, kind, protocol)
 
 
-def _allowed_host(entry: str) -> _Host:
+def _allowed_host(entry: str) -> Host:
     try:
         url = acceptable_url(f"http://{entry}")
     except RejectedEvent:
@@ -240,6 +299,14 @@ def _allowed_host(entry: str) -> _Host:
     if url is None or not url.raw_host or not url.explicit_port or set(entry) & set("/?#@"):
         raise FatalError("settings_invalid", "STREAMER_FETCH__ALLOW_HOSTS: each entry is HOST:PORT and nothing else")
     return url.raw_host, url.explicit_port
+
+
+def _host_of(url: URL) -> Host:
+    return url.raw_host or "", url.port or 0
+
+
+def _too_large(most: int) -> RejectedEvent:
+    return RejectedEvent("image_too_large_bytes", f"the image has more than {most} bytes")
 
 
 def _conditions(validator: Validator) -> LooseHeaders:
@@ -251,57 +318,3 @@ def _validator_of(response: aiohttp.ClientResponse) -> Validator | None:
     given = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
     etag, last_modified = (value if value and len(value) <= _MAX_VALIDATOR_CHARS else None for value in given)
     return Validator(etag, last_modified) if etag or last_modified else None
-
-
-def _location(url: URL, response: aiohttp.ClientResponse) -> URL:
-    """Return where a redirect leads; any other status ends the try."""
-    location = response.headers.get("Location")
-    if response.status not in _REDIRECTS or not location:
-        raise _status_error(response.status, response.headers, url.raw_host)
-    try:
-        return acceptable_url(str(url.join(URL(location))))
-    except ValueError:
-        raise RejectedEvent("image_url_invalid", f"{url.raw_host} redirects to what is no URL") from None
-    except RejectedEvent as error:
-        raise RejectedEvent(error.code, f"redirected by {url.raw_host}: {error}") from error
-
-
-def _status_error(status: int, headers: Mapping[str, str], host: str | None) -> StreamerError:
-    message = f"{host} answered with status {status}"
-    if status in _TRANSIENT_STATUS or 500 <= status <= 599:  # noqa: PLR2004 - server errors
-        code = _TRANSIENT_STATUS.get(status, "image_http_5xx")
-        return TransientError(code, message, retry_after_s=_retry_after_s(headers.get("Retry-After")))
-    if 400 <= status <= 499:  # noqa: PLR2004 - client errors
-        return RejectedEvent(_REJECTED_STATUS.get(status, "image_http_4xx"), message)
-    return RejectedEvent("image_http_unexpected", message)
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110 §10.2.3), up to MAX_WAIT_S."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value) if value.isdecimal() else _seconds_until(parsedate_to_datetime(value))
-    except ValueError:
-        return None
-    return min(max(seconds, 0.0), MAX_WAIT_S)
-
-
-def _seconds_until(moment: datetime) -> float:
-    return (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-
-
-def _translated(error: aiohttp.ClientError | TimeoutError, host: str) -> StreamerError:
-    match error:
-        case TimeoutError():
-            return TransientError("image_timeout", f"{host} did not answer in time")
-        case aiohttp.ClientConnectorError(os_error=_AddressRefused() as refused):
-            return RejectedEvent("image_address_refused", f"the address of {host} is refused: {refused}")
-        case aiohttp.ClientConnectorCertificateError():
-            return RejectedEvent("image_tls_invalid", f"{host} has no valid certificate for its name")
-        case aiohttp.ClientResponseError():
-            return TransientError("image_http_malformed", f"{host} does not speak HTTP")
-        case aiohttp.ClientConnectorError(os_error=cause):
-            return TransientError("image_host_unreachable", f"{host} cannot be reached: {cause.strerror or cause}")
-        case _:
-            return TransientError("image_host_unreachable", f"{host} broke off: {type(error).__name__}")

@@ -26,7 +26,6 @@ from cachetools import FIFOCache
 from engines import calibration
 from engines.attributes import AttributeReader
 from engines.errors import EngineError
-from engines.image import decode
 from engines.text import compose
 from streamer import events
 from streamer.batch import Pair
@@ -34,9 +33,10 @@ from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientE
 from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
 from streamer.explain import Explainer
 from streamer.fetch import NotModified
+from streamer.incoming import Incoming, dead_letter
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -50,29 +50,21 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Headers = list[tuple[str, bytes | None]]
-
 DRAINED_WITHIN = 0.4
 """Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
 partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
+
+
+class Decode(Protocol):
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+
+    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
 
 
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
     def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """One record of product-updates, and the call that acknowledges it."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
-    position: SourcePosition
-    published_at: datetime
-    acknowledge: Callable[[], None]
 
 
 @dataclass(slots=True)
@@ -83,11 +75,28 @@ class _Passage:
     update: ProductUpdate | None
     order: int | None
     previous: asyncio.Task[None] | None
+    origin: SourcePosition | None = None
     started: float = field(default_factory=time.perf_counter)
     superseded_by: int | None = None
     superseded: bool = False
+    older: _Passage | None = None
     work: asyncio.Task[ProductScore] | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def deletes(self) -> bool:
+        """Whether the event deletes its product."""
+        return self.update is not None and self.update.deleted
+
+    async def its_turn(self) -> None:
+        """Wait until the update of the product before this one has its outcome."""
+        if self.previous is not None:
+            await asyncio.wait({self.previous})
+
+    @property
+    def place(self) -> SourcePosition:
+        """Where the event stands among the others; a replay stands where it first stood."""
+        return self.origin or self.incoming.position
 
 
 @dataclass(slots=True)
@@ -150,6 +159,7 @@ class Pipeline:
         manifest: Manifest,
         batcher: Batcher,
         executor: Executor,
+        decode: Decode,
         publish: Publish,
         topics: TopicSettings,
         settings: PipelineSettings,
@@ -168,6 +178,7 @@ class Pipeline:
             reader=self._reader,
         )
         self._executor = executor
+        self._decode = decode
         self._publish = publish
         self._topics = topics
         self._settings = settings
@@ -200,7 +211,7 @@ class Pipeline:
         self._tasks.add(task)
         task.add_done_callback(self._leave)
         if passage.update is not None and not passage.superseded:
-            self._latest[passage.update.id] = _Latest(passage.order, incoming.position, passage, task)
+            self._latest[passage.update.id] = _Latest(passage.order, passage.place, passage, task)
 
     async def drain(self) -> None:
         """Return when nothing is in flight."""
@@ -234,32 +245,47 @@ class Pipeline:
             return _Passage(incoming, None, None, None), error
         finally:
             self._telemetry.stage("parse", time.perf_counter() - started)
-        passage = _Passage(incoming, update, order, None)
+        passage = _Passage(incoming, update, order, None, events.origin_of(incoming.headers))
         self._supersede(passage, update)
         return passage, None
 
     def _supersede(self, passage: _Passage, update: ProductUpdate) -> None:
-        """Let the newer of two updates of one product win; an equal or newer one waits for the one before it."""
+        """Let the newer of two updates of one product win; its outcome comes after that of the one before it.
+
+        A newer update may still be rejected, which must not cost the older one its score: it ends the older one when
+        its picture and text are ready (`_overtake`). A deletion is never rejected, so it does so at once, and one that
+        is in flight is recorded whatever follows.
+        """
         latest = self._latest.get(update.id)
         if latest is None:
             return
         passage.previous = latest.task
         if _precedes(passage, latest):
             passage.superseded, passage.superseded_by = True, latest.order
-        elif latest.passage is not None and passage.order != latest.order:
-            latest.passage.superseded, latest.passage.superseded_by = True, passage.order
+        elif latest.passage is not None and passage.order != latest.order and not latest.passage.deletes:
+            passage.older = latest.passage
             if passage.order is None:  # no other record will tell how new the product was when it was deleted
                 passage.order = latest.order
-            if latest.passage.work is not None:
-                latest.passage.work.cancel()
+            if passage.deletes:
+                self._overtake(passage)
+
+    @staticmethod
+    def _overtake(passage: _Passage) -> None:
+        """End the older update of this product, if it still is in the works."""
+        older, passage.older = passage.older, None
+        if older is not None:
+            older.superseded, older.superseded_by = True, passage.order
+            if older.work is not None:
+                older.work.cancel()
 
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
         incoming = passage.incoming
         record: ProductScore | DeadLetter
         try:
-            if passage.previous is not None:
-                await asyncio.wait({passage.previous})
+            if passage.older is None:
+                await passage.its_turn()
             record = self._dead_letter(passage, refused) if refused else await self._outcome(passage)
+            await passage.its_turn()
             await self._emit(passage, record)
         except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
             self._stop(error)
@@ -302,8 +328,11 @@ class Pipeline:
         attributes = self._reader.read(update.columns()) if self._reader is not None else None
         text_sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
         prepared = await self._prepare(passage, url, _Said(text, text_sha256, attributes))
-        if prepared.pair is None:
-            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, prepared.judgement)
+        self._overtake(passage)
+        await passage.its_turn()
+        known = prepared.judgement or self._known(prepared.image_sha256, text_sha256)
+        if prepared.pair is None or known is not None:
+            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, known)
         judgement = await self._judge(passage, update, text, prepared.pair)
         if self._settings.score_cache_entries:
             self._judgements[prepared.image_sha256, text_sha256, self._manifest.release] = judgement
@@ -355,7 +384,7 @@ class Pipeline:
         known = self._known(image_sha256, said.sha256)
         if known is not None:
             return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
-        pixels = decode(body, self._manifest.image, max_pixels=self._settings.max_pixels)
+        pixels = self._decode(body)
         decoded = time.perf_counter()
         input_ids, attention_mask = self._tokenizer.encode([said.text])
         pair = Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
@@ -398,6 +427,7 @@ class Pipeline:
             release=self._manifest.release if scored else None,
             superseded_by=passage.superseded_by,
             contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
+            origin=passage.origin or msgspec.UNSET,
         )
 
     def _threshold(self, update: ProductUpdate) -> float:
@@ -462,34 +492,12 @@ class Pipeline:
 
 
 def _precedes(passage: _Passage, latest: _Latest) -> bool:
-    """Whether an update is older than the newest one known; where one has no version, their offsets tell."""
-    if passage.order is not None and latest.order is not None:
+    """Whether an update is older than the newest one known.
+
+    Versions tell; where one has none, or where the same version is replayed, their offsets do.
+    """
+    same = passage.order == latest.order and passage.origin is not None
+    if passage.order is not None and latest.order is not None and not same:
         return passage.order < latest.order
-    position = passage.incoming.position
-    return position.partition == latest.position.partition and position.offset < latest.position.offset
-
-
-def dead_letter(
-    incoming: Incoming,
-    error: StreamerError | EngineError,
-    *,
-    update: ProductUpdate | None = None,
-    release: str | None = None,
-) -> DeadLetter:
-    """Return the record of an event that could not be scored, with its original bytes."""
-    omitted = len(incoming.value or b"") > events.MAX_DEAD_LETTER_VALUE
-    return DeadLetter(
-        reason=error.code,
-        message=str(error),
-        attempts=getattr(error, "attempts", 1),
-        source=incoming.position,
-        product_id=update.id if update else None,
-        image_url=update.image_link if update else None,
-        release=release,
-        published_at=incoming.published_at,
-        rejected_at=datetime.now(UTC),
-        key=events.encode_bytes(incoming.key),
-        value=None if omitted else events.encode_bytes(incoming.value),
-        value_omitted=omitted,
-        headers=[(name, events.encode_bytes(value)) for name, value in incoming.headers],
-    )
+    place = passage.place
+    return place.partition == latest.position.partition and place.offset < latest.position.offset

@@ -19,7 +19,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +28,20 @@ import uvloop
 from engines.errors import EngineError
 from engines.runtime import loader
 from streamer import alert as alerting
-from streamer import application, events, topics
+from streamer import application, events, records, topics
 from streamer.batch import Batcher
+from streamer.decoding import DecoderPool
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
+from streamer.incoming import Incoming, dead_letter
 from streamer.outbox import Outbox
-from streamer.pipeline import Incoming, Pipeline, dead_letter
+from streamer.pipeline import Pipeline
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engines.contract import Engine
+    from engines.contract import Engine, ImageSpec
     from streamer.application import ScorerApp
     from streamer.settings import Settings
 
@@ -130,6 +131,7 @@ class Scorer:
         )
         stack.push_async_callback(self._batcher.close)
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        decoders = stack.enter_context(_decoders(settings, engine.manifest.image))
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
@@ -140,11 +142,13 @@ class Scorer:
             manifest=engine.manifest,
             batcher=self._batcher,
             executor=executor,
+            decode=decoders.decode,
             publish=self._outbox.send,
             topics=settings.topics,
             settings=settings.pipeline,
             telemetry=self.telemetry,
         )
+        records.read_any_header_name()
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
@@ -357,6 +361,18 @@ def _load_engine(settings: Settings) -> Engine:
         raise FatalError(error.code, f"the engine does not load: {error}") from error
 
 
+def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
+    pipeline = settings.pipeline
+    return DecoderPool(
+        spec,
+        size=pipeline.preprocess_threads,
+        max_bytes=settings.fetch.max_image_bytes,
+        max_pixels=pipeline.max_pixels,
+        memory_bytes=pipeline.decode_memory_mib * 2**20,
+        cpu_s=pipeline.decode_cpu_s,
+    )
+
+
 def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
     message = event.message
     return Incoming(
@@ -364,6 +380,6 @@ def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
         value=message.value,
         headers=list(message.headers or ()),
         position=events.SourcePosition(topic=message.topic, partition=message.partition, offset=message.offset),
-        published_at=datetime.fromtimestamp(message.timestamp, UTC),
+        published_at=events.claimed_time(message.timestamp),
         acknowledge=event.ack,
     )

@@ -63,7 +63,16 @@ class FetchSettings(_Section):
     attempts: int = Field(default=3, ge=1, le=10, description="tries in all for transient failures")
     backoff_s: float = Field(default=0.5, ge=0, description="before the second try; doubles, with full jitter")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1024)
+    max_held_bytes: int = Field(
+        default=256 * 2**20, ge=1024, description="of all pictures between their first byte and their decoding"
+    )
+    slow_after_s: float = Field(default=3.0, gt=0, description="of a body; from then on min_bytes_per_s counts")
+    min_bytes_per_s: int = Field(default=4096, ge=1)
     max_redirects: int = Field(default=3, ge=0, le=10)
+    breaker_failures: int = Field(
+        default=10, ge=1, description="tries in a row that fail before a host is left alone, its events rejected"
+    )
+    breaker_pause_s: float = Field(default=5.0, gt=0, description="then one try probes; doubles up to a minute")
     concurrency: int = Field(default=64, ge=1, description="connections in all")
     concurrency_per_host: int = Field(default=32, ge=1)
     allow_hosts: tuple[str, ...] = Field(
@@ -99,7 +108,13 @@ class PipelineSettings(_Section):
     max_pixels: int = Field(
         default=50_000_000, ge=4096, description="declared width x height of one picture, before decoding"
     )
-    preprocess_threads: int = Field(default=2, ge=1)
+    preprocess_threads: int = Field(default=2, ge=1, description="and as many processes that decode pictures")
+    decode_memory_mib: int = Field(
+        default=1024, ge=64, description="what one picture may allocate; 50 megapixels with alpha take up to 760"
+    )
+    decode_cpu_s: float = Field(
+        default=1.5, gt=0, description="CPU time that one picture may take to decode; 25 megapixels take up to 0.9"
+    )
     score_cache_entries: int = Field(default=200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
     explained_share: float = Field(
         default=0.1,

@@ -28,6 +28,7 @@ from streamer.events import (
     ProductUpdate,
     SourcePosition,
     alert_id,
+    claimed_time,
     encode,
     encode_bytes,
     parse_score,
@@ -268,3 +269,11 @@ def test_update_nested_without_end_is_rejected(opening: bytes) -> None:
     """Depth is bounded by the parser, not by the stack."""
     with pytest.raises(RejectedEvent):
         parse_update(b"k", opening * 100_000)
+
+
+@pytest.mark.parametrize("claimed", [None, 0.0, -0.001, -(2.0**63) / 1000, 2.0**63 / 1000, float("nan"), float("inf")])
+def test_claimed_time_of_any_record_is_a_time_that_can_be_written(claimed: float | None) -> None:
+    """A producer may put any 64-bit number there; no record stops the worker by it."""
+    moment = claimed_time(claimed)
+    assert moment.tzinfo is not None
+    assert encode(msgspec.structs.replace(SCORE, published_at=moment))

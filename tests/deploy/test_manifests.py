@@ -107,6 +107,14 @@ def test_grace_period_covers_pre_stop_drain_and_leaving(overlay: str, monkeypatc
     assert pod["restartPolicy"] == "Always"
 
 
+def test_memory_limit_covers_what_pictures_may_take(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders at their bound are not a reason for the kernel to kill the worker."""
+    settings = _settings(overlay, monkeypatch)
+    pictures = settings.pipeline.preprocess_threads * settings.pipeline.decode_memory_mib * 2**20
+    limit = int(_container(overlay)["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
+    assert limit >= pictures + settings.fetch.max_held_bytes + 512 * 2**20
+
+
 def test_topics_are_as_the_command_makes_them(overlay: str) -> None:
     """All of their fields, since Strimzi's own schema is not at hand."""
     declared = {

@@ -100,7 +100,7 @@ def test_alert_of_a_deleted_product_resolves() -> None:
     state, alerts = run(*in_log_order([score(5, 0.9), score(None, outcome="deleted"), score(4, 0.9), score(5, 0.9)]))
     assert kinds(alerts) == ["opened", "resolved"]
     assert alerts[1].data.reason == "deleted"
-    assert state == AlertState(order=5, partition=0, offset=1, deleted=True)
+    assert state == AlertState(order=5, partition=0, offset=1, deleted=True, floor=(0, 1))
 
 
 def test_product_published_again_after_deletion_is_judged_anew() -> None:
@@ -121,9 +121,52 @@ def test_superseded_score_changes_nothing() -> None:
     assert run(score(9, outcome="superseded"), state=state) == (state, [])
 
 
-def test_tombstone_of_an_unknown_product_leaves_no_state() -> None:
-    """There is nothing to remember."""
-    assert run(score(None, outcome="deleted")) == (None, [])
+def test_tombstone_of_an_unknown_product_keeps_out_what_stands_before_it() -> None:
+    """An update that was rejected, and is replayed after its product was deleted, does not bring it back."""
+    rejected, tombstone, after = in_log_order([score(5, 0.9), score(None, outcome="deleted"), score(6, 0.9)])
+    state, alerts = run(tombstone)
+    assert alerts == []
+    assert kinds(run(replay(rejected, 7), state=state)[1]) == []
+    assert kinds(run(after, state=state)[1]) == ["opened"]
+
+
+def replay(one: ProductScore, offset: int) -> ProductScore:
+    """Return the score of an update that was replayed: it stands at another offset now."""
+    return structs.replace(one, source=structs.replace(one.source, offset=offset), origin=one.source)
+
+
+def test_replay_of_an_older_version_changes_nothing() -> None:
+    """What a newer version has settled stays settled."""
+    old, new = in_log_order([score(1, 0.9), score(2, 0.1, image="b")])
+    state, _ = run(new)
+    assert run(replay(old, 9), state=state) == (state, [])
+
+
+def test_replay_of_the_same_version_that_another_followed_changes_nothing() -> None:
+    """Two updates of one version are ordered by their offsets, and a replay keeps its own."""
+    first, second = in_log_order([score(1, 0.9), score(1, 0.1, image="b")])
+    state, _ = run(second)
+    assert run(replay(first, 9), state=state) == (state, [])
+    state, alerts = run(first, replay(second, 9))
+    assert kinds(alerts) == ["opened", "resolved"]
+
+
+def test_replay_of_a_newer_version_that_a_tombstone_followed_changes_nothing() -> None:
+    """A tombstone without a version deletes what stands before it, also what was rejected then; twice does too."""
+    log = in_log_order(
+        [score(4, 0.9), score(5, 0.9), score(None, outcome="deleted"), score(6, 0.9), score(None, outcome="deleted")]
+    )
+    state, alerts = run(log[0], log[2], replay(log[1], 9), log[4], replay(log[3], 10))
+    assert kinds(alerts) == ["opened", "resolved"]
+    assert state is not None
+    assert state.deleted
+
+
+def test_replayed_tombstone_deletes_nothing_that_came_after_it() -> None:
+    """Its place is where it first stood."""
+    tombstone, after = in_log_order([score(None, outcome="deleted"), score(1, 0.9)])
+    state, _ = run(after)
+    assert run(replay(tombstone, 9), state=state) == (state, [])
 
 
 scores = st.builds(
@@ -185,3 +228,24 @@ def test_state_of_a_redelivered_score_stems_from_it() -> None:
     assert (again, alerts) == (state, [])
     assert stems_from(again, second)
     assert not stems_from(again, first)
+
+
+def overtaken(late: ProductScore, settled: list[ProductScore]) -> bool:
+    """Whether something settled is newer: a higher version anywhere, or a tombstone without one behind it."""
+    return any(
+        one.place.offset > late.place.offset if one.order is None else one.order > (late.order or 0)
+        for one in settled
+        if one.outcome != "superseded"
+    )
+
+
+@given(st.lists(scores, min_size=1, max_size=12), st.data())
+def test_replays_in_any_order_never_reopen_what_is_settled(sequence: list[ProductScore], data: st.DataObject) -> None:
+    """Of updates that were rejected at first, those that something newer has settled meanwhile change nothing."""
+    log = in_log_order(sequence)
+    rejected = data.draw(st.sets(st.sampled_from(range(len(log)))))
+    settled = [one for i, one in enumerate(log) if i not in rejected]
+    late = [log[i] for i in sorted(rejected) if log[i].order is not None and overtaken(log[i], settled)]
+    state, _ = run(*settled)
+    again = data.draw(st.permutations([replay(one, len(log) + n) for n, one in enumerate(late)]))
+    assert run(*again, state=state) == (state, [])

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from streamer.demo.broker import EmbeddedBroker
 
-COMMANDS = ("demo", "score", "publish", "collect", "adapt", "doctor", "settings", "topics create", "topics list")
+COMMANDS = (
+    *("demo", "score", "publish", "collect", "adapt", "doctor", "settings", "topics create", "topics list"),
+    *("dead-letters list", "dead-letters show", "dead-letters replay"),
+)
 
 
 @pytest.fixture(autouse=True)

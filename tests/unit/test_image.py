@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_pictures import swapped_profile
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from engines.contract import ImageSpec
 from engines.errors import ImageRefused
@@ -151,6 +152,39 @@ def test_decode_damaged_exif_is_ignored() -> None:
     """EXIF that cannot be read does not cost the picture."""
     data = encoded(halves(), "JPEG", quality=95, subsampling=0, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert_halves(decoded(data))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG", "AVIF"])
+def test_decode_icc_profile_gives_the_colours_that_it_means(kind: str) -> None:
+    """Under a profile whose red and green are exchanged, a stored red is a green."""
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100}
+    data = encoded(Image.new("RGB", (64, 64), (200, 0, 0)), kind, icc_profile=swapped_profile(), **options)
+    red, green, _ = decoded(data)[:, 16, 16].tolist()
+    assert green > 150
+    assert red < 60
+
+
+def test_decode_icc_profile_keeps_alpha() -> None:
+    """Colours are corrected under transparency, which stays what it is."""
+    picture = Image.new("RGBA", (64, 64), (200, 0, 0, 0))
+    picture.paste((200, 0, 0, 255), (0, 0, 32, 64))
+    pixels = decoded(encoded(picture, "PNG", icc_profile=swapped_profile()))
+    assert pixels[1, 16, 6] > 150
+    assert pixels[:, 16, 26].tolist() == list(WHITE)
+
+
+def test_decode_srgb_profile_changes_nothing() -> None:
+    """The profile that nearly every picture has is what is meant without one."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(decoded(encoded(halves(), "PNG", icc_profile=srgb)), decoded(encoded(halves(), "PNG")))
+
+
+@pytest.mark.parametrize(
+    "profile", [b"\0" * 200, b"\0" * (2**20 + 1), ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
+)
+def test_decode_unusable_icc_profile_is_ignored(profile: bytes) -> None:
+    """A profile that is damaged, enormous, or for other modes does not cost the picture."""
+    assert_halves(decoded(encoded(halves(), "JPEG", quality=95, subsampling=0, icc_profile=profile)))
 
 
 def test_decode_animated_gif_takes_the_first_frame() -> None:

@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,15 @@ import orjson
 import pytest
 
 from engines.contract import AttributeColumns
+from engines.image import decode
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
-from streamer.pipeline import Incoming, Pipeline
+from streamer.incoming import Incoming
+from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
+from streamer.topics import MAX_DEAD_LETTER_BYTES
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, manifest, png
 
 if TYPE_CHECKING:
@@ -43,13 +47,15 @@ class Bench:
     acknowledged: list[int] = field(default_factory=list)
     offset: int = 0
 
-    async def send(self, update: dict[str, Any] | bytes | None, key: bytes | None = b"p") -> None:
+    async def send(
+        self, update: dict[str, Any] | bytes | None, key: bytes | None = b"p", *headers: tuple[str, bytes | None]
+    ) -> None:
         value = orjson.dumps(update) if isinstance(update, dict) else update
         offset, self.offset = self.offset, self.offset + 1
         incoming = Incoming(
             key=key,
             value=value,
-            headers=[("trace", b"1")],
+            headers=[("trace", b"1"), *headers],
             position=SourcePosition(topic="product-updates", partition=0, offset=offset),
             published_at=datetime.now(UTC),
             acknowledge=lambda: self.acknowledged.append(offset),
@@ -89,6 +95,7 @@ async def build(
             manifest=engine.manifest,
             batcher=batcher,
             executor=executor,
+            decode=partial(decode, spec=engine.manifest.image, max_pixels=settings.max_pixels),
             publish=published,
             topics=TopicSettings(),
             settings=settings,
@@ -172,6 +179,22 @@ async def test_newer_version_supersedes_the_one_that_waits(bench: Bench) -> None
     assert bench.engine.batches == [1]
 
 
+async def test_newer_version_that_is_rejected_leaves_the_older_its_score(bench: Bench) -> None:
+    """What one at a time would have led to; the dead letter comes after the score."""
+    missing = "https://shop.example/missing.png"
+    bench.fetcher.pages[missing] = RejectedEvent("image_not_found", "404")
+    bench.fetcher.hold(RIGHT)
+    await bench.send(update(1))
+    await bench.send(update(2, missing))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert bench.dead() == []
+    bench.fetcher.release(RIGHT)
+    assert [score["outcome"] for score in await bench.settle()] == ["scored"]
+    assert [letter["reason"] for letter in bench.dead()] == ["image_not_found"]
+    assert bench.acknowledged == [0, 1]
+
+
 async def test_older_version_that_comes_late_is_superseded(bench: Bench) -> None:
     """The newest version known wins, whatever the order of arrival."""
     await bench.send(update(5))
@@ -210,6 +233,16 @@ async def test_tombstone_without_version_takes_the_order_of_what_it_ends(bench: 
     ended, deleted, late = await bench.settle()
     assert (ended["outcome"], deleted["outcome"], late["outcome"]) == ("superseded", "deleted", "superseded")
     assert deleted["order"] == 5
+
+
+async def test_tombstone_in_flight_is_recorded_although_a_newer_update_follows(bench: Bench) -> None:
+    """What follows a deletion may be rejected: the product's alert must have been closed."""
+    bench.published.gate = asyncio.Event()
+    await bench.send(None)
+    await bench.send({"id": "p", "version": 3, "title": "a mug"})
+    bench.published.gate.set()
+    assert [score["outcome"] for score in await bench.settle()] == ["deleted"]
+    assert [letter["reason"] for letter in bench.dead()] == ["image_missing"]
 
 
 async def test_tombstone_redelivered_after_a_newer_version_is_superseded(bench: Bench) -> None:
@@ -325,6 +358,63 @@ async def test_unforeseen_error_stops_the_worker_without_acknowledgement(bench: 
     await bench.pipeline.drain()
     assert bench.pipeline.fatal.result().code == "pipeline_failed"
     assert bench.acknowledged == []
+
+
+async def test_replay_keeps_its_place_among_the_updates(bench: Bench) -> None:
+    """Behind a tombstone, or a later update of its version, a replay is superseded; in its own place it is scored."""
+    bench.offset = 7
+    await bench.send(None)
+    await bench.send(update(5), b"p", ("replayed-from", b"product-updates/0/6"))
+    await bench.send(update(5, product="q"))
+    await bench.send(update(5, WRONG, product="q"), b"q", ("replayed-from", b"product-updates/0/8"))
+    await bench.send(update(5, WRONG, product="q"), b"q", ("replayed-from", b"product-updates/0/10"))
+    scores = await bench.settle()
+    assert [score["outcome"] for score in scores] == ["deleted", "superseded", "scored", "superseded", "scored"]
+    assert scores[1]["origin"] == {"topic": "product-updates", "partition": 0, "offset": 6}
+    assert scores[1]["source"]["offset"] == 8
+    assert "origin" not in scores[2]
+
+
+async def test_replay_that_is_rejected_again_says_where_it_first_stood(bench: Bench) -> None:
+    """Its dead letter names both places, so that another replay keeps the first."""
+    await bench.send(b"{", b"p", ("replayed-from", b"product-updates/3/9"))
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert letter["origin"] == {"topic": "product-updates", "partition": 3, "offset": 9}
+    assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 0}
+
+
+@pytest.mark.parametrize(
+    "value", [b"", None, b"product-updates/0", b"a/b/c", b"t/0/" + b"9" * 30, b"\xff/0/1", b"t/-1/2"]
+)
+async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, value: bytes | None) -> None:
+    """Anybody may write headers."""
+    await bench.send(update(1), b"p", ("replayed-from", value))
+    (score,) = await bench.settle()
+    assert score["outcome"] == "scored"
+    assert "origin" not in score
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "value", "kept"),
+    [
+        (b"k" * 2**20, [("h", b"x" * 2**20)], b"{", (False, False)),
+        (b"k", [("h", b"")] * 200_000, b"{", (False, False)),
+        (b"k", [("\x01" * 2**20, None)], b"{", (False, False)),
+        (b"k", [("h", b"x" * 600_000)], b"{" * 600_000, (True, False)),
+        (b"k", [("h", b"x" * 400_000)], b"{" * 600_000, (True, True)),
+    ],
+)
+async def test_dead_letter_of_an_enormous_event_fits_its_topic(
+    bench: Bench, key: bytes, headers: list[tuple[str, bytes | None]], value: bytes, kept: tuple[bool, bool]
+) -> None:
+    """No event makes a dead letter that the topic does not take: first its value is left out, then key and headers."""
+    await bench.send(value, key, *headers)
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert (letter["key"] is not None, letter["value"] is not None) == kept
+    assert letter["value_omitted"] == (not kept[1])
+    assert len(orjson.dumps(letter)) < MAX_DEAD_LETTER_BYTES - 2**16
 
 
 async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:

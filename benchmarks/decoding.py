@@ -1,0 +1,159 @@
+"""What it costs to decode pictures in processes of their own instead of in the worker's threads.
+
+    python benchmarks/decoding.py [--count 2000]
+
+Decodes the same pictures (photo-like JPEGs of 224 and 1,200 px, and a PNG of 1,200 px) in two threads of this process
+and through `streamer.decoding`, in turn, and prints for each: CPU per picture in the worker and in the decoders,
+pictures per second, how long an event loop beside them waits for its turn, and what a crash costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import resource
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from engines.contract import ImageSpec
+from engines.image import decode
+from streamer.decoding import DecoderPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+SPEC = ImageSpec(height=224, width=224)
+THREADS = 2
+MAX_PIXELS = 50_000_000
+TICK_S = 0.002
+
+
+def picture(side: int, kind: str, seed: int) -> bytes:
+    """Return a smooth random picture with some noise, of about a photo's bytes per pixel."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)).astype(np.int16)
+    noisy = np.clip(smooth + rng.integers(-6, 7, smooth.shape), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, kind, quality=85)
+    return buffer.getvalue()
+
+
+def _children_cpu_s(pids: list[int]) -> float:
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _descendants() -> list[int]:
+    found, todo = [], [os.getpid()]
+    while todo:
+        pid = todo.pop()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children = [int(child) for child in (task / "children").read_text().split()]
+            found += children
+            todo += children
+    return found
+
+
+async def _measure(work: Callable[[bytes], NDArray[np.uint8]], pictures: list[bytes], count: int) -> dict[str, float]:
+    """Return CPU in milliseconds per picture, pictures per second, and the loop's lateness in milliseconds."""
+    loop = asyncio.get_running_loop()
+    late: list[float] = []
+    with ThreadPoolExecutor(THREADS) as threads:
+        await asyncio.gather(*(loop.run_in_executor(threads, work, one) for one in pictures[:8]))
+        children = _descendants()
+        cpu, child_cpu, started = time.process_time(), _children_cpu_s(children), time.perf_counter()
+        todo = [loop.run_in_executor(threads, work, pictures[i % len(pictures)]) for i in range(count)]
+        done = asyncio.gather(*todo)
+        while not done.done():
+            before = time.perf_counter()
+            await asyncio.sleep(TICK_S)
+            late.append((time.perf_counter() - before - TICK_S) * 1e3)
+        wall = time.perf_counter() - started
+    return {
+        "worker_cpu_ms": 1e3 * (time.process_time() - cpu) / count,
+        "decoder_cpu_ms": 1e3 * (_children_cpu_s(children) - child_cpu) / count,
+        "pictures_per_s": count / wall,
+        "loop_late_p99_ms": float(np.percentile(late, 99)),
+    }
+
+
+def _crash_ms(pool: DecoderPool, good: bytes) -> float:
+    """Return how long it takes until a picture is decoded where the decoder before it was killed."""
+    times = []
+    for _ in range(20):
+        pool.decode(good)
+        for pid in _decoders():
+            os.kill(pid, 9)
+        started = time.perf_counter()
+        for _ in range(THREADS):
+            pool.decode(good)
+        times.append((time.perf_counter() - started) * 1e3)
+    return statistics.median(times)
+
+
+def _decoders() -> list[int]:
+    """Return the processes below the nursery."""
+    (nursery, *_) = _descendants()
+    return [int(child) for child in Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()]
+
+
+def main(
+    count: Annotated[int, typer.Option(min=100)] = 2000, turns: Annotated[int, typer.Option(min=1)] = 3, seed: int = 1
+) -> None:
+    """Measure both ways in turn; print medians and, last, one JSON object."""
+    table = Table("picture", "where", "worker CPU, ms", "decoder CPU, ms", "pictures/s", "loop late p99, ms")
+    kinds = {"JPEG 224": (224, "JPEG"), "JPEG 1200": (1200, "JPEG"), "PNG 1200": (1200, "PNG")}
+    figures: dict[str, dict[str, float]] = {}
+    limits = {"max_bytes": 20 * 2**20, "max_pixels": MAX_PIXELS, "memory_bytes": 2**30}
+    with DecoderPool(SPEC, size=THREADS, cpu_s=2.0, **limits) as pool:
+        ways: dict[str, Callable[[bytes], NDArray[np.uint8]]] = {
+            "threads": partial(decode, spec=SPEC, max_pixels=MAX_PIXELS),
+            "processes": pool.decode,
+        }
+        for name, (side, kind) in kinds.items():
+            pictures = [picture(side, kind, seed + i) for i in range(16)]
+            runs = count if side < 1000 else count // 10
+            results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+            for _ in range(turns):
+                for way, work in ways.items():
+                    results[way].append(asyncio.run(_measure(work, pictures, runs)))
+            for way, found in results.items():
+                medians = {key: round(statistics.median(one[key] for one in found), 3) for key in found[0]}
+                table.add_row(f"{name}, {len(pictures[0]) // 1024} KiB", way, *map(str, medians.values()))
+                figures[f"{name} {way}"] = medians
+        crash_ms = _crash_ms(pool, picture(224, "JPEG", seed))
+        resident = sum(_private_kib(pid) for pid in _descendants()) / 1024
+    Console(stderr=True).print(table)
+    own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        json.dumps(
+            {**figures, "crash_ms": round(crash_ms, 1), "decoders_private_mb": round(resident), "own_mb": round(own_mb)}
+        )
+    )
+
+
+def _private_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty")))
+
+
+if __name__ == "__main__":
+    typer.run(main)

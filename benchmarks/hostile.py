@@ -1,0 +1,231 @@
+"""What strangers may send, tried on the parts that meet it: how many cases of each class, and what each got.
+
+    python benchmarks/hostile.py                  the cases that are built here, from a seed
+    python benchmarks/hostile.py DIR...           and every file of these folders: JSON where its name says so
+
+Any other file is tried as a picture. Pictures go through the decoders of a worker, events through parsing, ordering,
+text and tokenising, addresses through a fetcher that has no host allowed. Exit code 1 when a case got something else
+than it may, when one took longer than two seconds, when a decoder crashed, or when this process has grown by 50 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import structlog
+import typer
+from hostile_addresses import REFUSED, addresses, urls
+from hostile_cases import OK, Case
+from hostile_events import records
+from hostile_pictures import encoded, noise, pictures
+from rich.console import Console
+from rich.table import Table
+
+from engines.errors import EngineError
+from engines.runtime import loader
+from engines.text import compose
+from streamer import events
+from streamer.addresses import refuse
+from streamer.decoding import DecoderPool
+from streamer.errors import RejectedEvent, StreamerError
+from streamer.fetch import Fetcher
+from streamer.settings import FetchSettings, PipelineSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+    from hostile_events import Record
+
+    from engines.contract import Manifest
+    from engines.text import Tokenizer
+
+HANG_S = 2.0
+LIMITED = "image_decode_timeout"  # ended by its limit of CPU time, whatever the clock says on a machine that is busy
+GROWTH_MB = 50.0
+MAX_FILE_BYTES = 20 * 2**20
+JSON_NAMES = {".json", ".jsonl", ".ndjson", ".geojson"}
+ANY_PICTURE = frozenset(
+    {OK, "image_unsupported", "image_too_large", "image_truncated", "image_malformed", "image_decode_timeout"}
+)
+ANY_EVENT = frozenset(
+    {OK, "malformed_json", "malformed_event", "schema_unsupported", "version_missing", "text_empty", "key_missing"}
+)
+
+
+@dataclass
+class Tried:
+    """What the cases of one class got."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    slowest_s: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    hangs: list[str] = field(default_factory=list)
+
+
+class Trial:
+    """Tries cases and keeps what they got, by class."""
+
+    def __init__(self) -> None:
+        self.classes: dict[str, Tried] = defaultdict(Tried)
+
+    def note(self, subject: str, case: Case[Any], outcome: str, seconds: float) -> None:
+        """Keep what a case got."""
+        tried = self.classes[f"{subject}: {case.kind}"]
+        tried.outcomes[outcome] += 1
+        tried.slowest_s = max(tried.slowest_s, seconds)
+        if outcome not in case.wanted:
+            tried.wrong.append(f"{case.name}: {outcome}")
+        if seconds > HANG_S and outcome != LIMITED:
+            tried.hangs.append(f"{case.name}: {seconds:.1f} s")
+
+    def run(self, subject: str, case: Case[Any], work: Callable[[Any], object]) -> None:
+        """Try a case; whatever is no rejection of ours is a crash."""
+        started = time.perf_counter()
+        try:
+            work(case.given)
+            outcome = OK
+        except (StreamerError, EngineError) as error:
+            outcome = error.code
+        except Exception as error:  # noqa: BLE001 - it is counted
+            outcome = f"crash: {type(error).__name__}"
+        self.note(subject, case, outcome, time.perf_counter() - started)
+
+
+def score_event(record: Record, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """Take a record as far as the pipeline does before it fetches."""
+    update = events.parse_update(*record)
+    if update.deleted and update.version is None and update.updated_at is None:
+        return
+    _ = update.order, update.category
+    text = compose(update.text_fields(), manifest.text)
+    events.text_digest(text)
+    tokenizer.encode([text])
+
+
+def refuse_address(address: IPv4Address | IPv6Address) -> None:
+    """Judge an address as a connection to it is judged."""
+    reason = refuse(address)
+    if reason is not None:
+        raise RejectedEvent(REFUSED, reason)
+
+
+async def try_urls(trial: Trial) -> None:
+    """Ask for every URL as a worker does; none may be connected to."""
+    async with Fetcher(FetchSettings(attempts=1, timeout_s=1.5)) as fetcher:
+
+        async def fetch(case: Case[str]) -> None:
+            started = time.perf_counter()
+            try:
+                await fetcher.get(case.given)
+                outcome = OK
+            except StreamerError as error:
+                outcome = error.code
+            except Exception as error:  # noqa: BLE001 - it is counted
+                outcome = f"crash: {type(error).__name__}"
+            trial.note("URL", case, outcome, time.perf_counter() - started)
+
+        for case in urls():
+            await fetch(case)
+
+
+def files_of(folders: list[Path]) -> Iterator[tuple[str, Case[Any]]]:
+    """Yield every file below the folders: as an update where its name ends in .json, else as a picture."""
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                data = file.read(MAX_FILE_BYTES)
+            name = str(path.relative_to(folder))
+            if path.suffix.lower() in JSON_NAMES:
+                yield "event", Case(f"files of {folder.name}", name, (b"p", data), ANY_EVENT)
+            else:
+                yield "picture", Case(f"files of {folder.name}", name, data, ANY_PICTURE)
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * 4096 / 2**20
+
+
+def main(
+    folders: Annotated[list[Path] | None, typer.Argument(exists=True, file_okay=False, metavar="DIR...")] = None,
+    seed: int = 1,
+    only_files: Annotated[bool, typer.Option("--only-files", help="Leave out the cases that are built here.")] = False,
+) -> None:
+    """Try every case; print what each class got and, last, one JSON object."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    engine = loader.load(threads=1)
+    manifest, tokenizer = engine.manifest, loader.load_tokenizer()
+    engine.close()
+    limits = PipelineSettings()
+    trial = Trial()
+    with DecoderPool(
+        manifest.image,
+        size=limits.preprocess_threads,
+        max_bytes=MAX_FILE_BYTES,
+        max_pixels=limits.max_pixels,
+        memory_bytes=limits.decode_memory_mib * 2**20,
+        cpu_s=limits.decode_cpu_s,
+    ) as decoders:
+
+        def event(record: Record) -> None:
+            score_event(record, manifest, tokenizer)
+
+        for warm_up in range(20):
+            decoders.decode(encoded(noise(64, 64, warm_up), "PNG"))
+        for given in list(records(seed))[:200]:
+            Trial().run("event", given, event)
+        before_mb = resident_mb()
+        if not only_files:
+            for picture in pictures(seed):
+                trial.run("picture", picture, decoders.decode)
+            for record in records(seed):
+                trial.run("event", record, event)
+            for address in addresses():
+                trial.run("address", address, refuse_address)
+            asyncio.run(try_urls(trial))
+        for subject, file in files_of(folders or []):
+            trial.run(subject, file, decoders.decode if subject == "picture" else event)
+        growth_mb = resident_mb() - before_mb
+    report(trial, growth_mb)
+
+
+def report(trial: Trial, growth_mb: float) -> None:
+    """Print the table and the summary; exit with 1 when anything is not as it must be."""
+    table = Table("class", "cases", "slowest, s", "what they got", "wrong")
+    for name, tried in trial.classes.items():
+        got = ", ".join(f"{outcome} {count}" for outcome, count in tried.outcomes.most_common())
+        wrong = "\n".join([*tried.wrong[:5], *tried.hangs[:5]])
+        table.add_row(name, str(tried.outcomes.total()), f"{tried.slowest_s:.2f}", got, wrong)
+    Console(stderr=True, width=160).print(table)
+    classes = trial.classes.values()
+    crashes = sum(
+        count
+        for tried in classes
+        for outcome, count in tried.outcomes.items()
+        if outcome.startswith("crash") or outcome == "image_decoder_crashed"
+    )
+    summary = {
+        "cases": sum(tried.outcomes.total() for tried in classes),
+        "wrong": sum(len(tried.wrong) for tried in classes),
+        "crashes": crashes,
+        "hangs": sum(len(tried.hangs) for tried in classes),
+        "slowest_s": round(max(tried.slowest_s for tried in classes), 2),
+        "growth_mb": round(growth_mb, 1),
+    }
+    print(json.dumps(summary))
+    bad = summary["wrong"] or crashes or summary["hangs"] or growth_mb >= GROWTH_MB
+    raise typer.Exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,310 @@
+"""Dead letters as people use them: read the topic, choose by reason, time, host and product, publish again.
+
+A replay is the original event: its key, bytes and headers, to the partition where it stood, and a header that says
+where that was (`events.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
+tell, so the pipeline and the alert agent treat it as if it had come in time: what is newer stays settled. Of several
+letters of one event, left by replays that were rejected again, the last one is replayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+from yarl import URL
+
+from streamer import topics
+from streamer.errors import FatalError
+from streamer.events import REPLAYED_FROM, DeadLetter, SourcePosition, origin_header
+from streamer.outbox import producer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from datetime import datetime
+
+    from aiokafka import AIOKafkaProducer
+
+    from streamer.settings import BrokerSettings, TopicSettings
+
+POLL_MS: Final = 500
+IN_FLIGHT: Final = 500
+"""Replayed records that the broker has not acknowledged yet."""
+
+
+class Place(msgspec.Struct, frozen=True, order=True):
+    """Where a letter stands in the dead letters; written PARTITION:OFFSET."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Return the place that PARTITION:OFFSET names.
+
+        Raises:
+            FatalError: place_invalid.
+        """
+        partition, _, offset = text.partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise FatalError("place_invalid", f"{text!r}: write PARTITION:OFFSET, as `streamer dead-letters list` does")
+        return cls(int(partition), int(offset))
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One dead letter and where it stands."""
+
+    place: Place
+    content: DeadLetter
+
+    @property
+    def origin(self) -> SourcePosition:
+        """Where its event stood at first."""
+        return self.content.origin or self.content.source
+
+    @property
+    def host(self) -> str | None:
+        """The host that its picture was asked of; None where none can be told."""
+        try:
+            return URL(self.content.image_url or "").host
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which letters: empty sets and None choose all. Times are of the rejection, `until` excluded."""
+
+    reasons: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()
+    products: frozenset[str] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def takes(self, letter: Letter) -> bool:
+        """Whether the letter is one of those."""
+        content = letter.content
+        return (
+            (not self.reasons or content.reason in self.reasons)
+            and (not self.products or content.product_id in self.products)
+            and (not self.hosts or letter.host in self.hosts)
+            and (self.since is None or content.rejected_at >= self.since)
+            and (self.until is None or content.rejected_at < self.until)
+        )
+
+
+class Watch(Protocol):
+    """Who looks on: a progress bar, or nobody."""
+
+    def advanced(self, done: int, total: int) -> None:
+        """So many records of the total have been read."""
+        ...
+
+
+@dataclass
+class Replayed:
+    """What a replay did; `kept` counts by reason those that cannot be replayed."""
+
+    chosen: int = 0
+    sent: int = 0
+    repeated: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+
+
+class DeadLetters:
+    """The dead letters of a broker; made by `open_dead_letters`."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, names: TopicSettings, partitions: list[TopicPartition]) -> None:
+        self._consumer = consumer
+        self._names = names
+        self._partitions = partitions
+        self.unreadable = 0
+        """Records of the topic that no version of this project has written."""
+
+    async def read(self, choice: Choice, watch: Watch) -> AsyncGenerator[Letter]:
+        """Yield the chosen letters that stand in the topic now, partition by partition in their order."""
+        ends = await self._consumer.end_offsets(self._partitions)
+        starts = await self._starts(choice.since, ends)
+        total = sum(ends[tp] - starts[tp] for tp in self._partitions)
+        for tp, start in starts.items():
+            self._consumer.seek(tp, start)
+        done, read = 0, dict(starts)
+        while True:
+            batch = await self._consumer.getmany(timeout_ms=POLL_MS)
+            for tp, records in batch.items():
+                for record in records:
+                    letter = self._letter(tp.partition, record.offset, record.value)
+                    if letter is not None and choice.takes(letter):
+                        yield letter
+                done += len(records)
+                read[tp] = records[-1].offset + 1
+            watch.advanced(min(done, total), total)
+            if not batch and all(read[tp] >= ends[tp] for tp in self._partitions):
+                return
+
+    async def _starts(self, since: datetime | None, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+        first: dict[TopicPartition, int] = await self._consumer.beginning_offsets(self._partitions)
+        if since is None:
+            return first
+        # A letter is written when its event is rejected, so records before that time hold none of those.
+        moment = int(since.timestamp() * 1000)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, moment))
+        return {tp: ends[tp] if found.get(tp) is None else max(first[tp], found[tp].offset) for tp in self._partitions}
+
+    def _letter(self, partition: int, offset: int, value: bytes | None) -> Letter | None:
+        try:
+            return Letter(Place(partition, offset), msgspec.convert(orjson.loads(value or b""), DeadLetter))
+        except (orjson.JSONDecodeError, msgspec.ValidationError):
+            self.unreadable += 1
+            return None
+
+    async def at(self, place: Place) -> Letter:
+        """Return the letter that stands there.
+
+        Raises:
+            FatalError: letter_missing.
+        """
+        tp = TopicPartition(self._names.dead_letters, place.partition)
+        if tp in self._partitions:
+            first = (await self._consumer.beginning_offsets([tp]))[tp]
+            if place.offset >= first:
+                self._consumer.seek(tp, place.offset)
+                batch = await self._consumer.getmany(tp, timeout_ms=4 * POLL_MS)
+                for record in batch.get(tp, []):
+                    letter = self._letter(place.partition, record.offset, record.value)
+                    if record.offset == place.offset and letter is not None:
+                        return letter
+        raise FatalError("letter_missing", f"no dead letter stands at {place} of {self._names.dead_letters}")
+
+    async def replay(
+        self, choice: Choice, kafka: AIOKafkaProducer | None, watch: Watch, *, rate: float | None = None
+    ) -> Replayed:
+        """Publish the chosen events again; with no producer, only count them.
+
+        Raises:
+            FatalError: replay_failed, when the broker refuses a record; those that were sent before stay sent.
+        """
+        done = Replayed()
+        last: dict[SourcePosition, Place] = {}
+        async for letter in self.read(choice, watch):
+            done.chosen += 1
+            last[letter.origin] = letter.place
+        places = set(last.values())
+        done.repeated = done.chosen - len(places)
+        sending: set[asyncio.Future[Any]] = set()
+        try:
+            async for letter in self.read(choice, watch):
+                if letter.place not in places:
+                    continue
+                obstacle = self._obstacle(letter.content)
+                if obstacle is not None:
+                    done.kept[obstacle] += 1
+                    continue
+                if kafka is not None:
+                    sending.add(await _send(kafka, letter))
+                    if len(sending) >= IN_FLIGHT:
+                        await _delivered(sending)
+                    if rate is not None:
+                        await asyncio.sleep(1 / rate)
+                done.sent += 1
+        except (KafkaError, AssertionError, ValueError) as error:
+            raise FatalError("replay_failed", f"the broker refused a record: {error!r}") from error
+        finally:
+            await _delivered(sending)
+        return done
+
+    def _obstacle(self, content: DeadLetter) -> str | None:
+        """Return why the event cannot be published again."""
+        if content.value_omitted:
+            return "value_omitted"
+        if content.source.topic not in (self._names.updates, self._names.scores):
+            return "other_topic"
+        return None
+
+
+async def _send(kafka: AIOKafkaProducer, letter: Letter) -> asyncio.Future[Any]:
+    content = letter.content
+    headers = [(name, _raw(value)) for name, value in content.headers if name != REPLAYED_FROM]
+    sent: asyncio.Future[Any] = await kafka.send(
+        content.source.topic,
+        _raw(content.value),
+        key=_raw(content.key),
+        partition=content.source.partition,
+        headers=[*headers, origin_header(letter.origin)],
+    )
+    return sent
+
+
+async def _delivered(sending: set[asyncio.Future[Any]]) -> None:
+    """Wait until the broker has them."""
+    todo = list(sending)
+    sending.clear()
+    try:
+        await asyncio.gather(*todo)
+    except KafkaError as error:
+        raise FatalError("replay_failed", f"the broker refused a record: {error!r}") from error
+
+
+def _raw(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)
+
+
+def original(content: DeadLetter) -> bytes | None:
+    """Return the event's bytes, None for a null value or one that was left out."""
+    return _raw(content.value)
+
+
+@asynccontextmanager
+async def open_dead_letters(broker: BrokerSettings, names: TopicSettings) -> AsyncGenerator[DeadLetters]:
+    """Yield the dead letters of the broker.
+
+    Raises:
+        FatalError: topics_missing, broker_unreachable, broker_unauthorized, broker_refused.
+    """
+    async with topics.admin(broker) as client:
+        state = (await topics.describe(client)).get(names.dead_letters)
+    if state is None:
+        raise FatalError("topics_missing", f"no {names.dead_letters} on the broker: run `streamer topics create`")
+    consumer = AIOKafkaConsumer(
+        **topics.client_kwargs(broker),
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=2 * topics.MAX_DEAD_LETTER_BYTES,
+    )
+    with topics.connecting(broker):
+        await asyncio.wait_for(consumer.start(), topics.CONNECT_TIMEOUT_S)
+    try:
+        partitions = [TopicPartition(names.dead_letters, number) for number in range(state.partitions)]
+        consumer.assign(partitions)
+        yield DeadLetters(consumer, names, partitions)
+    except KafkaError as error:
+        raise FatalError("broker_refused", f"{broker.bootstrap} answered {error}") from error
+    finally:
+        await consumer.stop()
+
+
+async def replay(
+    broker: BrokerSettings,
+    names: TopicSettings,
+    choice: Choice,
+    watch: Watch,
+    *,
+    dry_run: bool,
+    rate: float | None = None,
+) -> Replayed:
+    """Publish the chosen events again, or count them."""
+    async with open_dead_letters(broker, names) as letters:
+        if dry_run:
+            return await letters.replay(choice, None, watch)
+        async with producer(broker) as kafka:
+            return await letters.replay(choice, kafka, watch, rate=rate)

@@ -1,0 +1,49 @@
+"""The fuzz targets: `python tests/fuzz/target.py parse|decode [libFuzzer's options] [CORPUS]`.
+
+Guided by coverage (atheris): whatever the bytes, `parse` gives an update or a RejectedEvent, and `decode` pixels or an
+ImageRefused. Anything else ends the run with a traceback and leaves the bytes in a file `crash-…`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+import atheris
+
+with atheris.instrument_imports(include=["streamer", "engines", "PIL", "msgspec"]):
+    from engines.contract import ImageSpec, TextSpec
+    from engines.errors import ImageRefused, TextRefused
+    from engines.image import decode
+    from engines.text import OTHER_FIELDS, compose
+    from streamer.errors import RejectedEvent
+    from streamer.events import parse_update, text_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+IMAGE = ImageSpec(height=32, width=32)
+TEXT = TextSpec(max_tokens=32, fields=("title", OTHER_FIELDS))
+
+
+def parse(data: bytes) -> None:
+    """Read an update, its order and its text."""
+    with contextlib.suppress(RejectedEvent, TextRefused):
+        update = parse_update(data[:8], data[8:])
+        text_digest(compose(update.text_fields(), TEXT))
+        assert isinstance(update.order, int)
+
+
+def decode_picture(data: bytes) -> None:
+    """Decode a picture."""
+    with contextlib.suppress(ImageRefused):
+        assert decode(data, IMAGE, max_pixels=250_000).shape == (3, 32, 32)
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"parse": parse, "decode": decode_picture}
+
+if __name__ == "__main__":
+    name, *options = sys.argv[1:]
+    atheris.Setup([sys.argv[0], *options], TARGETS[name])
+    atheris.Fuzz()
