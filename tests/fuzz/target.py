@@ -7,6 +7,7 @@ ImageRefused. Anything else ends the run with a traceback and leaves the bytes i
 from __future__ import annotations
 
 import contextlib
+import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,10 @@ def decode_picture(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {"parse": parse, "decode": decode_picture}
 
+MEMORY_BYTES = 2 << 30  # libFuzzer's own limit counts the peak of the process that started this one, too
+
 if __name__ == "__main__":
     name, *options = sys.argv[1:]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     atheris.Setup([sys.argv[0], *options], TARGETS[name])
     atheris.Fuzz()
