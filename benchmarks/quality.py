@@ -13,7 +13,6 @@ that was cut goes on from it.
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -73,7 +72,7 @@ class Bench:
         """Return validation and test, each with its pairs."""
         return (self.prepared.validation, self.validation), (self.prepared.test, self.test)
 
-    def trained(self, recipe: AdaptRecipe, on_epoch: Callable[[Reader], None] | None = None) -> CompactFusion:
+    def trained(self, recipe: AdaptRecipe, on_epoch: Callable[[int, int, Reader], None] | None = None) -> CompactFusion:
         """Return a compact model trained by the recipe from the start, or from where an earlier run was cut."""
         model = adapt.fresh(self.prepared.model.config, recipe.seed)
         adapt.standardise(model, self.prepared.training)
@@ -125,15 +124,14 @@ def fusion(bench: Bench) -> dict[str, Scores]:
     }
 
 
-def _note(bench: Bench, reader: Reader) -> None:
+def _note(bench: Bench, number: int, epoch: int, reader: Reader) -> None:
     """Add a point to the learning curves: what one reader's fusion layers find of the validation pairs."""
-    pairs, epochs = bench.validation, math.ceil(bench.recipe.epochs)
+    pairs = bench.validation
     scores = adapt.all_signals(reader, bench.prepared.validation, pairs).fusion
     auc = {
         grade: round(calibration.auc(scores[rows], pairs.label[rows]), 4) for grade, rows in _by_grade(pairs).items()
     }
-    number = len(bench.curves)
-    bench.curves.append({"reader": number // epochs, "epoch": number % epochs + 1, "auc": auc})
+    bench.curves.append({"reader": number, "epoch": epoch, "auc": auc})
 
 
 def draw_audit(bench: Bench, scores: Scores, out: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from streamer.demo.broker import EmbeddedBroker
 from tests.brokers import GivenKafka, Kafka, running_kafka
+from tests.sites import Site, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library, which reads it once: no test asks a hub
 
@@ -40,6 +41,13 @@ def tansu() -> Iterator[EmbeddedBroker]:
     """The embedded broker, new and empty for each test."""
     with EmbeddedBroker() as broker:
         yield broker
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    """A site to fetch from."""
+    async with serving() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,18 @@ from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
 
+from streamer.errors import StreamerError
 from streamer.settings import FetchSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from streamer.fetch import Fetcher
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -110,6 +114,13 @@ class Gate:
         await self.open.wait()
         self.waiting -= 1
         return web.Response(body=PICTURE)
+
+
+async def error_of(fetcher: Fetcher, url: str) -> StreamerError:
+    """Return the error that fetching this URL raises."""
+    with pytest.raises(StreamerError) as caught:
+        await fetcher.get(url)
+    return caught.value
 
 
 def settings(*sites: Site, **changes: Any) -> FetchSettings:  # noqa: ANN401 - fields as pydantic takes them

@@ -19,7 +19,7 @@ from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
 from engines.build.features import Features, extract, extract_reworded, said
-from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps
+from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps, steps_per_epoch
 from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
@@ -176,11 +176,11 @@ def train(
     work: Path,
     recipe: AdaptRecipe,
     progress: Progress,
-    on_epoch: Callable[[compact.Reader], None] | None = None,
+    on_epoch: Callable[[int, int, compact.Reader], None] | None = None,
 ) -> None:
     """Train the prepared model by the recipe, from its last checkpoints in `work` where there are some.
 
-    `on_epoch` is given each reader as it is after each epoch.
+    `on_epoch` is given the number of a reader, from 0, that of an epoch, from 1, and the reader as it then is.
 
     Raises:
         ValueError: all products show the same.
@@ -188,15 +188,16 @@ def train(
     model, training = prepared.model, prepared.training
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
-    total = steps(len(training.catalog.products), recipe)
+    products = len(training.catalog.products)
+    total = steps(products, recipe)
     bar = _progress_bar(total * len(model.readers), progress)
-    per_epoch = -(-len(training.catalog.products) // recipe.anchors_per_step)
     labels = prepared.facets.labels(training.catalog)
     for number, reader in enumerate(model.each_reader()):
         seeded = replace(recipe, seed=recipe.seed + number * _SEED_STEP)
         trainer = Trainer(reader, training.catalog, training.features, labels, seeded)
-        on_step = tracking.by_epoch(partial(bar, before=number * total), per_epoch, LOGGED)
-        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt", on_epoch)
+        on_step = tracking.by_epoch(partial(bar, before=number * total), steps_per_epoch(products, recipe), LOGGED)
+        looked_at = None if on_epoch is None else partial(on_epoch, number)
+        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt", looked_at)
     model.eval()
 
 

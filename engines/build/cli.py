@@ -21,7 +21,7 @@ from engines.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_COMPACT_EPOCHS, _SMALL_EPOCHS, _TUNE_EPOCHS = 8.0, 20.0, 3.0
+_SMALL_EPOCHS = 20.0
 _IS_MAIN = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` has started
 _FOLDER_VOCABULARY = 4000  # people write with more words than a generator
 
@@ -112,7 +112,9 @@ def adapt(  # noqa: PLR0917 - as above
     epochs: Annotated[
         float | None,
         typer.Option(
-            min=0.01, help="How often each product is an anchor; 8 for compact, 20 for small, 3 for others if left out."
+            min=0.01,
+            help=f"How often each product is an anchor; if left out {AdaptRecipe.epochs:g} for compact, "
+            f"{_SMALL_EPOCHS:g} for small, {TuneRecipe.epochs:g} for others.",
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
@@ -153,7 +155,7 @@ def adapt(  # noqa: PLR0917 - as above
 
             compact = AdaptRecipe(
                 seed=seed,
-                epochs=epochs or _COMPACT_EPOCHS,
+                epochs=epochs or AdaptRecipe.epochs,
                 max_tokens=max_tokens,
                 wrong_texts=wrong_texts,
                 attributes=attributes,
@@ -162,7 +164,9 @@ def adapt(  # noqa: PLR0917 - as above
         else:
             from engines.build.adapt_checkpoint import adapt_checkpoint  # noqa: PLC0415 - as above
 
-            tune = TuneRecipe(seed=seed, epochs=epochs or _TUNE_EPOCHS, max_tokens=max_tokens, attributes=attributes)
+            tune = TuneRecipe(
+                seed=seed, epochs=epochs or TuneRecipe.epochs, max_tokens=max_tokens, attributes=attributes
+            )
             release = adapt_checkpoint(
                 family, checkpoint, catalog, out, work, tune, precision=precision, progress=progress
             )
@@ -184,7 +188,7 @@ def audit(  # noqa: PLR0917 - as above
         int, typer.Option(min=2, help="Parts, each judged by an engine trained on the others; more take longer.")
     ] = 2,
     seed: Seed = 0,
-    epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = _COMPACT_EPOCHS,
+    epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = AdaptRecipe.epochs,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     attributes: Attributes = False,
     precision: Precision = 0.5,

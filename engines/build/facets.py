@@ -31,12 +31,12 @@ class Facets:
     values: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def of(cls, catalog: Catalog) -> Self:
-        """Return what the products of a catalogue teach: facets with two values or more."""
+    def of(cls, catalog: Catalog, *, least: int = _MIN_PRODUCTS) -> Self:
+        """Return what the products of a catalogue teach: facets with two values or more that `least` products have."""
         known = {}
         for index, name in enumerate(catalog.facet_names):
             counts = Counter(product.facets[index] for product in catalog.products)
-            frequent = tuple(sorted(value for value in counts if value and counts[value] >= _MIN_PRODUCTS))
+            frequent = tuple(sorted(value for value in counts if value and counts[value] >= least))
             if len(frequent) > 1:
                 known[name] = frequent
         return cls(tuple(known), tuple(known.values()))

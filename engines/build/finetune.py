@@ -96,11 +96,11 @@ class Trainer:
         self,
         on_step: Callable[[Step], None],
         checkpoint: Path | None = None,
-        on_epoch: Callable[[Reader], None] | None = None,
+        on_epoch: Callable[[int, Reader], None] | None = None,
     ) -> Reader:
         """Train to the end, from the checkpoint where there is one, and return the averaged reader, on the CPU.
 
-        `on_epoch` is given the average as it is after each epoch, to be looked at.
+        `on_epoch` is given the number of each epoch, from 1, and the average as it is after it, to be looked at.
 
         Raises:
             ValueError: all products show the same.
@@ -115,7 +115,8 @@ class Trainer:
             if on_epoch is not None:
                 average = copy.deepcopy(self._reader)
                 self._average.copy_to(average)
-                on_epoch(average.to("cpu").eval())
+                epochs = math.ceil(self.number / steps_per_epoch(len(self._catalog.products), self._recipe))
+                on_epoch(epochs, average.to("cpu").eval())
         self._average.copy_to(self._reader)
         return self._reader.to("cpu").eval()
 
@@ -320,7 +321,12 @@ def _schedule(number: int, progress: float) -> float:
 
 def steps(products: int, recipe: AdaptRecipe) -> int:
     """Return how many steps one reader takes."""
-    return math.ceil(recipe.epochs * math.ceil(products / recipe.anchors_per_step))
+    return math.ceil(recipe.epochs * steps_per_epoch(products, recipe))
+
+
+def steps_per_epoch(products: int, recipe: AdaptRecipe) -> int:
+    """Return how many steps a reader takes until each product has been an anchor."""
+    return math.ceil(products / recipe.anchors_per_step)
 
 
 def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

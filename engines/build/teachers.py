@@ -5,12 +5,14 @@ Both teachers read only what the catalogue says about its own products.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from engines.build.facets import Facets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,22 +76,15 @@ class FacetsTeacher(nn.Module):
 
     def __init__(self, catalog: Catalog, width: int) -> None:
         super().__init__()
-        columns = [_labels([p.facets[i] for p in catalog.products]) for i in range(len(catalog.facet_names))]
-        self.register_buffer("labels", torch.tensor(columns).T)  # (N, facets)
-        self.classifiers = nn.ModuleList(nn.Linear(width, max(1, 1 + max(column))) for column in columns)
+        known = Facets.of(catalog, least=math.ceil(_MIN_SHARE * len(catalog.products)))
+        sizes, labels = torch.tensor(known.sizes), torch.from_numpy(known.labels(catalog))
+        self.register_buffer("labels", torch.where(labels < sizes, labels, _UNKNOWN))  # (N, facets)
+        self.classifiers = nn.ModuleList(nn.Linear(width, size) for size in known.sizes)
 
     def forward(self, pooled: Tensor, products: Tensor) -> Tensor:
-        """Return cross-entropy, the mean over the facets of those products that have them."""
+        """Return cross-entropy, the mean over the facets of those products that have them; 0 without facets."""
         losses = [
             F.cross_entropy(classify(pooled), known, reduction="sum") / (known != _UNKNOWN).sum().clamp(min=1)
             for classify, known in zip(self.classifiers, self.labels[products].T, strict=True)
         ]
-        return torch.stack(losses).mean()
-
-
-def _labels(values: list[str]) -> list[int]:
-    """Return a number for each value, `_UNKNOWN` for the empty and the rare."""
-    counts = Counter(values)
-    frequent = sorted(v for v in counts if v and counts[v] >= _MIN_SHARE * len(values))
-    numbers = {value: number for number, value in enumerate(frequent)}
-    return [numbers.get(value, _UNKNOWN) for value in values]
+        return torch.stack(losses).mean() if losses else pooled.new_zeros(())

@@ -18,7 +18,6 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engines.image import decode
 from streamer.batch import Batcher
-from streamer.errors import StreamerError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
 from streamer.fetch import WAITING_SHARE, Fetched, Fetcher
 from streamer.incoming import Incoming
@@ -26,7 +25,7 @@ from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from tests.fakes import FakeEngine, FakeTokenizer, Published, png
-from tests.sites import PICTURE, Gate, Site, serving, settings
+from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
     import socket
@@ -87,20 +86,6 @@ async def worker(fetch: FetchSettings, *, in_flight: int) -> AsyncIterator[Worke
             )
             yield Worker(pipeline, published)
         await batcher.close()
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    """A site to fetch from."""
-    async with serving() as running:
-        yield running
-
-
-async def error_of(fetcher: Fetcher, url: str) -> StreamerError:
-    """Return the error that fetching this URL raises."""
-    with pytest.raises(StreamerError) as caught:
-        await fetcher.get(url)
-    return caught.value
 
 
 async def silence(request: web.Request) -> web.StreamResponse:
