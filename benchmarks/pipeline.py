@@ -305,7 +305,9 @@ async def _fetch_ms(host: ImageHost, count: int) -> float:
 
 
 async def _fetched(fetcher: Fetcher, url: str) -> None:
-    assert isinstance(await fetcher.get(url), Fetched)
+    fetched = await fetcher.get(url)
+    assert isinstance(fetched, Fetched)
+    fetched.release()
 
 
 async def _publish_ms(site: Site, updates: list[bytes]) -> float:

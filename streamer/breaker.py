@@ -44,6 +44,8 @@ class _Circuit:
 class HostUnavailable(TransientError):
     """The host is left alone: nothing was sent to it."""
 
+    host: Host
+
 
 class CircuitBreakers:
     """One circuit for each host; for one event loop.
@@ -98,11 +100,13 @@ class CircuitBreakers:
             return
         wait_s = circuit.until - self._clock()
         if wait_s > 0 or circuit.probing:
-            raise HostUnavailable(
+            error = HostUnavailable(
                 "image_host_unavailable",
                 f"{host[0]} failed {circuit.failures} times in a row and is left alone",
                 retry_after_s=wait_s if wait_s > 0 else circuit.pause_s,
             )
+            error.host = host
+            raise error
         circuit.probing = True
 
     def _failed(self, host: Host, retry_after_s: float) -> None:

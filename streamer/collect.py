@@ -220,7 +220,10 @@ class Collector:
                 else:
                     fetched = await self._fetcher.get(source)
                     assert isinstance(fetched, Fetched), "no validator was given"
-                    file = await self._store.add(source, fetched.body)
+                    try:
+                        file = await self._store.add(source, fetched.body)
+                    finally:
+                        fetched.release()
             except RejectedEvent as error:  # what may pass is not remembered: the next run asks again
                 self._store.refuse(source, error)
                 raise

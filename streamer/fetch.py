@@ -12,17 +12,18 @@ import random
 import socket
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Self
-from weakref import WeakValueDictionary, finalize
+from weakref import WeakValueDictionary
 
 import aiohttp
 from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
 from streamer.answers import MAX_WAIT_S, AddressRefused, location, translated
-from streamer.breaker import CircuitBreakers
+from streamer.breaker import CircuitBreakers, HostUnavailable
 from streamer.budget import ByteBudget
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 
@@ -54,16 +55,18 @@ class Validator:
     last_modified: str | None
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """A picture's bytes; `validator` is None where the server gave none, or the URL redirects.
 
-    Its bytes count against the fetcher's budget until it is let go of.
+    Its bytes count against the fetcher's budget until `release` is called, once. Whoever fetches calls it: an error's
+    traceback may keep the picture itself alive for as long as somebody waits.
     """
 
     body: bytes
     validator: Validator | None
     attempts: int = 1
+    release: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,7 @@ class Fetcher:
     async def _pause(self, url: URL, attempt: int, error: TransientError) -> None:
         """Wait before the next try; for a host that is left alone only a few events wait, the others end here."""
         pause_s = self._pause_s(attempt, error.retry_after_s)
-        host = _host_of(url)
+        host = error.host if isinstance(error, HostUnavailable) else _host_of(url)  # one may redirect to the other
         if not self._breakers.is_open(host):
             await self._sleep(pause_s)
             return
@@ -175,9 +178,7 @@ class Fetcher:
                 case URL():
                     url = answer
                 case Fetched():
-                    return self._held(
-                        replace(answer, attempts=attempt, validator=None if redirected else answer.validator)
-                    )
+                    return replace(answer, attempts=attempt, validator=None if redirected else answer.validator)
                 case NotModified():
                     return NotModified(attempt)
             # Another resource may carry the same validator: only the URL that gave it is asked.
@@ -188,15 +189,21 @@ class Fetcher:
         self, url: URL, host: Host, validator: Validator | None, left_s: float
     ) -> Fetched | NotModified | URL:
         """Return what one request brings, within its time: a picture, that it has not changed, or where it is."""
+        fetched: Fetched | None = None
         try:
             async with asyncio.timeout(left_s) as limit, self._request(url, host, validator) as response:
                 if response.status == 200:  # noqa: PLR2004 - OK
-                    return Fetched(await self._read(response, limit), _validator_of(response))
+                    fetched = await self._read(response, limit)
+                    return fetched  # noqa: RET504 - the handler below must know it
                 if response.status == 304 and validator is not None:  # noqa: PLR2004 - Not Modified
                     return NotModified()
                 return location(url, response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise translated(error, host[0]) from None  # aiohttp's words may quote the whole URL
+        except BaseException as error:
+            if fetched is not None:  # it came, and then its time was up, or nobody wants it any more
+                fetched.release()
+            if isinstance(error, (aiohttp.ClientError, TimeoutError)):
+                raise translated(error, host[0]) from None  # aiohttp's words may quote the whole URL
+            raise
 
     def _request(
         self, url: URL, host: Host, validator: Validator | None
@@ -206,8 +213,8 @@ class Fetcher:
         headers = None if validator is None else _conditions(validator)
         return session.get(url, headers=headers, allow_redirects=False, timeout=self._timeout)
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> bytes:
-        """Return the body, when there is memory for it; waiting for that takes nothing of the time."""
+    async def _read(self, response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> Fetched:
+        """Return the picture, when there is memory for it; waiting for that takes nothing of the time."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding.strip().lower() != "identity":
             raise RejectedEvent("image_encoding_refused", f"{response.url.raw_host} sent a content encoding unasked")
@@ -220,13 +227,13 @@ class Fetcher:
         limit.reschedule(None)
         taken = await self._budget.take(most if response.content_length is None else response.content_length)
         limit.reschedule(clock() + left_s)
-        received = 0
+        held = 0
         try:
             body = await self._receive(response, most)
-            received = min(taken, len(body))
+            held = min(taken, len(body))
         finally:
-            self._budget.give(taken - received)
-        return body
+            self._budget.give(taken - held)
+        return Fetched(body, _validator_of(response), release=partial(self._budget.give, held))
 
     async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
         """Return the body as it comes, unless it is too large, too slow, or nothing."""
@@ -247,11 +254,6 @@ class Fetcher:
         if not received:
             raise RejectedEvent("image_empty", f"{response.url.raw_host} sent no bytes")
         return b"".join(chunks)
-
-    def _held(self, fetched: Fetched) -> Fetched:
-        """Return the picture, its bytes given back to the budget when nobody holds it any more."""
-        finalize(fetched, self._budget.give, len(fetched.body)).atexit = False
-        return fetched
 
     def _places_of(self, host: Host) -> asyncio.Semaphore:
         """Return the host's own places: taken before one of all, so that a slow host cannot hold those it waits for."""

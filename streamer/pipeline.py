@@ -319,6 +319,8 @@ class Pipeline:
             if passage.work is not None:
                 passage.work.cancel()
             raise
+        finally:
+            passage.work = None  # its error's traceback holds frames, and those this passage
 
     async def _score(self, passage: _Passage, update: ProductUpdate) -> ProductScore:
         url = update.image_link
@@ -368,9 +370,13 @@ class Pipeline:
         if isinstance(fetched, NotModified):
             assert seen is not None
             return _Prepared(seen.image_sha256, judgement=known)
-        loop = asyncio.get_running_loop()
-        with self._inside("preprocess"):
-            prepared = await loop.run_in_executor(self._executor, self._make_ready, fetched.body, said)
+        try:
+            with self._inside("preprocess"):
+                prepared = await asyncio.get_running_loop().run_in_executor(
+                    self._executor, self._make_ready, fetched.body, said
+                )
+        finally:
+            fetched.release()
         self._clock(passage, "decode", prepared.decode_s)
         self._clock(passage, "tokenise", prepared.tokenise_s)
         if fetched.validator is not None and self._settings.score_cache_entries:

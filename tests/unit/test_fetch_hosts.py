@@ -29,7 +29,10 @@ from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from streamer.settings import FetchSettings
 
@@ -43,9 +46,9 @@ class Worker:
         self.acknowledged: list[int] = []
         self.offset = 0
 
-    async def send(self, url: str) -> None:
+    async def send(self, url: str, product: str | None = None) -> None:
         offset, self.offset = self.offset, self.offset + 1
-        update = {"id": f"p{offset}", "version": 1, "title": "a mug", "image_link": url}
+        update = {"id": product or f"p{offset}", "version": 1 + offset, "title": "a mug", "image_link": url}
         await self.pipeline.admit(
             Incoming(
                 key=b"p",
@@ -64,8 +67,10 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(fetch: FetchSettings, *, in_flight: int) -> AsyncIterator[Worker]:
-    """Yield a worker that holds so many events in flight."""
+async def worker(
+    fetch: FetchSettings, *, in_flight: int, decoded: Callable[[bytes], NDArray[np.uint8]] | None = None
+) -> AsyncIterator[Worker]:
+    """Yield a worker that holds so many events in flight; `decoded` stands for its decoders."""
     engine, published, telemetry = FakeEngine(), Published(), Telemetry()
     batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
     batcher.pairs_per_s = 1e6
@@ -78,7 +83,7 @@ async def worker(fetch: FetchSettings, *, in_flight: int) -> AsyncIterator[Worke
                 manifest=engine.manifest,
                 batcher=batcher,
                 executor=executor,
-                decode=partial(decode, spec=engine.manifest.image, max_pixels=10**6),
+                decode=decoded or partial(decode, spec=engine.manifest.image, max_pixels=10**6),
                 publish=published,
                 topics=TopicSettings(),
                 settings=pipeline_settings,
@@ -182,21 +187,53 @@ async def test_body_of_a_byte_a_second_is_too_slow(site: Site) -> None:
 
 
 async def test_bodies_in_memory_keep_to_the_budget(site: Site) -> None:
-    """A body is read when there is room for it; its bytes are free again when nobody holds the picture."""
+    """A body is read when there is room for it; its bytes are free again when the picture has been released."""
     url = site.respond({"body": PICTURE})
-    async with Fetcher(settings(site, max_held_bytes=len(PICTURE), timeout_s=1)) as fetcher:
+    async with Fetcher(settings(site, max_held_bytes=len(PICTURE), timeout_s=0.3)) as fetcher:
         first = await fetcher.get(url)
         second = asyncio.create_task(fetcher.get(url))
         while len(site.requests) < 2:  # noqa: ASYNC110 - the server signals nothing
             await asyncio.sleep(0.01)
-        await asyncio.sleep(1.2)  # longer than a try may take: waiting for memory is not the host's fault
-        assert not second.done()
+        with pytest.raises(TimeoutError):  # longer than a try may take: waiting for memory is not the host's fault
+            await asyncio.wait_for(asyncio.shield(second), 0.5)
         assert isinstance(first, Fetched)
-        del first
-        assert isinstance(await second, Fetched)
-        del second
-        await asyncio.sleep(0)  # the loop holds the task that it has just run
+        first.release()
+        late = await second
+        assert isinstance(late, Fetched)
+        late.release()
         assert fetcher._budget.free == len(PICTURE)
+
+
+async def test_body_larger_than_the_budget_gives_back_what_it_took(site: Site) -> None:
+    """The budget stays what it is."""
+    async with Fetcher(settings(site, max_held_bytes=1024)) as fetcher:
+        fetched = await fetcher.get(site.respond({"body": PICTURE}))
+        assert isinstance(fetched, Fetched)
+        assert fetcher._budget.free == 0
+        fetched.release()
+        assert fetcher._budget.free == 1024
+
+
+async def test_redirect_to_a_host_that_is_left_alone_keeps_few_waiting(site: Site) -> None:
+    """What counts is the host that failed, not the one that redirects to it: the others end at once."""
+    waiting, on = 0, asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        nonlocal waiting
+        waiting += 1
+        await on.wait()
+
+    async with serving() as dead:
+        url = site.respond({"status": 302, "headers": {"Location": dead.respond({"status": 503})}})
+        limits = settings(site, dead, attempts=2, breaker_failures=1, concurrency_per_host=4, concurrency=8)
+        async with Fetcher(limits, sleep=sleep) as fetcher:
+            fetches = [asyncio.create_task(fetcher.get(url)) for _ in range(12)]
+            ended, _ = await asyncio.wait(fetches, timeout=2)
+            assert waiting <= 8 // WAITING_SHARE + 4  # those of the four first places met the failure itself
+            assert len(ended) == len(fetches) - waiting
+            on.set()
+            await asyncio.gather(*fetches, return_exceptions=True)
+        assert len(dead.requests) < len(fetches)
 
 
 @pytest.mark.parametrize(
@@ -330,3 +367,23 @@ async def test_gate_of_one_host_is_not_the_others(site: Site) -> None:
         assert len(pictures) == 50
         gate.open.set()
         await asyncio.gather(*stalled)
+
+
+async def test_refused_picture_holds_no_memory_while_it_waits_for_the_older_one(site: Site) -> None:
+    """The older update's picture wants the bytes that the newer one's had: both end."""
+    loop, decoding = asyncio.get_running_loop(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        await decoding.wait()
+        return web.Response(body=png(0) + bytes(2000))
+
+    def decoded(data: bytes) -> NDArray[np.uint8]:
+        loop.call_soon_threadsafe(decoding.set)
+        return decode(data, FakeEngine().manifest.image, max_pixels=10**6)
+
+    broken = site.respond({"body": bytes(2000)}, path="/broken.png")
+    async with worker(settings(site, max_held_bytes=2500), in_flight=4, decoded=decoded) as one:
+        await one.send(site.handle(slow, path="/slow.png"), "p")
+        await one.send(broken, "p")
+        await asyncio.wait_for(one.pipeline.drain(), 10)
+        assert one.outcomes() == {"image_unsupported": 1, "scored": 1}
