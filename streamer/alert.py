@@ -62,14 +62,15 @@ def decide(
 
     Args:
         state: what the table holds, None for a product never seen.
-        score: the outcome of one update; `superseded` ones say nothing about the product.
+        score: the outcome of one update. A `superseded` one changes nothing, but for one that a deletion without a
+            version has ended: no other record tells how new the product was.
         source: CloudEvents `source` of the alerts.
     """
     if score.outcome == "deleted":
         return _delete(state, score, source)
-    if score.order is None or score.probability is None or score.threshold is None:  # superseded
-        return state, None
-    if state is not None and _seen(state, score):
+    if score.outcome == "superseded":
+        return _ended(state, score), None
+    if score.order is None or score.probability is None or score.threshold is None or _seen(state, score):
         return state, None
     is_open = state is not None and state.alert is not None
     if score.probability >= score.threshold:
@@ -77,6 +78,20 @@ def decide(
     if is_open:
         return _transition("resolved", state, score, source)
     return _next_state(state, score, alert=None, first_seen=None), None
+
+
+def _ended(state: AlertState | None, score: ProductScore) -> AlertState | None:
+    """Return the state with the order of an update that was never judged, so that older ones are still known as old."""
+    if (
+        score.order is None
+        or score.superseded_by is not None
+        or (state is not None and _old(state, score.order, score))
+    ):
+        return state
+    place = score.place
+    if state is None:
+        return AlertState(order=score.order, partition=place.partition, offset=place.offset)
+    return msgspec.structs.replace(state, order=score.order, partition=place.partition, offset=place.offset)
 
 
 def stems_from(state: AlertState, score: ProductScore) -> bool:
@@ -89,7 +104,13 @@ def stems_from(state: AlertState, score: ProductScore) -> bool:
     return (state.partition, state.offset) == (score.source.partition, score.source.offset)
 
 
-def _seen(state: AlertState, score: ProductScore) -> bool:
+def _old(state: AlertState, order: int, score: ProductScore) -> bool:
+    return order <= state.order or _below_floor(score, state)
+
+
+def _seen(state: AlertState | None, score: ProductScore) -> bool:
+    if state is None:
+        return False
     assert score.order is not None
     if _below_floor(score, state):
         return True

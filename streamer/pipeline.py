@@ -34,6 +34,7 @@ from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpda
 from streamer.explain import Explainer
 from streamer.fetch import NotModified
 from streamer.incoming import Incoming, dead_letter
+from streamer.succession import Succession, Turn
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -69,47 +70,14 @@ class Publish(Protocol):
 
 @dataclass(slots=True)
 class _Passage:
-    """One event on its way: what is known of it so far."""
+    """One event on its way: what is known of it so far; `update` and `turn` are None where it says too little."""
 
     incoming: Incoming
-    update: ProductUpdate | None
-    order: int | None
-    previous: asyncio.Task[None] | None
+    update: ProductUpdate | None = None
+    turn: Turn | None = None
     origin: SourcePosition | None = None
     started: float = field(default_factory=time.perf_counter)
-    superseded_by: int | None = None
-    superseded: bool = False
-    older: _Passage | None = None
-    work: asyncio.Task[ProductScore] | None = None
     stages_ms: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def deletes(self) -> bool:
-        """Whether the event deletes its product."""
-        return self.update is not None and self.update.deleted
-
-    async def its_turn(self) -> None:
-        """Wait until the update of the product before this one has its outcome."""
-        if self.previous is not None:
-            await asyncio.wait({self.previous})
-
-    @property
-    def place(self) -> SourcePosition:
-        """Where the event stands among the others; a replay stands where it first stood."""
-        return self.origin or self.incoming.position
-
-
-@dataclass(slots=True)
-class _Latest:
-    """The newest update of a product that this worker has admitted; a cache: forgetting it costs work, not truth.
-
-    `passage` and `task` are None once the update has its outcome.
-    """
-
-    order: int | None
-    position: SourcePosition
-    passage: _Passage | None
-    task: asyncio.Task[None] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +157,7 @@ class Pipeline:
         """Others wait for what is in flight, to be given its partitions: nothing is explained."""
         self.depths = {"fetch": 0, "preprocess": 0}  # events in these two stages, or waiting for their turn
         # First in, first out: a look-up changes nothing, so preprocessing threads may look while the loop writes.
-        self._latest: FIFOCache[str, _Latest] = FIFOCache(max(settings.score_cache_entries, settings.max_in_flight))
+        self._succession = Succession(max(settings.score_cache_entries, settings.max_in_flight))
         self._judgements: FIFOCache[tuple[str, str, str], _Judgement] = FIFOCache(max(settings.score_cache_entries, 1))
         self._seen: FIFOCache[str, _Seen] = FIFOCache(max(settings.score_cache_entries, 1))
         self.fatal: asyncio.Future[StreamerError] = asyncio.get_running_loop().create_future()
@@ -208,10 +176,10 @@ class Pipeline:
             await self._left.wait()
         passage, refused = self._parse(incoming)
         task = asyncio.create_task(self._travel(passage, refused))
+        if passage.turn is not None:
+            passage.turn.task = task
         self._tasks.add(task)
         task.add_done_callback(self._leave)
-        if passage.update is not None and not passage.superseded:
-            self._latest[passage.update.id] = _Latest(passage.order, passage.place, passage, task)
 
     async def drain(self) -> None:
         """Return when nothing is in flight."""
@@ -238,91 +206,64 @@ class Pipeline:
 
     def _parse(self, incoming: Incoming) -> tuple[_Passage, RejectedEvent | None]:
         started = time.perf_counter()
+        passage = _Passage(incoming, origin=events.origin_of(incoming.headers))
         try:
-            update = events.parse_update(incoming.key, incoming.value)
+            update = passage.update = events.parse_update(incoming.key, incoming.value)
             order = None if update.deleted and update.version is None and update.updated_at is None else update.order
         except RejectedEvent as error:
-            return _Passage(incoming, None, None, None), error
+            return passage, error
         finally:
             self._telemetry.stage("parse", time.perf_counter() - started)
-        passage = _Passage(incoming, update, order, None, events.origin_of(incoming.headers))
-        self._supersede(passage, update)
+        place = passage.origin or incoming.position
+        passage.turn = Turn(order, place, replayed=passage.origin is not None, deletes=update.deleted)
+        self._succession.enter(update.id, passage.turn)
         return passage, None
 
-    def _supersede(self, passage: _Passage, update: ProductUpdate) -> None:
-        """Let the newer of two updates of one product win; its outcome comes after that of the one before it.
-
-        A newer update may still be rejected, which must not cost the older one its score: it ends the older one when
-        its picture and text are ready (`_overtake`). A deletion is never rejected, so it does so at once, and one that
-        is in flight is recorded whatever follows.
-        """
-        latest = self._latest.get(update.id)
-        if latest is None:
-            return
-        passage.previous = latest.task
-        if _precedes(passage, latest):
-            passage.superseded, passage.superseded_by = True, latest.order
-        elif latest.passage is not None and passage.order != latest.order and not latest.passage.deletes:
-            passage.older = latest.passage
-            if passage.order is None:  # no other record will tell how new the product was when it was deleted
-                passage.order = latest.order
-            if passage.deletes:
-                self._overtake(passage)
-
-    @staticmethod
-    def _overtake(passage: _Passage) -> None:
-        """End the older update of this product, if it still is in the works."""
-        older, passage.older = passage.older, None
-        if older is not None:
-            older.superseded, older.superseded_by = True, passage.order
-            if older.work is not None:
-                older.work.cancel()
-
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
-        incoming = passage.incoming
-        record: ProductScore | DeadLetter
+        incoming, update, turn = passage.incoming, passage.update, passage.turn
+        record: ProductScore | DeadLetter | None = None
         try:
-            if passage.older is None:
-                await passage.its_turn()
-            record = self._dead_letter(passage, refused) if refused else await self._outcome(passage)
-            await passage.its_turn()
+            if update is None or turn is None or refused is not None:
+                assert refused is not None
+                record = self._dead_letter(passage, refused)
+            else:
+                record = await self._outcome(passage, update, turn)
+                await turn.comes()
             await self._emit(passage, record)
         except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
             self._stop(error)
             return
         finally:
-            self._forget(passage)
+            if update is not None and turn is not None:
+                settled = isinstance(record, ProductScore) and record.outcome != "superseded"
+                self._succession.leave(update.id, turn, settled=settled)
         incoming.acknowledge()
         self._account(passage, record)
 
-    def _forget(self, passage: _Passage) -> None:
-        """Let go of what a finished event holds; its order stays, so that older updates are still superseded."""
-        latest = self._latest.get(passage.update.id) if passage.update is not None else None
-        if latest is not None and latest.passage is passage:
-            latest.passage = latest.task = None
-
-    async def _outcome(self, passage: _Passage) -> ProductScore | DeadLetter:
+    async def _outcome(self, passage: _Passage, update: ProductUpdate, turn: Turn) -> ProductScore | DeadLetter:
         """Return the record that the event ends in: the one place where an error becomes an outcome."""
-        assert passage.update is not None
         try:
-            if passage.superseded:
-                return self._record(passage, "superseded")
-            if passage.update.deleted:
-                return self._record(passage, "deleted")
-            passage.work = asyncio.create_task(self._score(passage, passage.update))
-            return await passage.work
+            if turn.must_wait:
+                await turn.comes()
+                self._succession.judge(update.id, turn)
+            if turn.superseded:
+                return self._record(passage, update, turn, "superseded")
+            if turn.deletes:
+                return self._record(passage, update, turn, "deleted")
+            turn.work = work = asyncio.create_task(self._score(passage, update, turn))
+            return await work
         except (RejectedEvent, TransientError, EngineError) as error:
             return self._dead_letter(passage, error)
         except asyncio.CancelledError:
-            if passage.superseded and passage.work is not None and passage.work.cancelled():
-                return self._record(passage, "superseded")
-            if passage.work is not None:
-                passage.work.cancel()
+            if turn.superseded and turn.work is not None and turn.work.cancelled():
+                return self._record(passage, update, turn, "superseded")
+            if turn.work is not None:
+                turn.work.cancel()
             raise
         finally:
-            passage.work = None  # its error's traceback holds frames, and those this passage
+            turn.work = None  # its error's traceback holds frames, and those this turn
 
-    async def _score(self, passage: _Passage, update: ProductUpdate) -> ProductScore:
+    async def _score(self, passage: _Passage, update: ProductUpdate, turn: Turn) -> ProductScore:
         url = update.image_link
         if not url:
             raise RejectedEvent("image_missing", "the update has no `image_link`")
@@ -330,15 +271,18 @@ class Pipeline:
         attributes = self._reader.read(update.columns()) if self._reader is not None else None
         text_sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
         prepared = await self._prepare(passage, url, _Said(text, text_sha256, attributes))
-        self._overtake(passage)
-        await passage.its_turn()
+        turn.ready()
+        await turn.comes()
+        self._succession.judge(update.id, turn)
+        if turn.superseded:
+            return self._record(passage, update, turn, "superseded")
         known = prepared.judgement or self._known(prepared.image_sha256, text_sha256)
         if prepared.pair is None or known is not None:
-            return self._record(passage, "unchanged", prepared.image_sha256, text_sha256, known)
+            return self._record(passage, update, turn, "unchanged", prepared.image_sha256, text_sha256, known)
         judgement = await self._judge(passage, update, text, prepared.pair)
         if self._settings.score_cache_entries:
             self._judgements[prepared.image_sha256, text_sha256, self._manifest.release] = judgement
-        return self._record(passage, "scored", prepared.image_sha256, text_sha256, judgement)
+        return self._record(passage, update, turn, "scored", prepared.image_sha256, text_sha256, judgement)
 
     async def _judge(self, passage: _Passage, update: ProductUpdate, text: str, pair: Pair) -> _Judgement:
         """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
@@ -405,20 +349,20 @@ class Pipeline:
 
     # -- records
 
-    def _record(
+    def _record(  # noqa: PLR0917 - whose it is, then what it says
         self,
         passage: _Passage,
+        update: ProductUpdate,
+        turn: Turn,
         outcome: RecordedOutcome,
         image_sha256: str | None = None,
         text_sha256: str | None = None,
         judgement: _Judgement | None = None,
     ) -> ProductScore:
-        update = passage.update
-        assert update is not None
         scored = judgement is not None
         return ProductScore(
             product_id=update.id,
-            order=passage.order,
+            order=turn.order,
             outcome=outcome,
             source=passage.incoming.position,
             published_at=passage.incoming.published_at,
@@ -431,7 +375,7 @@ class Pipeline:
             probability=judgement.probability if judgement else None,
             threshold=self._threshold(update) if scored else None,
             release=self._manifest.release if scored else None,
-            superseded_by=passage.superseded_by,
+            superseded_by=turn.superseded_by,
             contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
             origin=passage.origin or msgspec.UNSET,
         )
@@ -495,15 +439,3 @@ class Pipeline:
         if not self.fatal.done():
             wrapped = FatalError("pipeline_failed", f"{type(error).__name__}: {error}")
             self.fatal.set_result(error if isinstance(error, FatalError) else wrapped)
-
-
-def _precedes(passage: _Passage, latest: _Latest) -> bool:
-    """Whether an update is older than the newest one known.
-
-    Versions tell; where one has none, or where the same version is replayed, their offsets do.
-    """
-    same = passage.order == latest.order and passage.origin is not None
-    if passage.order is not None and latest.order is not None and not same:
-        return passage.order < latest.order
-    place = passage.place
-    return place.partition == latest.position.partition and place.offset < latest.position.offset

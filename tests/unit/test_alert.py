@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
@@ -116,9 +117,32 @@ def test_tombstone_redelivered_after_the_product_came_back_is_old() -> None:
 
 
 def test_superseded_score_changes_nothing() -> None:
-    """It says nothing about the product, whatever its order."""
+    """It says nothing about the product, whatever its order: the newer one will."""
     state, _ = run(score(1, 0.9))
-    assert run(score(9, outcome="superseded"), state=state) == (state, [])
+    newer = structs.replace(score(9, outcome="superseded"), superseded_by=10)
+    assert run(newer, state=state) == (state, [])
+    assert run(newer) == (None, [])
+
+
+@pytest.mark.parametrize("known", [[], [score(1, 0.9)]])
+def test_update_that_a_tombstone_without_version_ended_is_known_as_newer(known: list[ProductScore]) -> None:
+    """An older update that comes after both does not bring the product back, nor does the ended one again."""
+    sequence = [*known, score(5, outcome="superseded"), score(None, outcome="deleted"), score(3, 0.9)]
+    in_order = in_log_order(sequence)
+    state, _ = run(*in_order[:-1])
+    assert state is not None
+    assert (state.deleted, state.order, state.alert) == (True, 5, None)
+    assert run(in_order[-1], state=state) == (state, [])
+    assert run(in_order[-3], state=state) == (state, [])
+
+
+def test_replay_that_stands_before_a_tombstone_without_version_does_not_reopen() -> None:
+    """Also where that tombstone ended another update, whose version is lower than the replayed one's."""
+    rejected, ended, deleted = in_log_order(
+        [score(6, 0.9), score(5, outcome="superseded"), score(None, outcome="deleted")]
+    )
+    state, _ = run(ended, deleted)
+    assert run(replay(rejected, 40), state=state) == (state, [])
 
 
 def test_tombstone_of_an_unknown_product_keeps_out_what_stands_before_it() -> None:

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import orjson
 import pytest
 
 from engines.contract import AttributeColumns
 from engines.image import decode
+from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
-from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore, SourcePosition
 from streamer.incoming import Incoming
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
@@ -223,16 +225,53 @@ async def test_tombstone_is_recorded_after_what_it_overtook(bench: Bench, tombst
     assert [score["outcome"] for score in bench.published.topic(PRODUCT_SCORES)] == ["superseded", "deleted"]
 
 
-async def test_tombstone_without_version_takes_the_order_of_what_it_ends(bench: Bench) -> None:
-    """Its record is then the only one that tells it: an older update that comes late must not bring it back."""
+async def test_tombstone_without_version_leaves_the_order_to_what_it_ends(bench: Bench) -> None:
+    """The update that it ended says how new the product was: an older one that comes late does not bring it back."""
     bench.fetcher.hold(RIGHT)
     await bench.send(update(5))
     await asyncio.sleep(0)
     await bench.send(None)
     await bench.send(update(3, WRONG))
-    ended, deleted, late = await bench.settle()
-    assert (ended["outcome"], deleted["outcome"], late["outcome"]) == ("superseded", "deleted", "superseded")
-    assert deleted["order"] == 5
+    state: AlertState | None = None
+    records = await bench.settle()
+    for record in records:
+        state, _ = decide(state, msgspec.convert(record, ProductScore), source="/test")
+    assert [(record["outcome"], record["order"]) for record in records[:2]] == [("superseded", 5), ("deleted", None)]
+    assert state is not None
+    assert (state.deleted, state.order) == (True, 5)
+
+
+async def test_older_version_behind_a_rejected_newer_one_is_scored(bench: Bench) -> None:
+    """Whether the newer one is still in the works when it comes, or has been rejected by then."""
+    missing = "https://shop.example/missing.png"
+    bench.fetcher.pages[missing] = RejectedEvent("image_not_found", "404")
+    await bench.send(update(7, missing))
+    await bench.send(update(5))
+    await bench.settle()
+    await bench.send(update(6, WRONG))
+    assert [(score["order"], score["outcome"]) for score in await bench.settle()] == [(5, "scored"), (6, "scored")]
+
+
+async def test_update_without_version_is_found_by_its_product_in_dead_letters(bench: Bench) -> None:
+    """What could be read of it stands in its letter."""
+    await bench.send({"id": "p", "title": "x", "image_link": RIGHT})
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert (letter["reason"], letter["product_id"], letter["image_url"]) == ("version_missing", "p", RIGHT)
+
+
+async def test_newest_of_three_ends_the_others_when_it_is_ready(bench: Bench) -> None:
+    """The third is ready first and ends both that wait for their pictures."""
+    bench.fetcher.hold(RIGHT)
+    slow = "https://shop.example/slow.png"
+    bench.fetcher.pages[slow] = png(7)
+    bench.fetcher.hold(slow)
+    await bench.send(update(1))
+    await bench.send(update(2, slow))
+    await bench.send(update(3, WRONG))
+    scores = await bench.settle()
+    assert [score["outcome"] for score in scores] == ["superseded", "superseded", "scored"]
+    assert [score["superseded_by"] for score in scores] == [3, 3, None]
 
 
 async def test_tombstone_in_flight_is_recorded_although_a_newer_update_follows(bench: Bench) -> None:

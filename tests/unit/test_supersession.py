@@ -127,25 +127,22 @@ def final(records: list[dict[str, Any]]) -> dict[str, tuple[bool, bool]]:
 def ordered(sequence: list[Event]) -> list[Event]:
     """Return the events that have an order among each other, whatever becomes of them.
 
-    Left out are the same version with another picture; versions behind a tombstone without one that are no higher than
-    those before it; and pictures that are gone in an update that may supersede another, which then is never scored.
+    Left out are the same version with another picture, and versions behind a tombstone without one that are no higher
+    than those before it.
     """
     first: dict[tuple[str, int | None], str] = {}
     highest: dict[str, int] = {}
     deleted: set[str] = set()
-    alive: set[str] = set()
     kept = []
     for event in sequence:
         product, version, url, _ = event
         old = product in deleted and version is not None and version <= highest.get(product, 0)
         if version is None:
             deleted.add(product)
-            alive.discard(product)
-        elif old or first.setdefault((product, version), url) != url or (url == GONE and product in alive):
+        elif old or first.setdefault((product, version), url) != url:
             continue
         else:
             highest[product] = max(version, highest.get(product, 0))
-            alive.add(product)
         kept.append(event)
     return kept
 
