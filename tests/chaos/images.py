@@ -31,6 +31,9 @@ HOSTS: tuple[Host, ...] = ("good", "slow", "refusing", "failing", "limiting", "f
 ANSWERS: tuple[Host, ...] = ("good", "flaky")
 """Hosts whose pictures can be had within a fetch's tries."""
 
+MISSING = "missing.png"
+"""A picture that these hosts have not."""
+
 SIDE = 32
 ROOT = Path(__file__).parents[2]
 
@@ -64,6 +67,9 @@ def _answer(status: str, body: bytes = b"", *headers: str, length: int | None = 
 
 async def _good(target: str, request: str, writer: asyncio.StreamWriter) -> bool:
     name = target.partition("?")[0].strip("/")
+    if name == MISSING:
+        writer.write(_answer("404 Not Found"))
+        return True
     etag = f'"{name}"'
     current = f"if-none-match: {etag}" in request.lower()
     answer = (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import orjson
 
-from tests.chaos.images import ANSWERS, HOSTS, Host
+from tests.chaos.images import ANSWERS, HOSTS, MISSING, Host
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COLOURS = 12  # of each kind
 TEXTS = 24
 MISMATCH, MATCH, POISON = 0xF0, 0x10, 0xF0  # red of a picture that contradicts its text and of one that does not; green
+GONE = 0.05  # of the updates of any product show a picture that nobody has
 UPDATES_OF_A_PRODUCT = 10  # on average
 
 Kind = Literal["update", "tombstone", "malformed"]
@@ -107,11 +108,12 @@ class _Maker:
         poison = self._poison and product % 10 == 1
         mismatch = not poison and self._rng.random() < 0.4
         red, green = MISMATCH if mismatch else MATCH, POISON if poison else 0
-        picture = f"{red:02x}{green:02x}{self._rng.randrange(COLOURS):02x}.png"
+        gone = self._rng.random() < GONE and host in ANSWERS
+        picture = MISSING if gone else f"{red:02x}{green:02x}{self._rng.randrange(COLOURS):02x}.png"
         text = self._rng.randrange(TEXTS)
         url = f"http://{self._hosts[host]}/{picture}" + (f"?{version}" if host == "flaky" else "")
         fields = {"id": f"p{product}", "version": version, "title": f"Mug number {text}", "image_link": url}
-        accepted = host in ANSWERS and not poison
+        accepted = host in ANSWERS and not poison and not gone
         return Event(f"p{product}", orjson.dumps(fields), "update", version, mismatch, accepted)
 
     def _host(self, product: int) -> Host:
