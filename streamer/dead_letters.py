@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import msgspec
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from yarl import URL
 
 from streamer import topics
@@ -137,21 +137,24 @@ class DeadLetters:
         ends = await self._consumer.end_offsets(self._partitions)
         starts = await self._starts(choice.since, ends)
         total = sum(ends[tp] - starts[tp] for tp in self._partitions)
+        self._consumer.resume(*self._partitions)
         for tp, start in starts.items():
             self._consumer.seek(tp, start)
-        done, read = 0, dict(starts)
         while True:
-            batch = await self._consumer.getmany(timeout_ms=POLL_MS)
-            for tp, records in batch.items():
+            # Not by what was read: offsets have gaps, letters may be deleted meanwhile, or come in faster than this.
+            read = {tp: min(await self._consumer.position(tp), ends[tp]) for tp in self._partitions}
+            watch.advanced(sum(read[tp] - starts[tp] for tp in self._partitions), total)
+            finished = [tp for tp in self._partitions if read[tp] >= ends[tp]]
+            if len(finished) == len(self._partitions):
+                return
+            self._consumer.pause(*finished)
+            for tp, records in (await self._consumer.getmany(timeout_ms=POLL_MS)).items():
                 for record in records:
+                    if record.offset >= ends[tp]:
+                        break
                     letter = self._letter(tp.partition, record.offset, record.value)
                     if letter is not None and choice.takes(letter):
                         yield letter
-                done += len(records)
-                read[tp] = records[-1].offset + 1
-            watch.advanced(min(done, total), total)
-            if not batch and all(read[tp] >= ends[tp] for tp in self._partitions):
-                return
 
     async def _starts(self, since: datetime | None, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         first: dict[TopicPartition, int] = await self._consumer.beginning_offsets(self._partitions)
@@ -214,14 +217,14 @@ class DeadLetters:
                 if kafka is not None:
                     sending.add(await _send(kafka, letter))
                     if len(sending) >= IN_FLIGHT:
-                        await _delivered(sending)
+                        await _delivered(sending, done)
                     if rate is not None:
                         await asyncio.sleep(1 / rate)
                 done.sent += 1
         except (KafkaError, AssertionError, ValueError) as error:
             raise FatalError("replay_failed", f"the broker refused a record: {error!r}") from error
         finally:
-            await _delivered(sending)
+            await _delivered(sending, done)
         return done
 
     def _obstacle(self, content: DeadLetter) -> str | None:
@@ -234,26 +237,36 @@ class DeadLetters:
 
 
 async def _send(kafka: AIOKafkaProducer, letter: Letter) -> asyncio.Future[Any]:
+    """Hand the event to the producer; what that refuses is refused as if the broker had."""
     content = letter.content
     headers = [(name, _raw(value)) for name, value in content.headers if name != REPLAYED_FROM]
-    sent: asyncio.Future[Any] = await kafka.send(
-        content.source.topic,
-        _raw(content.value),
-        key=_raw(content.key),
-        partition=content.source.partition,
-        headers=[*headers, origin_header(letter.origin)],
-    )
+    sent: asyncio.Future[Any]
+    try:
+        sent = await kafka.send(
+            content.source.topic,
+            _raw(content.value),
+            key=_raw(content.key),
+            partition=content.source.partition,
+            headers=[*headers, origin_header(letter.origin)],
+        )
+    except MessageSizeTooLargeError as error:
+        sent = asyncio.get_running_loop().create_future()
+        sent.set_exception(error)
     return sent
 
 
-async def _delivered(sending: set[asyncio.Future[Any]]) -> None:
-    """Wait until the broker has them."""
-    todo = list(sending)
+async def _delivered(sending: set[asyncio.Future[Any]], done: Replayed) -> None:
+    """Wait until the broker has them; one that has become too large by saying where it stood is left out."""
+    answers = await asyncio.gather(*sending, return_exceptions=True)
     sending.clear()
-    try:
-        await asyncio.gather(*todo)
-    except KafkaError as error:
-        raise FatalError("replay_failed", f"the broker refused a record: {error!r}") from error
+    for answer in answers:
+        if isinstance(answer, MessageSizeTooLargeError):
+            done.sent -= 1
+            done.kept["too_large"] += 1
+        elif isinstance(answer, KafkaError):
+            raise FatalError("replay_failed", f"the broker refused a record: {answer!r}") from answer
+        elif isinstance(answer, BaseException):
+            raise answer
 
 
 def _raw(text: str | None) -> bytes | None:

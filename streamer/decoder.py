@@ -99,10 +99,12 @@ def main(order: str) -> None:
 def _fork(channel: Channel, orders: Orders) -> int:
     pid = os.fork()
     if pid == 0:
+        code = 1
         try:
             serve(channel, orders)
+            code = 0
         finally:  # whatever was raised: nothing of the nursery may run in here
-            os._exit(0 if not channel.area[BUSY_AT] else 1)
+            os._exit(code)
     return pid
 
 
@@ -110,8 +112,8 @@ def serve(channel: Channel, orders: Orders) -> None:
     """Decode what comes, until the worker closes the channel."""
     _limit(orders.memory_bytes)
     while (head := receive(channel.peer, LENGTH.size)) is not None:
-        body = channel.area[PICTURE_AT : PICTURE_AT + LENGTH.unpack(head)[0]]
         channel.area[BUSY_AT] = 1
+        body = channel.area[PICTURE_AT : PICTURE_AT + LENGTH.unpack(head)[0]]
         signal.setitimer(signal.ITIMER_REAL, orders.cpu_s * WALL_PER_CPU)
         signal.setitimer(signal.ITIMER_PROF, orders.cpu_s)
         try:

@@ -79,6 +79,7 @@ class DecoderPool:
         )
         self._patience_s = _START_S + cpu_s * WALL_PER_CPU
         self._starting = threading.Lock()
+        self._ended = False
         self._nursery: _Nursery | None = None
 
     def __enter__(self) -> Self:
@@ -86,8 +87,10 @@ class DecoderPool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._nursery is not None:
-            self._nursery.end()
+        with self._starting:
+            self._ended = True
+            if self._nursery is not None:
+                self._nursery.end()
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """Return `pixel_values`, uint8 (3, H, W), as `engines.image.decode` does; blocks.
@@ -95,7 +98,7 @@ class DecoderPool:
         Raises:
             ImageRefused: image_unsupported, image_too_large, image_truncated, image_malformed, image_decode_timeout,
                 image_decoder_crashed.
-            FatalError: decoder_unusable, when no decoder can be started.
+            FatalError: decoder_unusable, when no decoder can be started, or the pool has been left.
         """
         if len(data) > self._max_bytes:
             raise ImageRefused(f"more than {self._max_bytes} bytes", code="image_too_large")
@@ -140,6 +143,8 @@ class DecoderPool:
     def _replace(self, dead: _Nursery) -> None:
         """Start another nursery in the place of one that is dead, once, whoever notices it."""
         with self._starting:
+            if self._ended:  # threads may still be at a picture that nobody waits for
+                raise FatalError("decoder_unusable", "the decoders have been ended")
             if self._nursery is dead:
                 dead.end()
                 self._nursery = _Nursery(self._orders, self._size, self._patience_s)
@@ -153,17 +158,17 @@ class _Nursery:
         self._size = size
         self._idle: SimpleQueue[Channel] = SimpleQueue()
         self._peers: list[socket.socket] = []
-        passed: list[tuple[int, int]] = []
-        for _ in range(size):
-            ours, theirs = socket.socketpair()
-            ours.settimeout(patience_s)
-            memory = _memory(orders.area_bytes)
-            self._idle.put(Channel(ours, mmap.mmap(memory, orders.area_bytes)))
-            self._peers.append(ours)
-            passed.append((theirs.detach(), memory))
-        order = msgspec.json.encode(msgspec.structs.replace(orders, channels=passed)).decode()
-        fds = [fd for pair in passed for fd in pair]
+        fds: list[int] = []
         try:
+            for _ in range(size):
+                ours, theirs = socket.socketpair()
+                self._peers.append(ours)
+                fds.append(theirs.detach())
+                ours.settimeout(patience_s)
+                fds.append(_memory(orders.area_bytes))
+                self._idle.put(Channel(ours, mmap.mmap(fds[-1], orders.area_bytes)))
+            channels = list(zip(fds[::2], fds[1::2], strict=True))
+            order = msgspec.json.encode(msgspec.structs.replace(orders, channels=channels)).decode()
             self._process = subprocess.Popen(  # noqa: S603 - this Python, this package
                 [sys.executable, "-m", "streamer.decoder", order],
                 pass_fds=fds,
@@ -174,7 +179,9 @@ class _Nursery:
                 start_new_session=True,  # Ctrl-C is for the worker, which still has pictures in work
             )
         except OSError as error:
-            raise FatalError("decoder_unusable", f"no process can be started: {error}") from error
+            for peer in self._peers:
+                peer.close()
+            raise FatalError("decoder_unusable", f"no decoder can be started: {error}") from error
         finally:
             for fd in fds:
                 os.close(fd)
@@ -216,5 +223,9 @@ def _memory(size: int) -> int:
     else:  # pragma: no cover - not Linux
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from streamer import topics
 from streamer.cli import main
+from streamer.dead_letters import Choice, open_dead_letters
 from streamer.errors import RejectedEvent
 from streamer.events import DEAD_LETTERS, PRODUCT_UPDATES, SourcePosition, encode, origin_of, parse_update
 from streamer.incoming import Incoming, dead_letter
@@ -172,3 +173,45 @@ def test_replay_without_a_choice_is_refused(broker: BrokerSettings, capsys: pyte
     """Nobody replays a month of dead letters by leaving out an option."""
     assert "choice_missing" in run(capsys, "replay", code=2)
     assert "time_invalid" in run(capsys, "replay", "--since", "yesterday", code=2)
+
+
+class Nobody:
+    """Looks on without a word."""
+
+    def advanced(self, done: int, total: int) -> None:
+        """See that no more is read than there is."""
+        assert 0 <= done <= total
+
+
+async def test_read_ends_while_more_letters_come_in(broker: BrokerSettings) -> None:
+    """During an outage letters arrive faster than anybody reads; what stood there at the start is read, and no more."""
+
+    async def outage() -> None:
+        async with producer(broker) as kafka:
+            while True:
+                await kafka.send_and_wait(DEAD_LETTERS, letter(7, "image_host_unavailable"), partition=0)
+
+    more = asyncio.create_task(outage())
+    try:
+        async with open_dead_letters(broker, NAMES) as letters, asyncio.timeout(20):
+            for _ in range(2):
+                before = (await letters._consumer.end_offsets([TopicPartition(DEAD_LETTERS, 0)])).popitem()[1]
+                read = [one.place.offset async for one in letters.read(Choice(), Nobody())]
+                assert read[:5] == [0, 1, 2, 3, 4]
+                assert read == sorted(set(read))
+                assert before - 1 <= len(read)
+    finally:
+        more.cancel()
+        await asyncio.gather(more, return_exceptions=True)
+
+
+async def test_replay_leaves_out_what_has_become_too_large(broker: BrokerSettings) -> None:
+    """The header that says where it stood makes an event larger: those behind it are replayed all the same."""
+    kafka = AIOKafkaProducer(**topics.client_kwargs(broker), max_request_size=180)
+    await kafka.start()
+    try:
+        async with open_dead_letters(broker, NAMES) as letters:
+            done = await letters.replay(Choice(), kafka, Nobody())
+    finally:
+        await kafka.stop()
+    assert (done.sent, dict(done.kept)) == (2, {"value_omitted": 1, "too_large": 1})

@@ -188,3 +188,28 @@ def test_pool_at_its_end_leaves_no_process() -> None:
         decoders.decode(GOOD)
         started = [nursery(), await_decoder()]
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_decode_after_the_pool_has_been_left_starts_nothing() -> None:
+    """A thread that is still at a picture when the worker leaves must not bring a nursery into the world."""
+    with pool() as decoders:
+        decoders.decode(GOOD)
+        before = children(os.getpid())
+    with pytest.raises(FatalError) as caught:
+        decoders.decode(GOOD)
+    assert caught.value.code == "decoder_unusable"
+    assert len(children(os.getpid())) == len(before) - 1
+
+
+def test_pool_without_descriptors_left_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And keeps none of those that it had got so far."""
+
+    def none_left(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("streamer.decoding._memory", none_left)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(FatalError) as caught, pool():
+        pass
+    assert caught.value.code == "decoder_unusable"
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
