@@ -221,13 +221,15 @@ class Pipeline:
 
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
         incoming, update, turn = passage.incoming, passage.update, passage.turn
-        record: ProductScore | DeadLetter | None = None
+        record: ProductScore | DeadLetter
+        settled = False
         try:
             if update is None or turn is None or refused is not None:
                 assert refused is not None
                 record = self._dead_letter(passage, refused)
             else:
                 record = await self._outcome(passage, update, turn)
+                settled = isinstance(record, ProductScore) and record.outcome != "superseded"
                 await turn.comes()
             await self._emit(passage, record)
         except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
@@ -235,7 +237,6 @@ class Pipeline:
             return
         finally:
             if update is not None and turn is not None:
-                settled = isinstance(record, ProductScore) and record.outcome != "superseded"
                 self._succession.leave(update.id, turn, settled=settled)
         incoming.acknowledge()
         self._account(passage, record)
