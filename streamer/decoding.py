@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -164,7 +165,7 @@ class _Nursery:
                 ours, theirs = socket.socketpair()
                 self._peers.append(ours)
                 fds.append(theirs.detach())
-                ours.settimeout(patience_s)
+                _wait_at_most(ours, patience_s)
                 fds.append(_memory(orders.area_bytes))
                 self._idle.put(Channel(ours, mmap.mmap(fds[-1], orders.area_bytes)))
             channels = list(zip(fds[::2], fds[1::2], strict=True))
@@ -214,6 +215,13 @@ class _Nursery:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._close_unused()
+
+
+def _wait_at_most(peer: socket.socket, seconds: float) -> None:
+    """Bound each call by the kernel: Python's own timeout polls first, and each time fights for the interpreter."""
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def _memory(size: int) -> int:

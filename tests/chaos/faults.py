@@ -58,7 +58,7 @@ def _moment(rng: random.Random, setting: Setting) -> float:
 
 
 def _span(rng: random.Random, setting: Setting) -> float:
-    return rng.uniform(SHORTEST_S, min(LONGEST_S, max(4.0, setting.duration_s / 3)))
+    return rng.uniform(SHORTEST_S, min(LONGEST_S, max(4.0, setting.duration_s / 2)))
 
 
 def _signals(action: Literal["kill", "terminate"]) -> Callable[[random.Random, Setting], list[Step]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -60,6 +62,14 @@ def children(pid: int) -> list[int]:
     """Return the processes that this one has started."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def running(pid: int) -> bool:
+    """Tell whether the process is there, and no zombie that waits for whoever inherits it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def nursery() -> int:
@@ -188,6 +198,23 @@ def test_pool_at_its_end_leaves_no_process() -> None:
         decoders.decode(GOOD)
         started = [nursery(), await_decoder()]
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+
+
+def test_pool_of_a_killed_worker_leaves_no_process() -> None:
+    """Decoders see that nobody wants them any more, without being told."""
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; from tests.unit.test_decoding import *\n"
+        "with pool() as decoders:\n"
+        "    decoders.decode(GOOD)\n"
+        "    print(nursery(), await_decoder(), flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        started = [int(pid) for pid in worker.stdout.readline().split()]
+        worker.kill()
+    assert len(started) == 2
+    while any(running(pid) for pid in started):
+        time.sleep(0.005)
 
 
 def test_decode_after_the_pool_has_been_left_starts_nothing() -> None:
