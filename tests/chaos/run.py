@@ -192,7 +192,7 @@ async def _publish(
     bootstrap: str, settings: Settings, events: list[traffic.Event], size: Size, first_outcome: asyncio.Event
 ) -> None:
     producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap, linger_ms=5, acks="all", enable_idempotence=True, request_timeout_ms=120_000
+        bootstrap_servers=bootstrap, linger_ms=5, acks="all", enable_idempotence=True, request_timeout_ms=300_000
     )
     await producer.start()
     try:
