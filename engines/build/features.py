@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _Kind = TypeVar("_Kind", bound=np.generic)
 
 _BATCH: Final = 32
+_FILES: Final = ("middle", "final", "palette", "states")
 AS_IT_IS, MIRRORED = 0, 1
 
 
@@ -143,23 +145,35 @@ def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
 
 
 def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress) -> Features:
-    """Return the features, the large ones as files in `folder`.
+    """Return the features, the large ones as files in `folder`; those that an earlier run made there are used again.
 
     Raises:
         OSError: the folder has no room for them.
     """
-    model.eval()
-    middle, final, palette = _sights(model, catalog.pixel_values, folder, progress)
-    features = Features(
-        middle=middle,
-        final=final,
-        palette=palette,
-        looks=final[catalog.first_picture[:-1], AS_IT_IS].mean(axis=(2, 3), dtype=np.float32),
-        states=_states(model, texts, folder / "states.npy", progress),
-        texts=texts,
-    )
-    model.train()
-    return features
+    made_of, stamp = _digest(model, catalog.pixel_values, texts), folder / "made-of"
+    if stamp.exists() and stamp.read_text() == made_of:
+        middle, final, palette, states = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES)
+    else:
+        stamp.unlink(missing_ok=True)
+        model.eval()
+        middle, final, palette = _sights(model, catalog.pixel_values, folder, progress)
+        states = _states(model, texts, folder / "states.npy", progress)
+        model.train()
+        stamp.write_text(made_of)
+    looks = final[catalog.first_picture[:-1], AS_IT_IS].mean(axis=(2, 3), dtype=np.float32)
+    return Features(middle, final, palette, looks, states, texts)
+
+
+def _digest(model: CompactFusion, pictures: NDArray[np.uint8], texts: Texts) -> str:
+    """Return what the features follow from: weights, pictures, tokens."""
+    digest = hashlib.blake2b(digest_size=16)
+    for frozen in (model.backbone, model.text_backbone, model.palette):
+        for tensor in (*frozen.parameters(), *frozen.buffers()):
+            digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    for array in (pictures, texts.input_ids, texts.attention_mask):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 @torch.no_grad()

@@ -1,0 +1,79 @@
+"""`engines.build.features`: what an earlier run computed is used again, and only for what it was computed of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from rich.progress import Progress
+
+from engines.build.dataset import Catalog, Product
+from engines.build.features import Features, extract
+from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.texts import Texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+N = 3
+TEXTS = Texts(np.full((N, 5), 7, dtype=np.int32), np.ones((N, 5), dtype=np.int32))
+
+
+def catalog() -> Catalog:
+    """Return three products whose pictures are noise."""
+    products = tuple(Product(fields={}, facets=(), identity=i, group=str(i), category="") for i in range(N))
+    pixels = np.random.default_rng(0).integers(256, size=(N, 3, 64, 64)).astype(np.uint8)
+    return Catalog(products, (), pixels, np.arange(N))
+
+
+@pytest.fixture(scope="module")
+def model() -> CompactFusion:
+    """Return an untrained model."""
+    return CompactFusion(CompactConfig(image_size=64, readers=1), pretrained=False)
+
+
+def computed(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path) -> tuple[Features, int]:
+    """Return the features, and how many times the image backbone was asked for them."""
+    asked: list[None] = []
+    hook = model.backbone.register_forward_hook(lambda *_: asked.append(None))
+    try:
+        with Progress(disable=True) as progress:
+            return extract(model, catalog, texts, folder, progress), len(asked)
+    finally:
+        hook.remove()
+
+
+def test_extract_a_second_time_reads_what_is_there(model: CompactFusion, tmp_path: Path) -> None:
+    """A run that was cut while it trained does not look at the pictures again."""
+    first, asked = computed(model, catalog(), TEXTS, tmp_path)
+    again, asked_again = computed(model, catalog(), TEXTS, tmp_path)
+    assert (asked > 0, asked_again) == (True, 0)
+    for name in ("middle", "final", "palette", "looks", "states"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
+@pytest.mark.parametrize("changed", ["picture", "text"])
+def test_extract_of_something_else_computes_it(model: CompactFusion, tmp_path: Path, changed: str) -> None:
+    """Features of a catalogue that has changed since are not used."""
+    shown, said = catalog(), TEXTS
+    computed(model, shown, said, tmp_path)
+    if changed == "picture":
+        shown.pixel_values[0] = 0
+    else:
+        said = said._replace(input_ids=said.input_ids + 1)
+    features, asked = computed(model, shown, said, tmp_path)
+    (tmp_path / "fresh").mkdir()
+    other, _ = computed(model, shown, said, tmp_path / "fresh")
+    assert asked
+    np.testing.assert_array_equal(features.states, other.states)
+    np.testing.assert_array_equal(features.final, other.final)
+
+
+def test_extract_that_was_cut_is_not_used(model: CompactFusion, tmp_path: Path) -> None:
+    """Files that are there but were not finished are written again."""
+    computed(model, catalog(), TEXTS, tmp_path)
+    (tmp_path / "made-of").unlink()
+    assert computed(model, catalog(), TEXTS, tmp_path)[1]
