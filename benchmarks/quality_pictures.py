@@ -61,6 +61,19 @@ def draw_curves(curves: Sequence[Mapping[str, Any]], file: Path) -> None:
     _finish(figure, axes, file)
 
 
+def draw_learning(curves: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write how each idea's fusion layers do on hard validation pairs after each epoch: recall and AUC."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    both = figure.subplots(1, 2)
+    for axes, name, title in zip(both, ("recall", "auc"), ("recall at precision 0.5", "AUC"), strict=True):
+        for idea in dict.fromkeys(point["idea"] for point in curves):
+            points = [point for point in curves if point["idea"] == idea and name in point]
+            axes.plot([point["epoch"] for point in points], [point[name] for point in points], marker=".", label=idea)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"{title}, hard swaps")
+    _finish(figure, both[1], file)
+
+
 def draw_sheet(part: Part, pairs: Pairs, rows: NDArray[np.int64], file: Path) -> None:
     """Write pairs as a sheet of pictures, each above the text that it was shown with."""
     lines = -(-len(rows) // _COLUMNS)
