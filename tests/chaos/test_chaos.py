@@ -34,6 +34,8 @@ def chaos_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 async def test_workers_under_a_fault_keep_every_promise(chaos_ground: Ground, tmp_path: Path, fault: Fault) -> None:
     """One outcome for each event, every alert as in a sequential run, no commit ahead, no lag, no hand needed."""
     async with chaos_ground.place() as place:
+        if fault == "clock" and place.clock is None:
+            pytest.skip("a clock that jumps needs a C compiler, `cc`")
         result = await run(place, tmp_path, fault, SEED, SIZE)
     print(result)
     assert result.problems() == []
