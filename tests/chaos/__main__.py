@@ -15,18 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import orjson
+import pytest
 from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.place import ground
+from tests.chaos.place import place
 from tests.chaos.run import Result, Size, run
-
-if TYPE_CHECKING:
-    from tests.chaos.place import Ground
 
 
 def table(results: list[Result]) -> Table:
@@ -58,28 +55,35 @@ def table(results: list[Result]) -> Table:
     return shown
 
 
-async def _runs(
-    arguments: argparse.Namespace, console: Console, where: Ground, directory: Path, results: list[Result]
-) -> None:
-    """Append the result of each run, so that those that were made are kept when one breaks off."""
+async def _runs(arguments: argparse.Namespace, console: Console, directory: Path, results: list[Result]) -> list[str]:
+    """Append the result of each run, so that those that were made are kept; return which runs came to no result."""
+    broken_off: list[str] = []
     size = Size(arguments.events, arguments.partitions, arguments.workers)
     ends = time.monotonic() + 60 * arguments.minutes
-    async with where.place() as place:
-        for seed in range(arguments.seed, arguments.seed + arguments.runs):
-            for fault in arguments.faults:
-                if time.monotonic() > ends:
-                    console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
-                    return
-                if fault == "clock" and place.clock is None:
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        for fault in arguments.faults:
+            if time.monotonic() > ends:
+                console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
+                return broken_off
+            root, kafka = directory / f"{fault}-{seed}", directory / f"{fault}-{seed}-kafka"
+            for made in (root, kafka):
+                made.mkdir()
+            async with place(kafka) as here:
+                if fault == "clock" and here.clock is None:
                     console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
                     continue
-                root = directory / f"{fault}-{seed}"
-                root.mkdir()
-                results.append(await run(place, root, fault, seed, size))
-                _tell(results[-1], root, console)
-                if not (arguments.keep or results[-1].problems()):
-                    shutil.rmtree(root)
-                arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
+                try:
+                    results.append(await run(here, root, fault, seed, size))
+                except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - hours of other runs are to come
+                    broken_off.append(f"{fault}, seed {seed}: {type(error).__name__}: {error}; logs: {root}")
+                    console.print("broken off:", broken_off[-1], markup=False, soft_wrap=True)
+                    continue
+            _tell(results[-1], root, console)
+            if not (arguments.keep or results[-1].problems()):
+                shutil.rmtree(root)
+                shutil.rmtree(kafka)
+            arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
+    return broken_off
 
 
 def _tell(result: Result, root: Path, console: Console) -> None:
@@ -122,14 +126,15 @@ def main() -> int:
     arguments, console = _arguments(), Console(highlight=False, width=max(Console().width, 110))
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    (directory / "kafka").mkdir()
     results: list[Result] = []
+    broken: list[object] = []
     try:
-        with ground(directory / "kafka") as where, asyncio.Runner() as runner:
-            runner.run(_runs(arguments, console, where, directory, results))
+        broken += asyncio.run(_runs(arguments, console, directory, results))
     finally:
         console.print(table(results))
-    broken = [result for result in results if result.problems()]
+    if broken:
+        console.print(f"{len(broken)} runs came to no result")
+    broken += [result for result in results if result.problems()]
     if not (broken or arguments.keep):
         shutil.rmtree(directory)
     return 1 if broken or not results else 0

@@ -1,4 +1,4 @@
-"""Where runs take place: a broker, the proxy in front of it, and the library that makes clocks jump."""
+"""Where a run takes place: a broker, the proxy in front of it, and the library that makes clocks jump."""
 
 from __future__ import annotations
 
@@ -15,27 +15,20 @@ from tests import brokers
 from tests.chaos.proxy import Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What outlives a run: the broker, the port of its proxy, and the library; None where there is no C compiler."""
-
-    kafka: brokers.Kafka
-    port: int
-    clock: Path | None
-
-    @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """Yield the ground with its proxy running."""
-        async with Proxy(self.port, self.kafka.behind_proxy) as proxy:
-            yield Place(self.kafka, proxy, f"{LOOPBACK}:{self.port}", self.clock)
+    from collections.abc import AsyncIterator
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a run finds: `proxied` is where its workers reach the broker."""
+    """What a run finds.
+
+    Attributes:
+        kafka: the broker.
+        proxy: stands in front of it.
+        proxied: where workers reach the broker.
+        clock: the library; None where there is no C compiler.
+        one_outage: held while the broker is away.
+    """
 
     kafka: brokers.Kafka
     proxy: Proxy
@@ -44,14 +37,18 @@ class Place:
     one_outage: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-@contextlib.contextmanager
-def ground(directory: Path) -> Iterator[Ground]:
-    """Yield a running Kafka that expects a proxy in front of it; skips the test where KAFKA_HOME names none."""
+@contextlib.asynccontextmanager
+async def place(directory: Path) -> AsyncIterator[Place]:
+    """Yield a place of a run's own: a broker that keeps the topics of many runs takes minutes to start again.
+
+    Skips the test where KAFKA_HOME names no Kafka.
+    """
     port = free_port()
     kafka = brokers.Kafka(brokers.kafka_home(), directory, proxied=port)
     try:
         kafka.start()
-        yield Ground(kafka, port, _clock(directory))
+        async with Proxy(port, kafka.behind_proxy) as proxy:
+            yield Place(kafka, proxy, f"{LOOPBACK}:{port}", _clock(directory))
     finally:
         kafka.stop()
 

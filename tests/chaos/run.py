@@ -94,7 +94,7 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
     """Return what came of one run.
 
     Args:
-        place: where it takes place; left as it was found.
+        place: where it takes place, for this run alone.
         root: an empty directory for its state and its logs.
         fault: what befalls the workers.
         seed: of everything random.
