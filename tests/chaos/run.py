@@ -121,16 +121,13 @@ async def run(place: Place, root: Path, fault: Fault, seed: int, size: Size) -> 
         )
         supervisor.scale(size.workers)
         first_outcome = asyncio.Event()
-        publishing = asyncio.create_task(_publish(place.kafka.bootstrap, settings, events, size, first_outcome))
-        await _wait_for_outcomes(place.kafka.bootstrap, settings)
-        first_outcome.set()
-        faults = await asyncio.gather(
-            *(
-                _befall(step, place, supervisor)
-                for step in schedule(fault, seed, Setting(size.publishing_s, size.workers))
-            )
-        )
-        await publishing
+        async with asyncio.TaskGroup() as group:  # if one fails, the others must not go on with the next run's broker
+            group.create_task(_publish(place.kafka.bootstrap, settings, events, size, first_outcome))
+            await _wait_for_outcomes(place.kafka.bootstrap, settings)
+            first_outcome.set()
+            steps = schedule(fault, seed, Setting(size.publishing_s, size.workers))
+            befalling = [group.create_task(_befall(step, place, supervisor)) for step in steps]
+        faults = [step.result() for step in befalling]
         await _settle(place.kafka.bootstrap, settings)
         exits = list(supervisor.exits)
         await supervisor.stop()
@@ -185,7 +182,7 @@ async def _restart(kafka: brokers.Kafka, step: Step) -> None:
         with contextlib.suppress(pytest.fail.Exception):
             await asyncio.to_thread(kafka.wait_until_it_answers)
             return
-    pytest.fail("the broker does not start again")
+    raise RuntimeError("the broker does not start again")
 
 
 async def _publish(
