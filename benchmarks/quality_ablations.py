@@ -6,7 +6,8 @@ Each line changes one thing of the recipe that ships and trains a single reader 
 Figures are means over four draws of pairs: recall at precision 0.5 where 5 % of the pictures are wrong, and AUC, of the
 fusion layers alone and of all signals together (their weights fitted on a fifth draw). Of the recipe that ships,
 ensembles of several readers are shown, too. DIR gets ablations.json, ablations.md, and curves.png: how the fusion
-layers tell hard swaps, epoch by epoch. Features and lines that an earlier run has finished in DIR are used again.
+layers tell hard swaps, epoch by epoch. Features, readers and lines that an earlier run has finished in DIR are used
+again; with the same DIR, `quality.py` goes on with the readers that were trained here.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ IDEAS: Final[dict[str, dict[str, Any]]] = {
 """What each line changes of the recipe; `epochs` is a factor, `colors` says whether a reader is shown the palette."""
 
 SHIPPED: Final = next(iter(IDEAS))
-ENSEMBLES: Final = (1, 2, 3, 5)
+ENSEMBLES: Final = (1, 2, 3)
 _FITTED_ON, _JUDGED_ON = 100, (101, 102, 103, 104)  # seeds of the draws
 _OURS: Final = {"epochs", "colors"}
 
@@ -71,12 +72,13 @@ class Bench:
     seed: int
     epochs: float
 
-    def trained(self, idea: str, readers: int) -> tuple[CompactFusion, Part, list[dict[str, Any]]]:
-        """Return a model of as many readers by the idea's recipe, the validation part, and its learning curve."""
+    def trained(self, idea: str) -> tuple[CompactFusion, Part, list[dict[str, Any]]]:
+        """Return a model by the idea's recipe, the validation part, and the learning curve of its first reader."""
         changes = IDEAS[idea]
         recipe = AdaptRecipe(seed=self.seed, epochs=self.epochs * changes.get("epochs", 1.0))
         recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in _OURS})
-        recipe = replace(recipe, model={**recipe.model, "readers": readers})
+        if changes:
+            recipe = replace(recipe, model={**recipe.model, "readers": 1})
         prepared = adapt.prepare(self.parts, self.name, self.work, recipe, self.progress)
         if not changes.get("colors", True):
             prepared = _without_colors(prepared)
@@ -88,7 +90,7 @@ class Bench:
                 scores = adapt.all_signals(reader, prepared.validation, pairs).fusion
                 curve.append({"idea": idea, "epoch": epoch} | _figures(scores, pairs).get(grades.HARD, {}))
 
-        work = self.work / ("no-colors" if not changes.get("colors", True) else "readers")
+        work = self.work if changes.get("colors", True) else self.work / "no-colors"
         work.mkdir(exist_ok=True)
         adapt.train(prepared, work, recipe, self.progress, on_epoch)
         return prepared.model, prepared.validation, curve
@@ -96,12 +98,11 @@ class Bench:
     def lines(self, idea: str) -> dict[str, dict[str, Any]]:
         """Return the figures of one idea, by the name of its line; of the recipe that ships also those of ensembles."""
         started = time.monotonic()
-        counts = ENSEMBLES if idea == SHIPPED else (1,)
-        model, part, curve = self.trained(idea, max(counts))
-        took_s = round((time.monotonic() - started) / max(counts), 1)
+        model, part, curve = self.trained(idea)
         each = list(model.readers)
+        took_s = round((time.monotonic() - started) / len(each), 1)
         found = {}
-        for count in counts:
+        for count in sorted({*(n for n in ENSEMBLES if n < len(each)), len(each)}):
             model.readers = torch.nn.ModuleList(each[:count])
             facts = _judged(model, part) | {"seconds_per_reader": took_s, "curve": curve if count == 1 else []}
             found[idea if count == 1 else f"{count} readers"] = facts

@@ -92,7 +92,7 @@ class CompactConfig:
     heads: int = 4
     joint: int = 128
     dropout: float = 0.3
-    readers: int = 3
+    readers: int = 5
     facets: tuple[int, ...] = ()
     attributes: AttributeSpec | None = None
 
