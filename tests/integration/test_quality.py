@@ -42,7 +42,7 @@ def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     assert sum(facts["products"].values()) == 350
     assert "| compact |" in (tmp_path / "out" / "quality.md").read_text()
     assert (tmp_path / "out" / "quality.png").read_bytes().startswith(b"\x89PNG")
-    assert [point["auc"].keys() for point in facts["curves"]] == [facts["methods"]["compact"].keys()] * 3
+    assert [point["auc"].keys() for point in facts["curves"]] == [facts["methods"]["compact"].keys()] * 5
     for picture in ("curves", "misses", "false-alarms"):
         assert (tmp_path / "out" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     runs = [str(tmp_path / "out")] * 2
