@@ -82,6 +82,7 @@ def create(settings: Settings) -> ScorerApp:
         datadir=str(state.directory),
         topic_replication_factor=settings.topics.replication,
         topic_disable_leader=True,
+        table_standby_replicas=0,  # Faust's skip records, and are believed when they are promoted: ADR 2
         stream_wait_empty=True,
         web_enabled=False,
         Table=_Table,

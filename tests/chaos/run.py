@@ -239,7 +239,7 @@ def _engine_faults(fault: Fault, seed: int, size: Size) -> EngineFaults:
 
 def _settings(bootstrap: str, name: str, fault: Fault, seed: int, hosts: dict[Host, str]) -> Settings:
     names = {topic: f"{name}-{topic}" for topic in ("updates", "scores", "alerts", "dead_letters")}
-    store = "rocksdb" if fault in ("disk", "mixed") else random.Random(seed).choice(("memory", "rocksdb"))
+    store = "rocksdb" if fault in ("disk", "mixed") else random.Random(f"{fault} {seed}").choice(("memory", "rocksdb"))
     return Settings.model_validate(
         {
             "broker": {

@@ -1,0 +1,11 @@
+"""`streamer.application`: what of Faust must stay turned off."""
+
+from __future__ import annotations
+
+from streamer import application
+from streamer.settings import Settings
+
+
+async def test_app_keeps_no_standby_replicas() -> None:
+    """A standby skips records and remembers that it has read them (ADR 2): it must never be promoted."""
+    assert application.create(Settings()).conf.table_standby_replicas == 0
