@@ -8,4 +8,6 @@ from streamer.settings import Settings
 
 async def test_app_keeps_no_standby_replicas() -> None:
     """A standby skips records and remembers that it has read them (ADR 2): it must never be promoted."""
-    assert application.create(Settings()).conf.table_standby_replicas == 0
+    app = application.create(Settings())
+    app.ordered._thread.thread_loop.close()  # a consumer makes the loop of its thread before it is started
+    assert app.conf.table_standby_replicas == 0
