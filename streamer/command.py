@@ -34,6 +34,7 @@ def sections(**options: object) -> dict[str, Any]:
     owners = {
         "bootstrap": "broker",
         "release": "engine",
+        "store": "releases",
         "log_level": "telemetry",
         "partitions": "topics",
         "replication": "topics",

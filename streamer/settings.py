@@ -49,6 +49,9 @@ class TopicSettings(_Section):
     scores: str = events.PRODUCT_SCORES
     alerts: str = events.MISMATCH_ALERTS
     dead_letters: str = events.DEAD_LETTERS
+    reviews: str = events.REVIEW_REQUESTS
+    labels: str = events.CONFIRMED_LABELS
+    releases: str = events.ENGINE_RELEASES
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 
@@ -94,6 +97,17 @@ class EngineSettings(_Section):
     deadline_s: float = Field(
         default=60.0, gt=0, description="for one batch; a worker whose engine takes longer stops, to be started anew"
     )
+
+
+class ReleaseSettings(_Section):
+    """Where published engine releases are; with a store, workers run what `streamer releases promote` announces."""
+
+    store: str | None = Field(
+        default=None,
+        description="folder or URL (s3://bucket/releases with s3fs installed) that workers fetch announced releases "
+        "from; unset: they run STREAMER_ENGINE__RELEASE until they are restarted",
+    )
+    retry_s: float = Field(default=10.0, gt=0, description="before a store that did not answer is asked again")
 
 
 class PipelineSettings(_Section):
@@ -153,6 +167,7 @@ class Settings(BaseSettings):
     topics: TopicSettings = TopicSettings()
     fetch: FetchSettings = FetchSettings()
     engine: EngineSettings = EngineSettings()
+    releases: ReleaseSettings = ReleaseSettings()
     pipeline: PipelineSettings = PipelineSettings()
     state: StateSettings = StateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -59,6 +59,10 @@ class Telemetry:
             "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
         )
         self._engine = Gauge("streamer_engine_info", "The engine that runs", ["release", "device"], registry=r)
+        self._swaps = Counter("streamer_engine_swaps", "Engines swapped while the worker ran", registry=r)
+        self._refused = Counter(
+            "streamer_engine_refused", "Announced releases that were refused, by reason", ["reason"], registry=r
+        )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
         self._outcomes = {outcome: self._events.labels(outcome) for outcome in OUTCOMES}
 
@@ -84,7 +88,15 @@ class Telemetry:
         self._busy.inc(report.infer_s)
 
     def engine(self, engine: Engine) -> None:
+        """Show the engine that judges what comes from now on."""
+        self._engine.clear()
         self._engine.labels(engine.manifest.release, engine.device).set(1)
+
+    def engine_swapped(self) -> None:
+        self._swaps.inc()
+
+    def engine_refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engines.errors import InferenceFailed
-from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport, Pair
+from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport
+from streamer.pairs import Pair
 from tests.fakes import SIDE, TOKENS, FakeEngine
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,7 +14,6 @@ import orjson
 import pytest
 
 from engines.contract import AttributeColumns
-from engines.image import decode
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
@@ -25,7 +23,7 @@ from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
-from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, manifest, png
+from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,11 +91,9 @@ async def build(
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
             fetcher=fetcher,  # type: ignore[arg-type]
-            tokenizer=tokenizer or FakeTokenizer(),  # type: ignore[arg-type]
-            manifest=engine.manifest,
+            serving=fake_serving(batcher.lane, executor, tokenizer=tokenizer, explained_share=settings.explained_share),
             batcher=batcher,
             executor=executor,
-            decode=partial(decode, spec=engine.manifest.image, max_pixels=settings.max_pixels),
             publish=published,
             topics=TopicSettings(),
             settings=settings,
