@@ -76,7 +76,7 @@ class Creation:
 def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
     """Return every topic: the four of the flow, then those of the loop that its labels close.
 
-    Those of the flow are kept by time, not compacted: each record has its own outcome, and compaction would drop updates
+    Those of the flow are kept by time, never compacted: each record has its own outcome; compaction would drop updates
     (and open gaps in the offsets) before they have had theirs. The catalogue system stays the source of truth: to score
     everything again, publish the feed again. Scores are a ledger for a week of questions; people work on alerts and
     dead letters, so these stay a month, as do the questions to reviewers and their answers: the data set keeps those.

@@ -22,6 +22,7 @@ from streamer.errors import RejectedEvent
 from streamer.events import (
     Contradiction,
     DeadLetter,
+    EngineRelease,
     MismatchAlert,
     MismatchData,
     ProductScore,
@@ -31,6 +32,7 @@ from streamer.events import (
     claimed_time,
     encode,
     encode_bytes,
+    parse_release,
     parse_score,
     parse_update,
     text_digest,
@@ -138,6 +140,16 @@ EVENTS: dict[str, msgspec.Struct] = {
         ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
     ),
     "dead-letter": DEAD_LETTER,
+    "engine-release": EngineRelease(
+        release=RELEASE,
+        manifest_sha256=IMAGE_SHA256,
+        action="promoted",
+        replaces="fusion-ba9876543210",
+        previous="fusion-ba9876543210",
+        announced_at=SCORED,
+        announced_by="ana",
+        reason="labels of February",
+    ),
 }
 
 
@@ -168,6 +180,25 @@ def test_update_golden_files_are_read_by_the_stream() -> None:
     assert parse_update(b"mug-blue", (GOLDEN / "product-update.json").read_bytes()) == UPDATE
     assert parse_update(b"mug-blue", (GOLDEN / "product-update-tombstone.json").read_bytes()) == TOMBSTONE
     assert parse_score((GOLDEN / "product-score.json").read_bytes()) == SCORE
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"release": "../../etc-000000000000"}, "malformed_event"),
+        ({"release": "fusion"}, "malformed_event"),
+        ({"manifest_sha256": "ab"}, "malformed_event"),
+        ({"action": "deleted"}, "malformed_event"),
+        ({"schema_version": 2}, "schema_unsupported"),
+    ],
+)
+def test_announcement_that_is_none_is_rejected_with_its_code(change: dict[str, Any], code: str) -> None:
+    """Its release becomes part of a path, its digest decides what is loaded."""
+    sound = orjson.loads((GOLDEN / "engine-release.json").read_bytes())
+    assert parse_release(orjson.dumps(sound)) == EVENTS["engine-release"]
+    with pytest.raises(RejectedEvent) as caught:
+        parse_release(orjson.dumps(sound | change))
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
-from engines.contract import AttributeColumns
+from engines.contract import AttributeColumns, Calibration
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.serving import Serving
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -512,3 +513,60 @@ async def test_claim_that_is_left_out_of_the_text_is_left_out_of_the_attributes(
         await bench.send(update(1, title="mug") | {"color": "red"})
         (score,) = await bench.settle()
         assert score["contradicts"] == [{"field": "color", "value": "red", "share": 1.0}]
+
+
+def swap(bench: Bench, executor: ThreadPoolExecutor, **changes: object) -> tuple[FakeEngine, Serving]:
+    """Swap to a release with another manifest; return its engine and the release that judged before."""
+    engine = FakeEngine()
+    engine.manifest = manifest(release="fake-111111111111", **changes)
+    lane = bench.batcher.open(engine, max_batch=8)
+    return engine, bench.pipeline.swap(fake_serving(lane, executor))
+
+
+async def test_swap_leaves_an_event_on_its_way_with_the_release_that_it_began_with(bench: Bench) -> None:
+    """Its picture and text were made ready for that one; what comes after the swap is judged by the new one."""
+    with ThreadPoolExecutor(1) as executor:
+        bench.fetcher.hold(RIGHT)
+        await bench.send(update(1, product="early"))
+        while not bench.fetcher.asked:  # noqa: ASYNC110 - the fake signals nothing
+            await asyncio.sleep(0)
+        new, before = swap(bench, executor, files={"model.onnx": "other"}, threshold=0.25)
+        unused = asyncio.create_task(before.unused())
+        await bench.send(update(1, WRONG, product="late"))
+        while not new.batches:  # noqa: ASYNC110 - the fake signals nothing
+            await asyncio.sleep(0)
+        assert not unused.done()
+        bench.fetcher.release(RIGHT)
+        early, late = await bench.settle()
+        await asyncio.wait_for(unused, 10)
+    assert (early["release"], early["threshold"]) == ("fake-000000000000", 0.5)
+    assert (late["release"], late["threshold"]) == ("fake-111111111111", 0.25)
+    assert (bench.engine.batches, new.batches) == ([1], [1])
+
+
+async def test_swap_to_another_model_scores_again_what_was_scored(bench: Bench) -> None:
+    """What one model said is not what another one says."""
+    with ThreadPoolExecutor(1) as executor:
+        await bench.send(update(1))
+        await bench.settle()
+        new, _ = swap(bench, executor, files={"model.onnx": "other"})
+        await bench.send(update(2))
+        first, second = await bench.settle()
+    assert [first["outcome"], second["outcome"]] == ["scored", "scored"]
+    assert new.batches == [1]
+
+
+async def test_swap_of_calibration_and_thresholds_decides_again_without_inference() -> None:
+    """The same model says the same; what it means is the new release's to say."""
+    engine, model = FakeEngine(), {"model.onnx": "the same"}
+    engine.manifest = manifest(files=model)
+    with ThreadPoolExecutor(1) as executor:
+        async for bench in build(PipelineSettings(), engine):
+            await bench.send(update(1))
+            await bench.settle()
+            new, _ = swap(bench, executor, files=model, calibration=Calibration(shift=300.0), threshold=0.75)
+            await bench.send(update(2))
+            first, second = await bench.settle()
+            assert new.batches == []
+    assert (second["outcome"], second["release"], second["threshold"]) == ("unchanged", "fake-111111111111", 0.75)
+    assert (first["probability"] < 0.5, second["probability"] > 0.99) == (True, True)
