@@ -14,6 +14,7 @@ import typer
 from engines.errors import EngineError
 from streamer import __version__, command
 from streamer.cli_dead_letters import dead_letters_app
+from streamer.cli_labels import labels_app
 from streamer.cli_releases import releases_app
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
@@ -27,6 +28,7 @@ topics_app = typer.Typer(no_args_is_help=True, help="Create and list the topics 
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
+app.add_typer(labels_app, name="labels")
 
 Release = Annotated[
     Path | None,
@@ -78,7 +80,7 @@ def streamer(
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
     `doctor` when something is wrong, `dead-letters` for what was rejected; `releases` puts another engine to work
-    without a restart; `adapt` trains an engine on a catalogue of
+    without a restart, `labels` records what people say of alerts; `adapt` trains an engine on a catalogue of
     yours, `audit` ranks the errors that it has already. Settings come from STREAMER_…
     variables and from .env in the working directory; `streamer settings` lists them.
     """

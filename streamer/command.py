@@ -35,6 +35,7 @@ def sections(**options: object) -> dict[str, Any]:
         "bootstrap": "broker",
         "release": "engine",
         "store": "releases",
+        "dataset": "labels",
         "log_level": "telemetry",
         "partitions": "topics",
         "replication": "topics",

@@ -1,7 +1,7 @@
 """One event's whole way through the scorer, top to bottom; the one place where an error becomes an outcome.
 
     admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate
-          → if it alerts: what is contradicted? → publish
+          → if it alerts: what is contradicted? → keep evidence, where that is on → publish
 
 Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
 goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
@@ -11,12 +11,13 @@ when the broker has that record. Faust does not enter here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from streamer.batch import Batcher
     from streamer.fetch import Fetcher, Validator
+    from streamer.keeping import Keeper
     from streamer.pairs import Pair
     from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
@@ -93,6 +95,7 @@ class _Prepared:
     image_sha256: str
     pair: Pair | None = None
     judgement: _Judgement | None = None
+    picture: IO[bytes] | None = None  # its bytes, held for evidence
     decode_s: float = 0.0
     tokenise_s: float = 0.0
 
@@ -111,7 +114,9 @@ class Pipeline:
         topics: TopicSettings,
         settings: PipelineSettings,
         telemetry: Telemetry,
+        keeper: Keeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._fetcher = fetcher
         self.serving = serving
         """The release that judges what comes from now on; see `swap`."""
@@ -255,19 +260,37 @@ class Pipeline:
         self, serving: Serving, passage: _Passage, update: ProductUpdate, turn: Turn, url: str
     ) -> ProductScore:
         said = serving.read(update)
-        prepared = await self._prepare(serving, passage, url, said)
+        prepared = await self._prepare(serving, passage, update, url, said)
+        with contextlib.closing(prepared.picture) if prepared.picture else contextlib.nullcontext():
+            return await self._conclude(serving, passage, update, turn, said, prepared)
+
+    async def _conclude(  # noqa: PLR0917 - all that is known of the event by now
+        self,
+        serving: Serving,
+        passage: _Passage,
+        update: ProductUpdate,
+        turn: Turn,
+        said: Said,
+        prepared: _Prepared,
+    ) -> ProductScore:
         turn.ready()
         await turn.comes()
         self._succession.judge(update.id, turn)
         if turn.superseded:
             return self._record(passage, update, turn, "superseded")
-        known = prepared.judgement or self._known(serving, prepared.image_sha256, said.sha256)
-        if prepared.pair is None or known is not None:
-            return self._record(passage, update, turn, "unchanged", prepared.image_sha256, said.sha256, known)
-        judgement = await self._judge(serving, passage, update, said, prepared.pair)
-        if self._settings.score_cache_entries:
-            self._judgements[prepared.image_sha256, said.sha256, serving.model] = judgement
-        return self._record(passage, update, turn, "scored", prepared.image_sha256, said.sha256, judgement)
+        judgement = prepared.judgement or self._known(serving, prepared.image_sha256, said.sha256)
+        outcome: RecordedOutcome = "unchanged"
+        if judgement is None:
+            assert prepared.pair is not None
+            outcome, judgement = "scored", await self._judge(serving, passage, update, said, prepared.pair)
+            if self._settings.score_cache_entries:
+                self._judgements[prepared.image_sha256, said.sha256, serving.model] = judgement
+        record = self._record(passage, update, turn, outcome, prepared.image_sha256, said.sha256, judgement)
+        if self._keeper is not None:
+            started = time.perf_counter()
+            await self._keeper.keep(record, update, said.text, judgement.logit, prepared.picture)
+            self._clock(passage, "keep", time.perf_counter() - started)
+        return record
 
     async def _judge(
         self, serving: Serving, passage: _Passage, update: ProductUpdate, said: Said, pair: Pair
@@ -287,10 +310,20 @@ class Pipeline:
         self._clock(passage, "explain", time.perf_counter() - started)
         return _Judgement(scored.logit, contradicts)
 
-    async def _prepare(self, serving: Serving, passage: _Passage, url: str, said: Said) -> _Prepared:
+    async def _prepare(
+        self, serving: Serving, passage: _Passage, update: ProductUpdate, url: str, said: Said
+    ) -> _Prepared:
         """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""
         seen = self._seen.get(url)
         known = None if seen is None else self._known(serving, seen.image_sha256, said.sha256)
+        if (
+            seen is not None
+            and known is not None
+            and self._keeper is not None
+            and self._keeper.lacks(seen.image_sha256)
+        ):
+            alerts = serving.probability(known.logit) >= serving.threshold(update)
+            known = None if alerts else known  # evidence needs the bytes
         started = time.perf_counter()
         with self._inside("fetch"):
             fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
@@ -316,13 +349,14 @@ class Pipeline:
         started = time.perf_counter()
         image_sha256 = hashlib.sha256(body).hexdigest()
         known = self._known(serving, image_sha256, said.sha256)
+        picture = self._keeper.hold(body) if self._keeper is not None else None
         if known is not None:
-            return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
+            return _Prepared(image_sha256, judgement=known, picture=picture, decode_s=time.perf_counter() - started)
         pixels = serving.decode(body)
         decoded = time.perf_counter()
         pair = serving.pair(pixels, said)
         tokenise_s = time.perf_counter() - decoded
-        return _Prepared(image_sha256, pair, decode_s=decoded - started, tokenise_s=tokenise_s)
+        return _Prepared(image_sha256, pair, picture=picture, decode_s=decoded - started, tokenise_s=tokenise_s)
 
     def _known(self, serving: Serving, image_sha256: str, text_sha256: str) -> _Judgement | None:
         try:

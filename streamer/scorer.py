@@ -33,6 +33,7 @@ from streamer.batch import Batcher
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.incoming import Incoming, dead_letter
+from streamer.keeping import Keeper, keeper_of
 from streamer.outbox import Outbox
 from streamer.pipeline import Pipeline
 from streamer.reload import Reloader
@@ -105,6 +106,7 @@ class Scorer:
         self._rotation: Rotation
         self._reloader: Reloader | None = None
         self._following: asyncio.Task[None] | None = None
+        self._keeper: Keeper | None = None
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
         self._stopping = asyncio.Event()
@@ -143,6 +145,13 @@ class Scorer:
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
         self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        self._keeper = keeper_of(
+            settings.evidence,
+            publish=self._outbox.send,
+            reviews=settings.topics.reviews,
+            executor=stack.enter_context(ThreadPoolExecutor(settings.evidence.threads, "evidence")),
+            telemetry=self.telemetry,
+        )
         self._pipeline = Pipeline(
             fetcher=fetcher,
             serving=serving,
@@ -152,6 +161,7 @@ class Scorer:
             topics=settings.topics,
             settings=settings.pipeline,
             telemetry=self.telemetry,
+            keeper=self._keeper,
         )
         if self._reloader is not None:
             self._following = asyncio.create_task(self._reloader.follow())
@@ -191,7 +201,9 @@ class Scorer:
         names = self._settings.topics
         async with topics.admin(self._settings.broker) as client:
             existing = await topics.describe(client)
-        missing = [spec.name for spec in topics.stream_specs(names) if spec.name not in existing]
+        needed = [spec.name for spec in topics.stream_specs(names)]
+        needed += [names.reviews] * bool(self._settings.evidence.store and self._settings.evidence.audit_share)
+        missing = [name for name in needed if name not in existing]
         if missing:
             raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
         return existing[names.scores].partitions
@@ -265,6 +277,8 @@ class Scorer:
         source = f"/{self._settings.broker.group}"
         next_state, alert = alerting.decide(state, score, source=source)
         if alert is not None:
+            if self._keeper is not None and alert.data.reason == "mismatch":
+                await self._keeper.point(alert)
             await self._alerts.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
             self.telemetry.alert(alert.type.rpartition(".")[2])
             log.info(
