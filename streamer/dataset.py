@@ -4,8 +4,8 @@
     DATASET/images/<ab>/<sha256>     the bytes that were scored
 
 A row holds what was scored and what was said of it, so training needs nothing else; `sampling_probability` is what to
-weight it by. Files of the table keep no statistics of texts, and nothing is deleted by its product's id: what has been
-erased does not stay in the table's log. Needs the extra `labels`. Blocks: for threads.
+weight it by. The log keeps no statistics of texts, and nothing is deleted by its product's id, so that what has been
+erased does not stay there. Needs the extra `labels`. Blocks: for threads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from streamer.blobs import Blobs
@@ -68,7 +68,7 @@ SCHEMA: Final = pa.schema(
 """Columns may be added, never changed: models are trained on older versions, too."""
 
 _CONFIGURATION: Final = {
-    "delta.dataSkippingStatsColumns": "item_id",  # statistics would put texts of erased products into the log
+    "delta.dataSkippingNumIndexedCols": "0",  # statistics would put texts of erased products into the log
     "delta.logRetentionDuration": "interval 3650 days",  # versions are what models were trained on
 }
 
@@ -103,8 +103,7 @@ class LabelDataset:
         Raises:
             TransientError: dataset_unavailable.
         """
-        columns = ["item_id", "reviewer", "labeled_at", "label_id"]
-        rows = self._read(columns, [("item_id", "in", sorted(items))]) if items else []
+        rows = self._read("item_id, reviewer, labeled_at, label_id", f"item_id IN ({_listed(items)})") if items else []
         return {VoteKey(row["item_id"], row["reviewer"]): VoteTime(row["labeled_at"], row["label_id"]) for row in rows}
 
     def keep(self, sha256: str, picture: Callable[[], bytes]) -> None:
@@ -157,19 +156,19 @@ class LabelDataset:
         Raises:
             TransientError: dataset_unavailable, store_unavailable: erase it once more.
         """
-        rows = self._read(["item_id", "image_sha256"], [("product_id", "=", product_id)])
+        its_own = f"product_id = {_listed([product_id])}"
+        rows = self._read("item_id, image_sha256", its_own)
         table = self._table()
         if table is None:
             return 0
         if rows:
             # Pictures first: once the rows are gone, nobody knows which were theirs.
             images = {row["image_sha256"] for row in rows}
-            shown = [("image_sha256", "in", sorted(images)), ("product_id", "!=", product_id)]
-            for image in images - {row["image_sha256"] for row in self._read(["image_sha256"], shown)}:
+            shown = self._read("image_sha256", f"image_sha256 IN ({_listed(images)}) AND NOT {its_own}")
+            for image in images - {row["image_sha256"] for row in shown}:
                 self._blobs.delete(_image(image))
-            items = ", ".join(f"'{item}'" for item in sorted({row["item_id"] for row in rows}))
             with _translated():
-                table.delete(f"item_id IN ({items})")
+                table.delete(f"item_id IN ({_listed(row['item_id'] for row in rows)})")
         with _translated():
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
         return len(rows)
@@ -180,7 +179,7 @@ class LabelDataset:
         Raises:
             TransientError: dataset_unavailable.
         """
-        return [(row["item_id"], row["verdict"]) for row in self._read(["item_id", "verdict"], None)]
+        return [(row["item_id"], row["verdict"]) for row in self._read("item_id, verdict")]
 
     def of(self, product_id: str) -> list[dict[str, Any]]:
         """Return all rows of a product.
@@ -188,14 +187,16 @@ class LabelDataset:
         Raises:
             TransientError: dataset_unavailable.
         """
-        return self._read(None, [("product_id", "=", product_id)])
+        return self._read("*", f"product_id = {_listed([product_id])}")
 
-    def _read(self, columns: list[str] | None, filters: list[tuple[str, str, Any]] | None) -> list[dict[str, Any]]:
+    def _read(self, columns: str, where: str = "TRUE") -> list[dict[str, Any]]:
+        """Return rows, by delta-rs' own engine: pyarrow's cannot filter the strings that its MERGE writes."""
         table = self._table()
         if table is None:
             return []
         with _translated():
-            rows: list[dict[str, Any]] = table.to_pyarrow_table(columns=columns, filters=filters).to_pylist()
+            query = QueryBuilder().register(TABLE, table).execute(f"SELECT {columns} FROM {TABLE} WHERE {where}")  # noqa: S608 - values are `_listed`
+            rows: list[dict[str, Any]] = pa.table(query.read_all()).to_pylist()
         return rows
 
     def _table(self) -> DeltaTable | None:
@@ -249,6 +250,11 @@ def _row(joined: Joined, recorded_at: datetime) -> dict[str, Any]:
         "sampled": item.sampled,
         "sampling_probability": item.sampling_probability,
     }
+
+
+def _listed(values: Iterable[str]) -> str:
+    """Return the values as literals of SQL, in order, each once: a quote in one is written twice."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in sorted(set(values)))
 
 
 def _image(sha256: str) -> str:

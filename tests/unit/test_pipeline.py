@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.keeping import Keeper
     from streamer.serving import Serving
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
@@ -84,6 +85,7 @@ async def build(
     settings: PipelineSettings,
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
+    keeper: Keeper | None = None,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
@@ -99,6 +101,7 @@ async def build(
             topics=TopicSettings(),
             settings=settings,
             telemetry=telemetry,
+            keeper=keeper,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()
