@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from streamer.dataset import LabelDataset
     from streamer.settings import Settings
 
-labels_app = typer.Typer(
-    rich_markup_mode="markdown", help="Record what people say of alerts, count how far they agree, erase a product."
-)
+labels_app = typer.Typer(rich_markup_mode="markdown")
 
 Dataset = Annotated[str | None, typer.Option(metavar="DIR_OR_URL", help="The data set; wins over the settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -33,7 +31,7 @@ def labels(context: typer.Context, dataset: Dataset = None, bootstrap: Bootstrap
 
     Needs delta-rs: `pip install 'mismatch-streamer[labels]'`.
 
-    Example: `STREAMER_EVIDENCE__STORE=evidence streamer labels --dataset label-dataset`
+    Example: `streamer labels --dataset s3://shop/labels`
 
     Settings: STREAMER_LABELS__…, STREAMER_EVIDENCE__STORE, STREAMER_TOPICS__… and STREAMER_BROKER__….
     """
@@ -120,13 +118,10 @@ def stats(*, dataset: Dataset = None, json: Json = False) -> None:
 
 
 def _needed() -> None:
-    try:
-        import deltalake  # noqa: F401, PLC0415
-        import pyarrow  # noqa: F401, ICN001, PLC0415
-    except ModuleNotFoundError as error:
-        raise FatalError(
-            "labels_not_installed", "the label data set needs: pip install 'mismatch-streamer[labels]'"
-        ) from error
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    if find_spec("deltalake") is None or find_spec("pyarrow") is None:
+        raise FatalError("labels_not_installed", "the label data set needs: pip install 'mismatch-streamer[labels]'")
 
 
 def _open(settings: "Settings") -> "LabelDataset":

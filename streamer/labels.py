@@ -120,7 +120,7 @@ def agreement(votes: Iterable[tuple[str, Verdict]]) -> Agreement:
     return Agreement(
         items=len(by_item),
         votes=sum(map(len, by_item.values())),
-        by_consensus=Counter(map(consensus, by_item.values())),
+        by_consensus=Counter[Consensus](consensus(verdicts) for verdicts in by_item.values()),
         shared=sum(len(verdicts) > 1 for verdicts in sure),
         pairs=len(pairs),
         agreeing=sum(pairs),
