@@ -87,7 +87,7 @@ class Lane:
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        return await self._batcher.ask(self, pair, explains=explains)
+        return await self._batcher.put(self, pair, explains=explains)
 
     async def emptied(self) -> None:
         """Return when the engine has no pair and runs none: it may then be closed, if nobody brings it another."""
@@ -170,17 +170,10 @@ class Batcher:
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        return await self.ask(self.lane, pair, explains=explains)
+        return await self.put(self.lane, pair, explains=explains)
 
-    async def ask(self, lane: Lane, pair: Pair, *, explains: bool) -> Scored:
-        """Return the answer of a lane's engine.
-
-        Raises:
-            InferenceFailed: the engine cannot score this pair, not even alone.
-        """
-        return await self._enter(lane, pair, explains=explains)
-
-    def _enter(self, lane: Lane, pair: Pair, *, explains: bool) -> asyncio.Future[Scored]:
+    def put(self, lane: Lane, pair: Pair, *, explains: bool) -> asyncio.Future[Scored]:
+        """Put a pair into a lane; the answer, or the InferenceFailed, is the future's."""
         waiting = _Waiting(lane, pair, self._loop.create_future(), time.perf_counter(), explains)
         lane.enter()
         self._queue.put(waiting)
@@ -323,7 +316,7 @@ class Batcher:
             self._judge(InferenceFailed("no pair was ever scored"))
             return
         self._asked = True
-        lane, answer = self.lane, self._enter(self.lane, self._sound, explains=True)
+        lane, answer = self.lane, self.put(self.lane, self._sound, explains=True)
         answer.add_done_callback(lambda answer: self._judge(answer.exception(), lane))
 
     def _judge(self, error: BaseException | None, lane: Lane | None = None) -> None:
