@@ -19,7 +19,7 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 	@touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,feeds,state,train,test]'
+	$(PIP) install --quiet --editable '.[demo,feeds,labels,state,train,test]'
 	@touch $@ $(VENV)/demo
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"

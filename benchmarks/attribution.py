@@ -31,11 +31,12 @@ from engines.catalogs.rendered.wording import words_for
 from engines.image import decode
 from engines.runtime.loader import load, load_tokenizer
 from engines.text import compose
-from streamer.batch import Batcher, Pair
+from streamer.batch import Batcher
 from streamer.demo.attribution import is_right
 from streamer.demo.evaluation import wilson_interval
 from streamer.demo.products import Difference
 from streamer.explain import Explainer
+from streamer.pairs import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

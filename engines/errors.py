@@ -4,6 +4,8 @@ EngineError(code)
 ├ ManifestInvalid     manifest.json is missing, malformed, or of a schema this version does not know
 ├ ReleaseCorrupt      a file of the release is missing, or its SHA-256 is not the manifest's
 ├ EngineUnavailable   the runtime cannot load the model on this machine
+├ ReleaseUnavailable  the store of releases does not answer, or has no such release
+├ ReleaseRefused      it loads, and does not answer as it did where it was made (see its codes)
 ├ InferenceFailed     the runtime raised, or returned something that is not one finite logit per pair
 ├ ImageRefused        these bytes are not an image that we accept (see its codes)
 ├ TextRefused         there is nothing in the text to compare a picture with
@@ -37,6 +39,18 @@ class ReleaseCorrupt(EngineError):
     """A file of the release is missing or altered."""
 
     code = "release_corrupt"
+
+
+class ReleaseUnavailable(EngineError):
+    """Codes: release_unavailable (the store does not answer: try again), release_unknown (it has no such release)."""
+
+    code = "release_unavailable"
+
+
+class ReleaseRefused(EngineError):
+    """Codes: golden_mismatch, tokenizer_mismatch, golden_invalid, release_incompatible."""
+
+    code = "golden_mismatch"
 
 
 class EngineUnavailable(EngineError):

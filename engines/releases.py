@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
+GOLDEN_FILE: Final = "golden.json"  # see `engines.golden`
 
 _REQUIRED_FILES: Final = frozenset({MODEL_FILE, TOKENIZER_FILE})
 
@@ -73,7 +74,7 @@ def verify(directory: Path) -> Manifest:
     for name, expected in manifest.files.items():
         path = directory / name
         try:
-            found = _sha256(path)
+            found = sha256(path)
         except OSError as error:
             raise ReleaseCorrupt(f"{path} cannot be read ({error.strerror}): fetch the release again") from error
         if found != expected:
@@ -91,7 +92,7 @@ def write_release(parent: Path, manifest: Manifest, files: Mapping[str, Path]) -
         ManifestInvalid: the manifest contradicts itself.
         ReleaseCorrupt: the name is taken by a directory whose content is not what its manifest says.
     """
-    digests = {name: _sha256(path) for name, path in sorted(files.items())}
+    digests = {name: sha256(path) for name, path in sorted(files.items())}
     release = f"{manifest.family}-{_content_digest(manifest, digests)[:12]}"
     complete = msgspec.structs.replace(manifest, release=release, files=digests)
     _check(complete, parent / release / MANIFEST_FILE)
@@ -99,8 +100,35 @@ def write_release(parent: Path, manifest: Manifest, files: Mapping[str, Path]) -
     if target.exists():
         verify(target)
         return target
-    _publish(target, complete, files)
+    _publish(target, encode_manifest(complete), files)
     return target
+
+
+def install(directory: Path, parent: Path) -> Path:
+    """Copy a whole release to `parent/<release>`, atomically as `write_release`, and return that directory.
+
+    Raises:
+        ManifestInvalid, ReleaseCorrupt: `directory` does not hold a whole release.
+    """
+    manifest = verify(directory)
+    target = parent / manifest.release
+    if not target.exists():
+        _publish(target, (directory / MANIFEST_FILE).read_bytes(), {name: directory / name for name in manifest.files})
+    verify(target)
+    return target
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_digest(manifest: Manifest) -> str:
+    """Return SHA-256 over what decides a logit: the model's files and its inputs, not calibration and thresholds."""
+    files = sorted((name, digest) for name, digest in manifest.files.items() if name != GOLDEN_FILE)
+    decisive = (files or manifest.release, manifest.image, manifest.text, manifest.attributes)
+    return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -108,13 +136,13 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def _publish(target: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
+def _publish(target: Path, manifest: bytes, files: Mapping[str, Path]) -> None:
     parent = target.parent
     parent.mkdir(parents=True, exist_ok=True)
     with _staging(parent) as staging:
         for name, source in files.items():
             _write_synced(staging / name, source.read_bytes())
-        _write_synced(staging / MANIFEST_FILE, encode_manifest(manifest))
+        _write_synced(staging / MANIFEST_FILE, manifest)
         _sync_directory(staging)
         staging.rename(target)
     _sync_directory(parent)
@@ -185,8 +213,3 @@ def _sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

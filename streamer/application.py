@@ -1,6 +1,6 @@
-"""The Faust app of a scoring worker: what of Faust is used, and the three places where it is made to fit.
+"""The Faust app of a worker: what of Faust is used, and the three places where it is made to fit.
 
-Imported by the composition root only, as `streamer.transport` is.
+Imported by the composition roots only, as `streamer.transport` is.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
         return reason
 
 
-def create(settings: Settings) -> ScorerApp:
-    """Return the app, not yet started and without agents."""
+def create(settings: Settings, *, group: str | None = None) -> ScorerApp:
+    """Return the app, not yet started and without agents; `group` is another one than the scorers'."""
     broker, state = settings.broker, settings.state
     app = ScorerApp(
-        broker.group,
+        group or broker.group,
         broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
         broker_credentials=_credentials(broker),
         broker_session_timeout=broker.session_timeout_s,

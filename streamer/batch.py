@@ -4,6 +4,10 @@ There is a thread for each batch that the engine runs at the same time; they sha
 to wait for: while one batch runs, the next one gathers. A lone event on an idle engine is scored
 at once; under load batches fill by themselves. What explains an alert goes before what is fresh.
 
+An engine has a lane of its own: a pair goes down the lane of the engine that it was made ready for, and a batch holds
+pairs of one lane only. So engines are swapped between two batches, by giving new pairs to another lane, and an engine
+may be closed when the last pair has come out of its lane.
+
 A batch that fails is halved until it is known which pair it was, or until it fits into memory. An engine that does not
 answer within its deadline cannot be stopped, so the worker is.
 """
@@ -19,16 +23,12 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engines.contract import Batch
-from engines.errors import EngineError, InferenceFailed
+from engines.errors import EngineError, InferenceFailed, ReleaseRefused
 from streamer.errors import FatalError
+from streamer.pairs import Collator, Pair, Scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
 
     from engines.contract import Engine
 
@@ -44,30 +44,8 @@ _LOOKS = 10  # at the running batches, in a deadline
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One product ready for the engine.
-
-    pixel_values: uint8 (3, H, W). input_ids, attention_mask: int32 (T,). attributes: float32 (A, 2), or None where the
-    engine takes none.
-    """
-
-    pixel_values: NDArray[np.uint8]
-    input_ids: NDArray[np.int32]
-    attention_mask: NDArray[np.int32]
-    attributes: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """The engine's answer for one pair: its logit, how long it waited for the engine, how long its batch ran."""
-
-    logit: float
-    waited_s: float
-    infer_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Waiting:
+    lane: Lane
     pair: Pair
     result: asyncio.Future[Scored]
     since: float
@@ -82,11 +60,56 @@ class BatchReport:
     infer_s: float
 
 
+class Lane:
+    """One engine's way through the threads of a batcher: made by `Batcher.open`, for tasks of its event loop.
+
+    Attributes:
+        engine: runs the lane's batches.
+        max_batch: pairs in one of them, at most.
+    """
+
+    def __init__(self, batcher: Batcher, engine: Engine, max_batch: int) -> None:
+        self._batcher = batcher
+        self.engine = engine
+        self.max_batch = max_batch
+        self._inside = 0  # pairs that wait or run, also those that nobody waits for any more
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
+        """Return the engine's answer for the pair.
+
+        Args:
+            pair: a picture and a text, made ready for this engine.
+            explains: the pair is about a product that was scored already. It goes first: behind the fresh products
+                its alert would wait a second time. Its failure never stops the worker.
+
+        Raises:
+            InferenceFailed: the engine cannot score this pair, not even alone.
+        """
+        return await self._batcher.put(self, pair, explains=explains)
+
+    async def emptied(self) -> None:
+        """Return when the engine has no pair and runs none: it may then be closed, if nobody brings it another."""
+        await self._empty.wait()
+
+    def enter(self) -> None:
+        """Count a pair that has come in."""
+        self._inside += 1
+        self._empty.clear()
+
+    def leave(self, pairs: int) -> None:
+        """Count pairs that have come out."""
+        self._inside -= pairs
+        if not self._inside:
+            self._empty.set()
+
+
 class Batcher:
-    """Feeds one engine from its `concurrency` threads; any number of tasks of one event loop may await `logit`.
+    """Feeds engines from threads; any number of tasks of one event loop may await a lane's `logit`.
 
     Args:
-        engine: what runs the batches.
+        engine: what runs the batches; it has `concurrency` threads, and so has whatever takes its place.
         max_batch: pairs in one batch, at most.
         report: is told of each batch.
         deadline_s: for one batch, in seconds.
@@ -100,8 +123,8 @@ class Batcher:
         report: Callable[[BatchReport], None],
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        self._engine = engine
-        self._max_batch = max_batch
+        self.lane = Lane(self, engine, max_batch)
+        """Of the engine that runs: new pairs go here."""
         self._deadline_s = deadline_s
         self._report = report
         # Pairs arrive in the queue, which costs the event loop nothing; whichever thread is free sorts and takes them.
@@ -134,7 +157,7 @@ class Batcher:
     @property
     def capacity(self) -> int:
         """How many pairs the engine can be given at the same time."""
-        return self._max_batch * len(self._threads)
+        return self.lane.max_batch * len(self._threads)
 
     @property
     def waiting(self) -> int:
@@ -142,19 +165,38 @@ class Batcher:
         return self._queue.qsize() + len(self._explaining) + len(self._fresh)
 
     async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
-        """Return the engine's answer for the pair.
-
-        Args:
-            pair: a picture and a text.
-            explains: the pair is about a product that was scored already. It goes first: behind the fresh products
-                its alert would wait a second time. Its failure never stops the worker.
+        """Return the answer of the engine that runs; see `Lane.logit`.
 
         Raises:
             InferenceFailed: the engine cannot score this pair, not even alone.
         """
-        waiting = _Waiting(pair, self._loop.create_future(), time.perf_counter(), explains)
+        return await self.put(self.lane, pair, explains=explains)
+
+    def put(self, lane: Lane, pair: Pair, *, explains: bool) -> asyncio.Future[Scored]:
+        """Put a pair into a lane; the answer, or the InferenceFailed, is the future's."""
+        waiting = _Waiting(lane, pair, self._loop.create_future(), time.perf_counter(), explains)
+        lane.enter()
         self._queue.put(waiting)
-        return await waiting.result
+        return waiting.result
+
+    def open(self, engine: Engine, *, max_batch: int) -> Lane:
+        """Return a lane for another engine beside the one that runs, which is not touched.
+
+        Raises:
+            ReleaseRefused: release_incompatible, when it runs another number of batches at the same time.
+        """
+        if engine.concurrency != self.concurrency:
+            raise ReleaseRefused(
+                f"{engine.manifest.release} runs {engine.concurrency} batches at the same time, this worker has "
+                f"{self.concurrency} threads for them: restart the worker",
+                code="release_incompatible",
+            )
+        return Lane(self, engine, max_batch)
+
+    def swap(self, lane: Lane) -> None:
+        """Make this lane the one that new pairs go to; what is in the other one comes out of it."""
+        self.lane = lane
+        self._failures, self._sound = 0, None
 
     async def close(self) -> None:
         """Score what is queued, then end the threads; one whose engine hangs is left to end with the process."""
@@ -176,7 +218,7 @@ class Batcher:
         self._stop("engine_hung", f"the engine has not answered for {self._deadline_s:g} s; its worker cannot go on")
 
     def _run(self) -> None:
-        collator = _Collator(self._max_batch)
+        collator = Collator()
         try:
             while taken := self._take():
                 self._score(taken, collator)
@@ -184,7 +226,7 @@ class Batcher:
             self._loop.call_soon_threadsafe(self._stop, "engine_failing", f"{type(error).__name__}: {error}")
 
     def _take(self) -> list[_Waiting]:
-        """Wait for a pair and take this thread's share of what is there; nothing when all is done."""
+        """Wait for a pair and take this thread's share of what is there, of one lane; nothing when all is done."""
         taken: list[_Waiting] = []
         with self._taking:
             self._sort()
@@ -192,12 +234,23 @@ class Batcher:
                 if not (self._explaining or self._fresh):
                     self._sort(self._queue.get())
                 waiting = len(self._explaining) + len(self._fresh)
-                share = min(self._max_batch, -(-waiting // len(self._threads)))
-                while len(taken) < share and (line := self._explaining or self._fresh):
-                    first = line.popleft()
-                    if not first.result.done():  # superseded while it waited
-                        taken.append(first)
+                share = -(-waiting // len(self._threads))
+                for line in (self._explaining, self._fresh):
+                    self._fill(taken, line, share)
         return taken
+
+    def _fill(self, taken: list[_Waiting], line: deque[_Waiting], share: int) -> None:
+        """Take from the line what belongs to the lane of the first that was taken, up to the share; keep the rest."""
+        others: list[_Waiting] = []
+        while line and len(taken) < min(share, taken[0].lane.max_batch if taken else share):
+            first = line.popleft()
+            if first.result.done():  # superseded while it waited
+                self._loop.call_soon_threadsafe(first.lane.leave, 1)
+            elif taken and first.lane is not taken[0].lane:
+                others.append(first)
+            else:
+                taken.append(first)
+        line.extendleft(reversed(others))
 
     def _sort(self, *arrived: _Waiting | None) -> None:
         """Put what has arrived where it belongs."""
@@ -207,13 +260,13 @@ class Batcher:
             else:
                 (self._explaining if waiting.explains else self._fresh).append(waiting)
 
-    def _score(self, taken: list[_Waiting], collator: _Collator) -> None:
+    def _score(self, taken: list[_Waiting], collator: Collator) -> None:
         started = time.perf_counter()
         results = self._infer(taken, collator)
         infer_s = time.perf_counter() - started
         self._loop.call_soon_threadsafe(self._deliver, taken, results, started, infer_s)
 
-    def _infer(self, taken: list[_Waiting], collator: _Collator) -> list[float | EngineError]:
+    def _infer(self, taken: list[_Waiting], collator: Collator) -> list[float | EngineError]:
         """Return one logit or error per pair; a batch that fails is tried again in halves.
 
         Raises:
@@ -221,9 +274,9 @@ class Batcher:
         """
         thread = threading.current_thread()
         try:
-            batch = collator.collate([waiting.pair for waiting in taken])
+            batch = collator.collate([waiting.pair for waiting in taken], room=taken[0].lane.max_batch)
             self._running[thread] = time.monotonic()
-            logits = self._engine.infer(batch)
+            logits = taken[0].lane.engine.infer(batch)
         except (InferenceFailed, MemoryError) as error:
             if len(taken) == 1:
                 if isinstance(error, MemoryError):
@@ -241,15 +294,18 @@ class Batcher:
         self._report(BatchReport(len(taken), infer_s))
         pace = len(taken) * len(self._threads) / max(infer_s, 1e-6)
         self.pairs_per_s += (pace - self.pairs_per_s) * (_SMOOTHING if self.pairs_per_s else 1.0)
+        taken[0].lane.leave(len(taken))
+        runs = taken[0].lane is self.lane  # how an engine fails that is on its way out concerns nobody
         for waiting, result in zip(taken, results, strict=True):
             failed = isinstance(result, EngineError)
-            self._failures = self._failures + (not waiting.explains) if failed else 0
+            if runs:
+                self._failures = self._failures + (not waiting.explains) if failed else 0
             if waiting.result.done():
                 continue
             if isinstance(result, EngineError):
                 waiting.result.set_exception(result)
             else:
-                self._sound = waiting.pair
+                self._sound = waiting.pair if runs else self._sound
                 waiting.result.set_result(Scored(result, started - waiting.since, infer_s))
         if self._failures >= MAX_FAILURES_IN_A_ROW and not self._asked:
             self._ask()
@@ -260,46 +316,17 @@ class Batcher:
             self._judge(InferenceFailed("no pair was ever scored"))
             return
         self._asked = True
-        answer: asyncio.Future[Scored] = self._loop.create_future()
-        answer.add_done_callback(lambda answer: self._judge(answer.exception()))
-        self._queue.put(_Waiting(self._sound, answer, time.perf_counter(), explains=True))
+        lane, answer = self.lane, self.put(self.lane, self._sound, explains=True)
+        answer.add_done_callback(lambda answer: self._judge(answer.exception(), lane))
 
-    def _judge(self, error: BaseException | None) -> None:
-        if error is not None:
+    def _judge(self, error: BaseException | None, lane: Lane | None = None) -> None:
+        if error is not None and lane in (None, self.lane):
             self._stop("engine_failing", f"the engine failed {self._failures} times in a row, last with: {error}")
         self._failures, self._asked = 0, False
 
     def _stop(self, code: str, reason: str) -> None:
         if not self.fatal.done():
             self.fatal.set_result(FatalError(code, reason))
-
-
-class _Collator:
-    """Pairs → one batch, its pictures in memory that is used again: fresh pages would cost more."""
-
-    def __init__(self, max_batch: int) -> None:
-        self._max_batch = max_batch
-        self._pictures: memoryview | None = None  # of max_batch pictures
-
-    def collate(self, pairs: list[Pair]) -> Batch:
-        """Return the pairs as one batch, good until the next call.
-
-        Pictures are copied as plain bytes: numpy gives the interpreter away at each copy, and the engine would wait to
-        get it back once per pair.
-        """
-        shape, size = pairs[0].pixel_values.shape, pairs[0].pixel_values.nbytes
-        if self._pictures is None:
-            self._pictures = memoryview(bytearray(self._max_batch * size))
-        for row, pair in enumerate(pairs):
-            self._pictures[row * size : (row + 1) * size] = pair.pixel_values.data.cast("B")
-        pictures = np.frombuffer(self._pictures, np.uint8, count=len(pairs) * size)
-        known = [pair.attributes for pair in pairs if pair.attributes is not None]
-        return Batch(
-            pixel_values=pictures.reshape(len(pairs), *shape),
-            input_ids=np.stack([pair.input_ids for pair in pairs]),
-            attention_mask=np.stack([pair.attention_mask for pair in pairs]),
-            attributes=np.stack(known) if known else None,
-        )
 
 
 def _all_of(arrivals: queue.SimpleQueue[_Waiting | None]) -> Iterator[_Waiting | None]:

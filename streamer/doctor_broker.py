@@ -79,7 +79,10 @@ async def topics_exist(settings: Settings) -> list[Finding]:
     """Compare the topics with the settings."""
     async with topics.admin(settings.broker) as client:
         existing = await topics.describe(client)
-    findings = [judge_topic(spec, existing.get(spec.name)) for spec in topics.specs(settings.topics)]
+    needed = topics.stream_specs(settings.topics)
+    findings = [
+        judge_topic(spec, existing.get(spec.name), needed=spec in needed) for spec in topics.specs(settings.topics)
+    ]
     updates, scores = existing.get(settings.topics.updates), existing.get(settings.topics.scores)
     if updates and scores and updates.partitions != scores.partitions:
         found = f"{updates.partitions} partitions of {updates.name}, {scores.partitions} of {scores.name}"
@@ -87,9 +90,12 @@ async def topics_exist(settings: Settings) -> list[Finding]:
     return findings
 
 
-def judge_topic(spec: topics.TopicSpec, state: topics.TopicState | None) -> Finding:
-    """Say whether the topic is there, and where it differs from the settings."""
+def judge_topic(spec: topics.TopicSpec, state: topics.TopicState | None, *, needed: bool = True) -> Finding:
+    """Say whether the topic is there, and where it differs from the settings; scorers alone do without some."""
     check = f"topic {spec.name}"
+    if state is None and not needed:
+        advice = "releases, reviews and labels need it: streamer topics create"
+        return Finding(check, "warn", "does not exist", advice)
     if state is None:
         return Finding(check, "fail", "does not exist", "create it: streamer topics create")
     found = f"{state.partitions} partitions, {state.replication} copies"

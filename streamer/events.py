@@ -4,6 +4,9 @@
     product-scores     ProductScore    one per event that was not rejected: the ledger of outcomes
     mismatch-alerts    MismatchAlert   CloudEvents 1.0, structured JSON mode
     dead-letters       DeadLetter      one per rejected event, with its original bytes
+    engine-releases    EngineRelease   compacted by release; the last record says which one runs
+
+What people say of alerts, and what they are asked, is in `streamer.reviews`.
 
 JSON is read and written by orjson, typed by msgspec. Unknown fields of a ProductUpdate are ignored here and kept in
 the topic; a `schema_version` that this code does not know is rejected, never guessed at. Golden files in
@@ -16,7 +19,7 @@ import base64
 import hashlib
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -35,6 +38,9 @@ PRODUCT_UPDATES = "product-updates"
 PRODUCT_SCORES = "product-scores"
 MISMATCH_ALERTS = "mismatch-alerts"
 DEAD_LETTERS = "dead-letters"
+ENGINE_RELEASES = "engine-releases"
+CONFIRMED_LABELS = "confirmed-labels"
+REVIEW_REQUESTS = "review-requests"
 
 MAX_ID_CHARS = 256
 MAX_URL_CHARS = 2048  # Google Merchant allows 2,000 characters in image_link
@@ -44,6 +50,8 @@ MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.
 
 REPLAYED_FROM = "replayed-from"
 """Header of an update that is published again: `TOPIC/PARTITION/OFFSET` where it first stood, which orders it still."""
+
+Contract = TypeVar("Contract", bound=msgspec.Struct)
 
 RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]
 Outcome = RecordedOutcome | Literal["rejected"]
@@ -250,6 +258,34 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     origin: SourcePosition | msgspec.UnsetType = msgspec.UNSET
 
 
+ReleaseName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}-[0-9a-f]{12}$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hex."""
+
+
+class EngineRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """An announcement: scorers that follow this topic run `release` from now on.
+
+    Key: the release. The last record of the topic, which has one partition and is compacted, is the one that counts; a
+    null value takes a release's announcement back. Scorers fetch the release from the store that **their** settings
+    name, and only if its manifest has `manifest_sha256`, which in turn pins every file: who may write here may choose
+    among published releases, and bring none.
+
+    `previous` is what a rollback goes back to: the release that ran before, and after a rollback the one before that.
+    `replaces` is what ran until now. `announced_by` and `reason` are for people.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    release: ReleaseName
+    manifest_sha256: Sha256
+    action: Literal["promoted", "rolled_back"]
+    replaces: str | None
+    previous: str | None
+    announced_at: datetime
+    announced_by: str
+    reason: str | None = None
+
+
 def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> SourcePosition | None:
     """Return where a replayed event first stood, None where it is no replay or its header is not one of ours."""
     for name, value in headers:
@@ -272,17 +308,7 @@ def parse_update(key: bytes | None, value: bytes | None) -> ProductUpdate:
     """
     if value is None:
         return ProductUpdate(id=_tombstone_id(key), deleted=True)
-    try:
-        loaded = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise RejectedEvent("malformed_json", f"not JSON: {error}") from error
-    if isinstance(loaded, dict) and loaded.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        given = str(loaded["schema_version"])[:40]
-        raise RejectedEvent("schema_unsupported", f"schema_version {given}; this worker reads {SCHEMA_VERSION}")
-    try:
-        return msgspec.convert(loaded, ProductUpdate)
-    except (msgspec.ValidationError, OverflowError, ValueError) as error:
-        raise RejectedEvent("malformed_event", str(error)[:500]) from error
+    return parse(value, ProductUpdate)
 
 
 def parse_score(value: bytes) -> ProductScore:
@@ -294,6 +320,34 @@ def parse_score(value: bytes) -> ProductScore:
     try:
         return msgspec.convert(orjson.loads(value), ProductScore)
     except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
+        raise RejectedEvent("malformed_event", str(error)[:500]) from error
+
+
+def parse_release(value: bytes) -> EngineRelease:
+    """Return the announcement that stands in these bytes.
+
+    Raises:
+        RejectedEvent: malformed_event, schema_unsupported.
+    """
+    return parse(value, EngineRelease)
+
+
+def parse(value: bytes, contract: type[Contract]) -> Contract:
+    """Return the event of a contract with a `schema_version` that stands in these bytes.
+
+    Raises:
+        RejectedEvent: malformed_json, malformed_event, schema_unsupported.
+    """
+    try:
+        loaded = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise RejectedEvent("malformed_json", f"not JSON: {error}") from error
+    if isinstance(loaded, dict) and loaded.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        given = str(loaded["schema_version"])[:40]
+        raise RejectedEvent("schema_unsupported", f"schema_version {given}; this worker reads {SCHEMA_VERSION}")
+    try:
+        return msgspec.convert(loaded, contract)
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
         raise RejectedEvent("malformed_event", str(error)[:500]) from error
 
 

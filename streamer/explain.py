@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from engines import attribution
-from streamer.batch import Pair
 from streamer.events import Contradiction
+from streamer.pairs import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from engines.attributes import AttributeReader
     from engines.text import Tokenizer
-    from streamer.batch import Batcher
+    from streamer.batch import Batcher, Lane
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class Explainer:
         self,
         *,
         tokenizer: Tokenizer,
-        batcher: Batcher,
+        batcher: Batcher | Lane,
         executor: Executor,
         share: float,
         reader: AttributeReader | None = None,

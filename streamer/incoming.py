@@ -40,9 +40,10 @@ def dead_letter(
     error: StreamerError | EngineError,
     *,
     update: ProductUpdate | None = None,
+    product_id: str | None = None,
     release: str | None = None,
 ) -> DeadLetter:
-    """Return the record of an event that could not be scored, with its original bytes."""
+    """Return the record of an event that could not be taken, with its original bytes."""
     origin = events.origin_of(incoming.headers)
     room = events.MAX_DEAD_LETTER_VALUE
     around = len(incoming.key or b"") + sum(_weight(*header) for header in incoming.headers)
@@ -53,7 +54,7 @@ def dead_letter(
         message=str(error)[:_MAX_WORDS],
         attempts=getattr(error, "attempts", 1),
         source=incoming.position,
-        product_id=update.id if update else None,
+        product_id=update.id if update else product_id,
         image_url=update.image_link if update else None,
         release=release,
         published_at=incoming.published_at,

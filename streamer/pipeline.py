@@ -1,7 +1,7 @@
 """One event's whole way through the scorer, top to bottom; the one place where an error becomes an outcome.
 
     admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate
-          → if it alerts: what is contradicted? → publish
+          → if it alerts: what is contradicted? → keep evidence, where that is on → publish
 
 Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
 goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
@@ -11,27 +11,22 @@ when the broker has that record. Faust does not enter here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import msgspec
-import numpy as np
 import structlog
 from cachetools import FIFOCache
 
-from engines import calibration
-from engines.attributes import AttributeReader
 from engines.errors import EngineError
-from engines.text import compose
 from streamer import events
-from streamer.batch import Pair
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpdate, RecordedOutcome, SourcePosition
-from streamer.explain import Explainer
 from streamer.fetch import NotModified
 from streamer.incoming import Incoming, dead_letter
 from streamer.succession import Succession, Turn
@@ -40,12 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
-    from numpy.typing import NDArray
-
-    from engines.contract import Manifest
-    from engines.text import Tokenizer
     from streamer.batch import Batcher
     from streamer.fetch import Fetcher, Validator
+    from streamer.keeping import Keeper
+    from streamer.pairs import Pair
+    from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
     from streamer.telemetry import Telemetry
 
@@ -56,12 +50,6 @@ DRAINED_WITHIN = 0.4
 partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
 
 
-class Decode(Protocol):
-    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
-
-    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
-
-
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
@@ -70,12 +58,16 @@ class Publish(Protocol):
 
 @dataclass(slots=True)
 class _Passage:
-    """One event on its way: what is known of it so far; `update` and `turn` are None where it says too little."""
+    """One event on its way: what is known of it so far; `update` and `turn` are None where it says too little.
+
+    `serving` is the release that judges it, once one does: whatever is swapped meanwhile, the event stays with it.
+    """
 
     incoming: Incoming
     update: ProductUpdate | None = None
     turn: Turn | None = None
     origin: SourcePosition | None = None
+    serving: Serving | None = None
     started: float = field(default_factory=time.perf_counter)
     stages_ms: dict[str, float] = field(default_factory=dict)
 
@@ -90,19 +82,10 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Judgement:
-    """What the engine says of a picture and a text."""
+    """What the engine says of a picture and a text; another calibration makes another probability of it."""
 
-    probability: float
+    logit: float
     contradicts: tuple[Contradiction, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What the engine reads of an update beside its picture: text, attributes (A, 2) if it takes any, their digest."""
-
-    text: str
-    sha256: str
-    attributes: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +95,7 @@ class _Prepared:
     image_sha256: str
     pair: Pair | None = None
     judgement: _Judgement | None = None
+    picture: IO[bytes] | None = None  # its bytes, held for evidence
     decode_s: float = 0.0
     tokenise_s: float = 0.0
 
@@ -123,30 +107,21 @@ class Pipeline:
         self,
         *,
         fetcher: Fetcher,
-        tokenizer: Tokenizer,
-        manifest: Manifest,
+        serving: Serving,
         batcher: Batcher,
         executor: Executor,
-        decode: Decode,
         publish: Publish,
         topics: TopicSettings,
         settings: PipelineSettings,
         telemetry: Telemetry,
+        keeper: Keeper | None = None,
     ) -> None:
+        self._keeper = keeper
         self._fetcher = fetcher
-        self._tokenizer = tokenizer
-        self._manifest = manifest
-        self._reader = AttributeReader(manifest.attributes) if manifest.attributes is not None else None
+        self.serving = serving
+        """The release that judges what comes from now on; see `swap`."""
         self._batcher = batcher
-        self._explainer = Explainer(
-            tokenizer=tokenizer,
-            batcher=batcher,
-            executor=executor,
-            share=settings.explained_share,
-            reader=self._reader,
-        )
         self._executor = executor
-        self._decode = decode
         self._publish = publish
         self._topics = topics
         self._settings = settings
@@ -166,6 +141,15 @@ class Pipeline:
     def in_flight(self) -> int:
         """How many admitted events have no outcome yet."""
         return len(self._tasks)
+
+    def swap(self, serving: Serving) -> Serving:
+        """Let another release judge what comes from now on; return the one that has judged so far.
+
+        Events that are on their way go it to the end with the release that they began with.
+        """
+        before, self.serving = self.serving, serving
+        self._batcher.swap(serving.lane)
+        return before
 
     # -- the way of an event
 
@@ -268,46 +252,78 @@ class Pipeline:
         url = update.image_link
         if not url:
             raise RejectedEvent("image_missing", "the update has no `image_link`")
-        text = compose(update.text_fields(), self._manifest.text)
-        attributes = self._reader.read(update.columns()) if self._reader is not None else None
-        text_sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
-        prepared = await self._prepare(passage, url, _Said(text, text_sha256, attributes))
+        with self.serving.in_use() as serving:
+            passage.serving = serving
+            return await self._score_with(serving, passage, update, turn, url)
+
+    async def _score_with(
+        self, serving: Serving, passage: _Passage, update: ProductUpdate, turn: Turn, url: str
+    ) -> ProductScore:
+        said = serving.read(update)
+        prepared = await self._prepare(serving, passage, update, url, said)
+        with contextlib.closing(prepared.picture) if prepared.picture else contextlib.nullcontext():
+            return await self._conclude(serving, passage, update, turn, said, prepared)
+
+    async def _conclude(  # noqa: PLR0917 - all that is known of the event by now
+        self,
+        serving: Serving,
+        passage: _Passage,
+        update: ProductUpdate,
+        turn: Turn,
+        said: Said,
+        prepared: _Prepared,
+    ) -> ProductScore:
         turn.ready()
         await turn.comes()
         self._succession.judge(update.id, turn)
         if turn.superseded:
             return self._record(passage, update, turn, "superseded")
-        known = prepared.judgement or self._known(prepared.image_sha256, text_sha256)
-        if prepared.pair is None or known is not None:
-            return self._record(passage, update, turn, "unchanged", prepared.image_sha256, text_sha256, known)
-        judgement = await self._judge(passage, update, text, prepared.pair)
-        if self._settings.score_cache_entries:
-            self._judgements[prepared.image_sha256, text_sha256, self._manifest.release] = judgement
-        return self._record(passage, update, turn, "scored", prepared.image_sha256, text_sha256, judgement)
+        judgement = prepared.judgement or self._known(serving, prepared.image_sha256, said.sha256)
+        outcome: RecordedOutcome = "unchanged"
+        if judgement is None:
+            assert prepared.pair is not None
+            outcome, judgement = "scored", await self._judge(serving, passage, update, said, prepared.pair)
+            if self._settings.score_cache_entries:
+                self._judgements[prepared.image_sha256, said.sha256, serving.model] = judgement
+        record = self._record(passage, update, turn, outcome, prepared.image_sha256, said.sha256, judgement)
+        if self._keeper is not None:
+            started = time.perf_counter()
+            await self._keeper.keep(record, update, said.text, judgement.logit, prepared.picture)
+            self._clock(passage, "keep", time.perf_counter() - started)
+        return record
 
-    async def _judge(self, passage: _Passage, update: ProductUpdate, text: str, pair: Pair) -> _Judgement:
+    async def _judge(
+        self, serving: Serving, passage: _Passage, update: ProductUpdate, said: Said, pair: Pair
+    ) -> _Judgement:
         """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
-        scored = await self._batcher.logit(pair)
+        scored = await serving.lane.logit(pair)
         self._clock(passage, "queue", scored.waited_s)
         self._clock(passage, "engine", scored.infer_s)
-        probability, threshold = self._probability(scored.logit), self._threshold(update)
-        self._explainer.count_scored()
-        if probability < threshold or self.hurried or not self._explainer.takes_on():
-            return _Judgement(probability, ())
+        threshold, explainer = serving.threshold(update), serving.explainer
+        explainer.count_scored()
+        if serving.probability(scored.logit) < threshold or self.hurried or not explainer.takes_on():
+            return _Judgement(scored.logit, ())
         started = time.perf_counter()
-        contradicts = await self._explainer.contradictions(
-            text, pair, scored.logit, lambda logit: self._probability(logit) >= threshold
+        contradicts = await explainer.contradictions(
+            said.text, pair, scored.logit, lambda logit: serving.probability(logit) >= threshold
         )
         self._clock(passage, "explain", time.perf_counter() - started)
-        return _Judgement(probability, contradicts)
+        return _Judgement(scored.logit, contradicts)
 
-    def _probability(self, logit: float) -> float:
-        return float(calibration.apply(self._manifest.calibration, np.asarray([logit]))[0])
-
-    async def _prepare(self, passage: _Passage, url: str, said: _Said) -> _Prepared:
+    async def _prepare(
+        self, serving: Serving, passage: _Passage, update: ProductUpdate, url: str, said: Said
+    ) -> _Prepared:
         """Fetch the picture, or learn that it has not changed, and make the pair ready for the engine."""
         seen = self._seen.get(url)
-        known = None if seen is None else self._known(seen.image_sha256, said.sha256)
+        known = None if seen is None else self._known(serving, seen.image_sha256, said.sha256)
+        if (
+            seen is not None
+            and known is not None
+            and self._keeper is not None
+            and self._keeper.lacks(seen.image_sha256)
+        ):
+            alerts = serving.probability(known.logit) >= serving.threshold(update)
+            known = None if alerts else known  # evidence needs the bytes
         started = time.perf_counter()
         with self._inside("fetch"):
             fetched = await self._fetcher.get(url, None if seen is None or known is None else seen.validator)
@@ -318,7 +334,7 @@ class Pipeline:
         try:
             with self._inside("preprocess"):
                 prepared = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._make_ready, fetched.body, said
+                    self._executor, self._make_ready, serving, fetched.body, said
                 )
         finally:
             fetched.release()
@@ -328,23 +344,23 @@ class Pipeline:
             self._seen[url] = _Seen(fetched.validator, prepared.image_sha256)
         return prepared
 
-    def _make_ready(self, body: bytes, said: _Said) -> _Prepared:
+    def _make_ready(self, serving: Serving, body: bytes, said: Said) -> _Prepared:
         """Digest, decode and tokenise; runs in a preprocessing thread."""
         started = time.perf_counter()
         image_sha256 = hashlib.sha256(body).hexdigest()
-        known = self._known(image_sha256, said.sha256)
+        known = self._known(serving, image_sha256, said.sha256)
+        picture = self._keeper.hold(body) if self._keeper is not None else None
         if known is not None:
-            return _Prepared(image_sha256, judgement=known, decode_s=time.perf_counter() - started)
-        pixels = self._decode(body)
+            return _Prepared(image_sha256, judgement=known, picture=picture, decode_s=time.perf_counter() - started)
+        pixels = serving.decode(body)
         decoded = time.perf_counter()
-        input_ids, attention_mask = self._tokenizer.encode([said.text])
-        pair = Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
+        pair = serving.pair(pixels, said)
         tokenise_s = time.perf_counter() - decoded
-        return _Prepared(image_sha256, pair, decode_s=decoded - started, tokenise_s=tokenise_s)
+        return _Prepared(image_sha256, pair, picture=picture, decode_s=decoded - started, tokenise_s=tokenise_s)
 
-    def _known(self, image_sha256: str, text_sha256: str) -> _Judgement | None:
+    def _known(self, serving: Serving, image_sha256: str, text_sha256: str) -> _Judgement | None:
         try:
-            return self._judgements[image_sha256, text_sha256, self._manifest.release]
+            return self._judgements[image_sha256, text_sha256, serving.model]
         except KeyError:
             return None
 
@@ -360,7 +376,10 @@ class Pipeline:
         text_sha256: str | None = None,
         judgement: _Judgement | None = None,
     ) -> ProductScore:
-        scored = judgement is not None
+        serving = passage.serving if judgement is not None else None
+        probability = serving.probability(judgement.logit) if judgement and serving else None
+        threshold = serving.threshold(update) if serving else None
+        alerts = probability is not None and threshold is not None and probability >= threshold
         return ProductScore(
             product_id=update.id,
             order=turn.order,
@@ -373,19 +392,17 @@ class Pipeline:
             image_url=update.image_link,
             image_sha256=image_sha256,
             text_sha256=text_sha256,
-            probability=judgement.probability if judgement else None,
-            threshold=self._threshold(update) if scored else None,
-            release=self._manifest.release if scored else None,
+            probability=probability,
+            threshold=threshold,
+            release=serving.release if serving else None,
             superseded_by=turn.superseded_by,
-            contradicts=(judgement and judgement.contradicts) or msgspec.UNSET,
+            contradicts=(judgement and alerts and judgement.contradicts) or msgspec.UNSET,
             origin=passage.origin or msgspec.UNSET,
         )
 
-    def _threshold(self, update: ProductUpdate) -> float:
-        return self._manifest.threshold_of(update.category)
-
     def _dead_letter(self, passage: _Passage, error: StreamerError | EngineError) -> DeadLetter:
-        return dead_letter(passage.incoming, error, update=passage.update, release=self._manifest.release)
+        release = (passage.serving or self.serving).release
+        return dead_letter(passage.incoming, error, update=passage.update, release=release)
 
     async def _emit(self, passage: _Passage, record: ProductScore | DeadLetter) -> None:
         started = time.perf_counter()

@@ -25,24 +25,27 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
-from engines.errors import EngineError
-from engines.runtime import loader
+from engines.store import ReleaseStore
 from streamer import alert as alerting
-from streamer import application, events, records, topics
+from streamer import application, events, records, rotation, topics
+from streamer.announcements import open_announcements
 from streamer.batch import Batcher
-from streamer.decoding import DecoderPool
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.incoming import Incoming, dead_letter
+from streamer.keeping import Keeper, keeper_of
 from streamer.outbox import Outbox
 from streamer.pipeline import Pipeline
+from streamer.reload import Reloader
+from streamer.rotation import Rotation
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engines.contract import Engine, ImageSpec
+    from engines.contract import Engine
     from streamer.application import ScorerApp
+    from streamer.reload import Loaded
     from streamer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -100,6 +103,10 @@ class Scorer:
         self._alerts: Outbox
         self._pipeline: Pipeline
         self._batcher: Batcher
+        self._rotation: Rotation
+        self._reloader: Reloader | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._keeper: Keeper | None = None
         self._state: Any  # the alert agent's Faust table
         self._fatal: asyncio.Future[StreamerError]
         self._stopping = asyncio.Event()
@@ -122,32 +129,43 @@ class Scorer:
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         partitions = await self._partitions()
-        engine = self._given_engine or _load_engine(settings)
-        stack.callback(engine.close)
-        self.telemetry.engine(engine)
-        max_batch = min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
+        executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        self._rotation = Rotation(settings, executor, self.telemetry)
+        stack.push_async_callback(self._rotation.close)
+        loaded = await self._first_release(stack)
         self._batcher = Batcher(
-            engine, max_batch=max_batch, report=self.telemetry.batch, deadline_s=settings.engine.deadline_s
+            loaded.engine,
+            max_batch=rotation.max_batch(settings, loaded.engine),
+            report=self.telemetry.batch,
+            deadline_s=settings.engine.deadline_s,
         )
         stack.push_async_callback(self._batcher.close)
-        executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
-        decoders = stack.enter_context(_decoders(settings, engine.manifest.image))
+        serving = self._rotation.begin(loaded, self._batcher)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
         self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        self._keeper = keeper_of(
+            settings.evidence,
+            publish=self._outbox.send,
+            reviews=settings.topics.reviews,
+            executor=stack.enter_context(ThreadPoolExecutor(settings.evidence.threads, "evidence")),
+            telemetry=self.telemetry,
+        )
         self._pipeline = Pipeline(
             fetcher=fetcher,
-            tokenizer=loader.load_tokenizer(settings.engine.release),
-            manifest=engine.manifest,
+            serving=serving,
             batcher=self._batcher,
             executor=executor,
-            decode=decoders.decode,
             publish=self._outbox.send,
             topics=settings.topics,
             settings=settings.pipeline,
             telemetry=self.telemetry,
+            keeper=self._keeper,
         )
+        if self._reloader is not None:
+            self._following = asyncio.create_task(self._reloader.follow())
+            stack.callback(self._following.cancel)
         records.read_any_header_name()
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
@@ -155,12 +173,37 @@ class Scorer:
         self._add_agents(partitions)
         await self._serve_health(stack)
 
+    async def _first_release(self, stack: AsyncExitStack) -> Loaded:
+        """Return what runs first: what is announced where releases are followed, else what the settings name."""
+        settings = self._settings
+        if settings.releases.store is not None:
+            announced = await stack.enter_async_context(open_announcements(settings.broker, settings.topics.releases))
+            self._reloader = Reloader(
+                announced=announced,
+                store=await asyncio.to_thread(ReleaseStore, settings.releases.store),
+                load=partial(rotation.load, settings),
+                adopt=self._adopt,
+                report=self.telemetry,
+                scratch=settings.state.directory,
+                retry_s=settings.releases.retry_s,
+            )
+            stack.callback(self._reloader.close)
+            loaded = await self._reloader.first(rotation.configured_release(settings, self._given_engine))
+            if loaded is not None:
+                return loaded
+        return rotation.load_configured(settings, self._given_engine)
+
+    async def _adopt(self, loaded: Loaded) -> None:
+        await self._rotation.adopt(loaded, self._pipeline, self._batcher)
+
     async def _partitions(self) -> int:
         """Return how many partitions product-scores has; the state is partitioned alike."""
         names = self._settings.topics
         async with topics.admin(self._settings.broker) as client:
             existing = await topics.describe(client)
-        missing = [spec.name for spec in topics.specs(names) if spec.name not in existing]
+        needed = [spec.name for spec in topics.stream_specs(names)]
+        needed += [names.reviews] * bool(self._settings.evidence.store and self._settings.evidence.audit_share)
+        missing = [name for name in needed if name not in existing]
         if missing:
             raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
         return existing[names.scores].partitions
@@ -234,6 +277,8 @@ class Scorer:
         source = f"/{self._settings.broker.group}"
         next_state, alert = alerting.decide(state, score, source=source)
         if alert is not None:
+            if self._keeper is not None and alert.data.reason == "mismatch":
+                await self._keeper.point(alert)
             await self._alerts.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
             self.telemetry.alert(alert.type.rpartition(".")[2])
             log.info(
@@ -291,10 +336,14 @@ class Scorer:
         crashed = asyncio.ensure_future(self._app.wait_crashed())
         failures = (self._fatal, self._pipeline.fatal, self._batcher.fatal)
         waiters: set[asyncio.Future[Any]] = {told, crashed, *failures}
+        if self._following is not None:
+            waiters.add(self._following)
         await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
         reasons = [failure.result() for failure in failures if failure.done()]
         if crashed.done():
             reasons.append(FatalError("consumer_crashed", f"Faust stopped: {crashed.result()!r}"))
+        if self._following is not None and self._following.done():
+            reasons.append(FatalError("releases_not_followed", f"the reloader ended: {self._following.exception()!r}"))
         for waiter in (told, crashed):
             waiter.cancel()
         if reasons:
@@ -350,27 +399,6 @@ def _end_within(seconds: float) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
-
-
-def _load_engine(settings: Settings) -> Engine:
-    try:
-        return loader.load(
-            settings.engine.release, threads=settings.engine.threads, max_batch=settings.engine.max_batch
-        )
-    except EngineError as error:
-        raise FatalError(error.code, f"the engine does not load: {error}") from error
-
-
-def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
-    pipeline = settings.pipeline
-    return DecoderPool(
-        spec,
-        size=pipeline.preprocess_threads,
-        max_bytes=settings.fetch.max_image_bytes,
-        max_pixels=pipeline.max_pixels,
-        memory_bytes=pipeline.decode_memory_mib * 2**20,
-        cpu_s=pipeline.decode_cpu_s,
-    )
 
 
 def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event

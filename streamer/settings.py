@@ -49,6 +49,9 @@ class TopicSettings(_Section):
     scores: str = events.PRODUCT_SCORES
     alerts: str = events.MISMATCH_ALERTS
     dead_letters: str = events.DEAD_LETTERS
+    reviews: str = events.REVIEW_REQUESTS
+    labels: str = events.CONFIRMED_LABELS
+    releases: str = events.ENGINE_RELEASES
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 
@@ -93,6 +96,55 @@ class EngineSettings(_Section):
     )
     deadline_s: float = Field(
         default=60.0, gt=0, description="for one batch; a worker whose engine takes longer stops, to be started anew"
+    )
+
+
+class ReleaseSettings(_Section):
+    """Where published engine releases are; with a store, workers run what `streamer releases promote` announces."""
+
+    store: str | None = Field(
+        default=None,
+        description="folder or URL (s3://bucket/releases with s3fs installed) that workers fetch announced releases "
+        "from; unset: they run STREAMER_ENGINE__RELEASE until they are restarted",
+    )
+    retry_s: float = Field(default=10.0, gt=0, description="before a store that did not answer is asked again")
+
+
+class EvidenceSettings(_Section):
+    """What workers keep for those who judge alerts, and what else they ask people about."""
+
+    store: str | None = Field(
+        default=None,
+        description="folder or URL where pictures and texts of alerts are kept, for the label worker to join verdicts "
+        "with; unset: nothing is kept, and labels find nothing",
+    )
+    threads: int = Field(default=8, ge=1, description="that write to it at a time")
+    audit_share: float = Field(
+        default=0.0, ge=0, le=1, description="of the products that did not alert, how many people are asked about"
+    )
+    audit_uncertainty: float = Field(
+        default=20.0, ge=0, description="how many times likelier a product just below its threshold is drawn, beside 1"
+    )
+    audit_per_hour: float = Field(
+        default=20.0, gt=0, description="draws of one worker in an hour at most, on average: chances shrink to keep it"
+    )
+    audit_salt: str = Field(default="", description="another one draws other products")
+
+
+class LabelSettings(_Section):
+    """The label worker: verdicts of people into a data set."""
+
+    group: str = Field(default="mismatch-labeler", description="consumer group")
+    dataset: str = Field(
+        default="label-dataset", description="folder or URL of the data set: a Delta table, and pictures beside it"
+    )
+    max_batch: int = Field(default=500, ge=1, description="labels that are written together at most")
+    webhook_host: str = "127.0.0.1"
+    webhook_port: int = Field(
+        default=0, ge=0, le=65535, description="where Label Studio posts annotations, /label-studio; 0 turns it off"
+    )
+    webhook_secret: SecretStr | None = Field(
+        default=None, description="that its header `Authorization: Bearer …` must have; needed with a port"
     )
 
 
@@ -153,6 +205,9 @@ class Settings(BaseSettings):
     topics: TopicSettings = TopicSettings()
     fetch: FetchSettings = FetchSettings()
     engine: EngineSettings = EngineSettings()
+    releases: ReleaseSettings = ReleaseSettings()
+    evidence: EvidenceSettings = EvidenceSettings()
+    labels: LabelSettings = LabelSettings()
     pipeline: PipelineSettings = PipelineSettings()
     state: StateSettings = StateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

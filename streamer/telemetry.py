@@ -16,6 +16,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from streamer.events import OUTCOMES, Outcome
+from streamer.labels import LABEL_OUTCOMES, LabelOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from engines.contract import Engine
     from streamer.batch import BatchReport
 
-STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "publish")
+STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "keep", "publish")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -59,6 +60,14 @@ class Telemetry:
             "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
         )
         self._engine = Gauge("streamer_engine_info", "The engine that runs", ["release", "device"], registry=r)
+        self._swaps = Counter("streamer_engine_swaps", "Engines swapped while the worker ran", registry=r)
+        self._refused = Counter(
+            "streamer_engine_refused", "Announced releases that were refused, by reason", ["reason"], registry=r
+        )
+        self._kept = Counter("streamer_evidence", "Scored products kept for review, by why", ["sampled"], registry=r)
+        self._not_kept = Counter(
+            "streamer_evidence_failed", "Scored products or alerts that the evidence store did not take", registry=r
+        )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
         self._outcomes = {outcome: self._events.labels(outcome) for outcome in OUTCOMES}
 
@@ -84,7 +93,21 @@ class Telemetry:
         self._busy.inc(report.infer_s)
 
     def engine(self, engine: Engine) -> None:
+        """Show the engine that judges what comes from now on."""
+        self._engine.clear()
         self._engine.labels(engine.manifest.release, engine.device).set(1)
+
+    def engine_swapped(self) -> None:
+        self._swaps.inc()
+
+    def engine_refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+    def kept(self, sampled: str) -> None:
+        self._kept.labels(sampled).inc()
+
+    def evidence_failed(self) -> None:
+        self._not_kept.inc()
 
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""
@@ -124,6 +147,29 @@ class Liveness:
         return stalled_s < self._stalled_after_s, f"lag {lag}, the slowest partition moved {stalled_s:.0f} s ago"
 
 
+class LabelTelemetry:
+    """The label worker's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._labels = Counter(
+            "streamer_labels", "Records of confirmed-labels by outcome", ["outcome"], registry=self.registry
+        )
+        self._rejected = Counter(
+            "streamer_labels_rejected", "Rejected labels by reason", ["reason"], registry=self.registry
+        )
+        self._version = Gauge("streamer_label_dataset_version", "Version of the data set", registry=self.registry)
+        self._outcomes = {outcome: self._labels.labels(outcome) for outcome in LABEL_OUTCOMES}
+
+    def label(self, outcome: LabelOutcome, reason: str | None = None) -> None:
+        self._outcomes[outcome].inc()
+        if reason is not None:
+            self._rejected.labels(reason).inc()
+
+    def version(self, version: int) -> None:
+        self._version.set(version)
+
+
 class HealthServer:
     """Serves `/metrics`, `/healthz` and `/readyz`.
 
@@ -134,7 +180,11 @@ class HealthServer:
     """
 
     def __init__(
-        self, telemetry: Telemetry, *, alive: Callable[[], tuple[bool, str]], ready: Callable[[], tuple[bool, str]]
+        self,
+        telemetry: Telemetry | LabelTelemetry,
+        *,
+        alive: Callable[[], tuple[bool, str]],
+        ready: Callable[[], tuple[bool, str]],
     ) -> None:
         self._telemetry = telemetry
         app = web.Application()

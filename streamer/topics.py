@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -74,12 +74,13 @@ class Creation:
 
 
 def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
-    """Return the four topics, in the order of the flow.
+    """Return every topic: the four of the flow, then those of the loop that its labels close.
 
-    All are kept by time, none is compacted: each record has its own outcome, and compaction would drop updates (and
-    open gaps in the offsets) before they have had theirs. The catalogue system stays the source of truth: to score
+    Those of the flow are kept by time, never compacted: each record has its own outcome; compaction would drop updates
+    (and open gaps in the offsets) before they have had theirs. The catalogue system stays the source of truth: to score
     everything again, publish the feed again. Scores are a ledger for a week of questions; people work on alerts and
-    dead letters, so these stay a month.
+    dead letters, so these stay a month, as do the questions to reviewers and their answers: the data set keeps those.
+    Announcements of releases are few and ordered among each other: one partition, compacted, kept for ever.
     """
     return (
         _spec(topics, topics.updates, "in: product updates", days=7),
@@ -88,7 +89,21 @@ def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
         _spec(
             topics, topics.dead_letters, "out: rejected updates", days=30, ours=True, max_bytes=MAX_DEAD_LETTER_BYTES
         ),
+        _spec(topics, topics.reviews, "out: products that people are asked about", days=30, ours=True),
+        _spec(topics, topics.labels, "in: what people say", days=30),
+        _announcements(topics),
     )
+
+
+def stream_specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
+    """Return the four topics without which no scorer works."""
+    return specs(topics)[:4]
+
+
+def _announcements(topics: TopicSettings) -> TopicSpec:
+    spec = _spec(topics, topics.releases, "in: which engine release runs", days=0)
+    config = {name: value for name, value in spec.config.items() if name != "retention.ms"}
+    return replace(spec, partitions=1, config=config | {"cleanup.policy": "compact"})
 
 
 def _spec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,13 +14,17 @@ from PIL import Image
 
 from engines.contract import Batch, Calibration, ImageSpec, Manifest, TextSpec
 from engines.errors import InferenceFailed
+from engines.image import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
+    from streamer.batch import Lane
     from streamer.fetch import Fetched, NotModified, Validator
+    from streamer.serving import Decode, Serving
 
 SIDE = 8
 TOKENS = 4
@@ -106,6 +111,26 @@ class WordTokenizer:
         words = [match.span() for match in re.finditer(r"\S+", text)]
         padded = [*words, *[(0, 0)] * WORDS][:WORDS]
         return np.array(padded, dtype=np.int32)
+
+
+def fake_serving(
+    lane: Lane,
+    executor: Executor,
+    *,
+    tokenizer: FakeTokenizer | WordTokenizer | None = None,
+    decoded: Decode | None = None,
+    explained_share: float = 0.1,
+) -> Serving:
+    """A release at work on a fake engine; pictures are decoded for real unless `decoded` stands for that."""
+    from streamer.serving import Serving  # noqa: PLC0415 - keeps fakes importable alone
+
+    return Serving(
+        lane=lane,
+        tokenizer=tokenizer or FakeTokenizer(),  # type: ignore[arg-type]
+        decode=decoded or partial(decode, spec=lane.engine.manifest.image, max_pixels=10**6),
+        executor=executor,
+        explained_share=explained_share,
+    )
 
 
 class FakeFetcher:

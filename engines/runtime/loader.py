@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from engines import releases
+from engines import golden, releases
 from engines.runtime.onnx import OnnxEngine
 from engines.text import Tokenizer
 
@@ -36,6 +36,25 @@ def load(directory: Path | None = None, *, threads: int = 0, max_batch: int | No
     engine = OnnxEngine(path / releases.MODEL_FILE, manifest, threads=threads)
     engine.warm()
     return engine
+
+
+def load_checked(directory: Path, *, threads: int = 0, max_batch: int | None = None) -> tuple[Engine, Tokenizer]:
+    """Return engine and tokenizer of the release in `directory`, after asking its golden pairs again.
+
+    A release that was made without them is only asked for finite answers.
+
+    Raises:
+        ManifestInvalid, ReleaseCorrupt, EngineUnavailable, InferenceFailed: as `load`.
+        ReleaseRefused: golden_mismatch, tokenizer_mismatch, golden_invalid.
+    """
+    engine = load(directory, threads=threads, max_batch=max_batch)
+    try:
+        tokenizer = load_tokenizer(directory)
+        golden.check(engine, tokenizer, golden.read(directory, engine.manifest))
+    except BaseException:
+        engine.close()
+        raise
+    return engine, tokenizer
 
 
 def load_tokenizer(directory: Path | None = None) -> Tokenizer:

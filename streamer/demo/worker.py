@@ -86,14 +86,17 @@ class Worker:
 
 
 @contextmanager
-def scoring_worker(variables: Mapping[str, str], log_file: Path) -> Generator[Worker]:
-    """Run a worker with these settings while the block runs; what it logs goes to `log_file`."""
+def scoring_worker(variables: Mapping[str, str], log_file: Path, *, command: str = "score") -> Generator[Worker]:
+    """Run a worker with these settings while the block runs; what it logs goes to `log_file`.
+
+    `command` is another worker's: `labels`.
+    """
     port = free_port()
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("STREAMER_")}
     env = others | dict(variables) | {"STREAMER_TELEMETRY__PORT": str(port)}
     log_file.unlink(missing_ok=True)
     with log_file.open("a+b") as log:  # appending: reading its end must not move where the child writes
-        process = spawn([sys.executable, "-m", "streamer.cli", "score"], log=log, env=env)
+        process = spawn([sys.executable, "-m", "streamer.cli", command], log=log, env=env)
         worker = Worker(process, log, f"http://127.0.0.1:{port}")
         try:
             yield worker

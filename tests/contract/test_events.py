@@ -22,6 +22,7 @@ from streamer.errors import RejectedEvent
 from streamer.events import (
     Contradiction,
     DeadLetter,
+    EngineRelease,
     MismatchAlert,
     MismatchData,
     ProductScore,
@@ -31,10 +32,13 @@ from streamer.events import (
     claimed_time,
     encode,
     encode_bytes,
+    parse_release,
     parse_score,
     parse_update,
     text_digest,
 )
+from streamer.reviews import erased_product, parse_label, request_of
+from tests.review import ITEM, LABEL
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -138,6 +142,22 @@ EVENTS: dict[str, msgspec.Struct] = {
         ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
     ),
     "dead-letter": DEAD_LETTER,
+    "engine-release": EngineRelease(
+        release=RELEASE,
+        manifest_sha256=IMAGE_SHA256,
+        action="promoted",
+        replaces="fusion-ba9876543210",
+        previous="fusion-ba9876543210",
+        announced_at=SCORED,
+        announced_by="ana",
+        reason="labels of February",
+    ),
+    "scored-item": ITEM,
+    "review-request": request_of(msgspec.structs.replace(ITEM, sampled="audit", sampling_probability=0.03125), SCORED),
+    "confirmed-label": LABEL,
+    "confirmed-label-of-an-alert": msgspec.structs.replace(
+        LABEL, alert_id=ALERT.id, image_sha256=None, text_sha256=None, release=None, verdict="unsure", field=None
+    ),
 }
 
 
@@ -168,6 +188,55 @@ def test_update_golden_files_are_read_by_the_stream() -> None:
     assert parse_update(b"mug-blue", (GOLDEN / "product-update.json").read_bytes()) == UPDATE
     assert parse_update(b"mug-blue", (GOLDEN / "product-update-tombstone.json").read_bytes()) == TOMBSTONE
     assert parse_score((GOLDEN / "product-score.json").read_bytes()) == SCORE
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"verdict": "yes"}, "malformed_event"),
+        ({"alert_id": "../../secret"}, "malformed_event"),
+        ({"image_sha256": "ab"}, "malformed_event"),
+        ({"reviewer": ""}, "malformed_event"),
+        ({"labeled_at": "2026-03-02T09:00:00"}, "malformed_event"),
+        ({"image_sha256": None}, "label_names_no_item"),
+        ({"schema_version": 2}, "schema_unsupported"),
+    ],
+)
+def test_label_that_is_none_is_rejected_with_its_code(change: dict[str, Any], code: str) -> None:
+    """Whatever review tool wrote it."""
+    sound = orjson.loads((GOLDEN / "confirmed-label.json").read_bytes())
+    assert parse_label(orjson.dumps(sound)) == LABEL
+    with pytest.raises(RejectedEvent) as caught:
+        parse_label(orjson.dumps(sound | change))
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("key", [None, b"", b"\xff", b"k" * 257])
+def test_erasure_without_a_product_is_rejected(key: bytes | None) -> None:
+    """A null value names its product by its key."""
+    assert erased_product("mug-ü".encode()) == "mug-ü"
+    with pytest.raises(RejectedEvent) as caught:
+        erased_product(key)
+    assert caught.value.code == "key_missing"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"release": "../../etc-000000000000"}, "malformed_event"),
+        ({"release": "fusion"}, "malformed_event"),
+        ({"manifest_sha256": "ab"}, "malformed_event"),
+        ({"action": "deleted"}, "malformed_event"),
+        ({"schema_version": 2}, "schema_unsupported"),
+    ],
+)
+def test_announcement_that_is_none_is_rejected_with_its_code(change: dict[str, Any], code: str) -> None:
+    """Its release becomes part of a path, its digest decides what is loaded."""
+    sound = orjson.loads((GOLDEN / "engine-release.json").read_bytes())
+    assert parse_release(orjson.dumps(sound)) == EVENTS["engine-release"]
+    with pytest.raises(RejectedEvent) as caught:
+        parse_release(orjson.dumps(sound | change))
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ import pytest
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from engines import releases
+from engines import golden, releases
 from engines.build import audit, run
 from engines.build.adapt import adapt_folder, adapt_parts
 from engines.build.cli import app
 from engines.build.recipe import AdaptRecipe, Recipe
 from engines.catalogs import rendered
-from engines.runtime.loader import load, load_tokenizer
+from engines.runtime.loader import load, load_checked, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,10 @@ def test_build_rendered_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert manifest.provenance["recipe"]["seed"] == 5
     assert load(release, threads=1).manifest.release == release.name
     assert load_tokenizer(release).encode(["red mug"])[0].shape == (1, 16)
+    engine, _ = load_checked(release, threads=1)  # its golden pairs, made on the graph that was exported
+    pairs = golden.read(release, engine.manifest)
+    assert pairs is not None
+    assert len(pairs.pairs) == golden.PAIRS
 
 
 @pytest.mark.slow

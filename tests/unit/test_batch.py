@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from engines.errors import InferenceFailed
-from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport, Pair
-from tests.fakes import SIDE, TOKENS, FakeEngine
+from engines.errors import InferenceFailed, ReleaseRefused
+from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport
+from streamer.pairs import Pair
+from tests.fakes import SIDE, TOKENS, FakeEngine, manifest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Batch
 
 
 def pair(red: int) -> Pair:
@@ -237,3 +242,98 @@ async def test_batcher_whose_large_batches_find_no_memory_runs_smaller_ones() ->
     assert answers == list(range(9))
     assert max(engine.batches) == 2
     assert not batcher.fatal.done()
+
+
+def other_engine(**changes: object) -> FakeEngine:
+    """Return an engine of another release, which answers twice what the first one does."""
+
+    class Twice(FakeEngine):
+        def infer(self, batch: Batch) -> NDArray[np.float32]:
+            return 2 * super().infer(batch)
+
+    engine = Twice()
+    engine.manifest = manifest(release="fake-111111111111")
+    for name, value in changes.items():
+        setattr(engine, name, value)
+    return engine
+
+
+async def test_batcher_swapped_while_pairs_wait_gives_each_to_its_own_engine(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """Those that came before the swap are answered by the old engine, those after it by the new one; none is lost."""
+    old, batcher, gate, _ = gated
+    before = batcher.lane
+    first = [asyncio.create_task(batcher.logit(pair(red))) for red in range(6)]
+    await asyncio.sleep(0)
+    new = other_engine()
+    batcher.swap(batcher.open(new, max_batch=4))
+    rest = [asyncio.create_task(batcher.logit(pair(red))) for red in range(6)]
+    late = [asyncio.create_task(before.logit(pair(red))) for red in range(6)]
+    await asyncio.sleep(0)
+    gate.set()
+    answers = [[one.logit for one in await asyncio.gather(*tasks)] for tasks in (first, late, rest)]
+    once = [red - 127.5 for red in range(6)]
+    assert answers == [once, once, [2 * logit for logit in once]]
+    assert (sum(old.batches), sum(new.batches)) == (12, 6)
+
+
+async def test_batcher_lane_is_empty_when_its_last_batch_has_run() -> None:
+    """Also when nobody waits for what is in it any more: only then may its engine be closed."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        begun.set()
+        gate.wait()
+
+    batcher = Batcher(FakeEngine(gate=hold), max_batch=4, report=lambda _: None)
+    lane = batcher.lane
+    await lane.emptied()
+    running = asyncio.create_task(lane.logit(pair(1)))
+    await asyncio.to_thread(begun.wait)
+    waiting = asyncio.create_task(lane.logit(pair(2)))
+    await asyncio.sleep(0)
+    batcher.swap(batcher.open(other_engine(), max_batch=4))
+    running.cancel()
+    waiting.cancel()
+    emptied = asyncio.create_task(lane.emptied())
+    await asyncio.wait({running, waiting})
+    assert not emptied.done()
+    gate.set()
+    await asyncio.wait_for(emptied, 10)
+    await batcher.close()
+
+
+async def test_batcher_swap_to_other_shapes_and_larger_batches(
+    gated: tuple[FakeEngine, Batcher, threading.Event, list[BatchReport]],
+) -> None:
+    """A release may take other pictures and larger batches: its batches are its own."""
+    _, batcher, gate, _ = gated
+    gate.set()
+    await batcher.logit(pair(3))
+    new = other_engine()
+    batcher.swap(batcher.open(new, max_batch=6))
+    wide = Pair(np.full((3, 2 * SIDE, SIDE), 5, np.uint8), np.ones(3, np.int32), np.ones(3, np.int32))
+    scored = await asyncio.gather(*(batcher.logit(wide) for _ in range(6)))
+    assert {one.logit for one in scored} == {2 * (5 - 127.5)}
+
+
+async def test_batcher_failures_of_an_engine_on_its_way_out_stop_no_worker() -> None:
+    """Its events are rejected, as their own fault; the engine that runs is judged by what it does."""
+    batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
+    old = batcher.lane
+    batcher.swap(batcher.open(other_engine(), max_batch=1))
+    for _ in range(MAX_FAILURES_IN_A_ROW):
+        with pytest.raises(InferenceFailed):
+            await old.logit(pair(9))
+    assert not batcher.fatal.done()
+    await batcher.close()
+
+
+async def test_batcher_refuses_an_engine_that_needs_other_threads() -> None:
+    """Threads are started once; a release that wants others is for a worker that is started anew."""
+    batcher = Batcher(FakeEngine(), max_batch=1, report=lambda _: None)
+    with pytest.raises(ReleaseRefused) as caught:
+        batcher.open(other_engine(concurrency=2), max_batch=1)
+    assert caught.value.code == "release_incompatible"
+    await batcher.close()

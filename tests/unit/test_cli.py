@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 COMMANDS = (
     *("demo", "score", "publish", "collect", "adapt", "doctor", "settings", "topics create", "topics list"),
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
+    *(
+        "releases list",
+        "releases show",
+        "releases promote",
+        "releases rollback",
+        "labels",
+        "labels erase",
+        "labels stats",
+    ),
 )
 
 
@@ -163,7 +172,7 @@ def test_publish_twice_says_that_it_is_done(
     feed = tmp_path / "feed.csv"
     feed.write_text("id,title\n1,Mug\n2,Lamp\n", encoding="utf-8")
     assert code_of("topics", "create", "--partitions", "2", "--bootstrap", tansu.bootstrap) == 0
-    assert capsys.readouterr().out.count("created") == 4
+    assert capsys.readouterr().out.count("created") == 7
     assert code_of("publish", str(feed), "--bootstrap", tansu.bootstrap) == 0
     assert "published 2 rows" in capsys.readouterr().err
     assert code_of("publish", str(feed), "--bootstrap", tansu.bootstrap) == 0

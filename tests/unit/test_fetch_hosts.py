@@ -8,7 +8,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -24,7 +23,7 @@ from streamer.incoming import Incoming
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
-from tests.fakes import FakeEngine, FakeTokenizer, Published, png
+from tests.fakes import FakeEngine, Published, fake_serving, png
 from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
@@ -79,11 +78,9 @@ async def worker(
         async with Fetcher(fetch) as fetcher:
             pipeline = Pipeline(
                 fetcher=fetcher,
-                tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
-                manifest=engine.manifest,
+                serving=fake_serving(batcher.lane, executor, decoded=decoded),
                 batcher=batcher,
                 executor=executor,
-                decode=decoded or partial(decode, spec=engine.manifest.image, max_pixels=10**6),
                 publish=published,
                 topics=TopicSettings(),
                 settings=pipeline_settings,

@@ -6,7 +6,6 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,8 +13,7 @@ import numpy as np
 import orjson
 import pytest
 
-from engines.contract import AttributeColumns
-from engines.image import decode
+from engines.contract import AttributeColumns, Calibration
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
@@ -25,7 +23,7 @@ from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
-from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, manifest, png
+from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.keeping import Keeper
+    from streamer.serving import Serving
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -85,6 +85,7 @@ async def build(
     settings: PipelineSettings,
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
+    keeper: Keeper | None = None,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
@@ -93,15 +94,14 @@ async def build(
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
             fetcher=fetcher,  # type: ignore[arg-type]
-            tokenizer=tokenizer or FakeTokenizer(),  # type: ignore[arg-type]
-            manifest=engine.manifest,
+            serving=fake_serving(batcher.lane, executor, tokenizer=tokenizer, explained_share=settings.explained_share),
             batcher=batcher,
             executor=executor,
-            decode=partial(decode, spec=engine.manifest.image, max_pixels=settings.max_pixels),
             publish=published,
             topics=TopicSettings(),
             settings=settings,
             telemetry=telemetry,
+            keeper=keeper,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()
@@ -516,3 +516,60 @@ async def test_claim_that_is_left_out_of_the_text_is_left_out_of_the_attributes(
         await bench.send(update(1, title="mug") | {"color": "red"})
         (score,) = await bench.settle()
         assert score["contradicts"] == [{"field": "color", "value": "red", "share": 1.0}]
+
+
+def swap(bench: Bench, executor: ThreadPoolExecutor, **changes: object) -> tuple[FakeEngine, Serving]:
+    """Swap to a release with another manifest; return its engine and the release that judged before."""
+    engine = FakeEngine()
+    engine.manifest = manifest(release="fake-111111111111", **changes)
+    lane = bench.batcher.open(engine, max_batch=8)
+    return engine, bench.pipeline.swap(fake_serving(lane, executor))
+
+
+async def test_swap_leaves_an_event_on_its_way_with_the_release_that_it_began_with(bench: Bench) -> None:
+    """Its picture and text were made ready for that one; what comes after the swap is judged by the new one."""
+    with ThreadPoolExecutor(1) as executor:
+        bench.fetcher.hold(RIGHT)
+        await bench.send(update(1, product="early"))
+        while not bench.fetcher.asked:  # noqa: ASYNC110 - the fake signals nothing
+            await asyncio.sleep(0)
+        new, before = swap(bench, executor, files={"model.onnx": "other"}, threshold=0.25)
+        unused = asyncio.create_task(before.unused())
+        await bench.send(update(1, WRONG, product="late"))
+        while not new.batches:  # noqa: ASYNC110 - the fake signals nothing
+            await asyncio.sleep(0)
+        assert not unused.done()
+        bench.fetcher.release(RIGHT)
+        early, late = await bench.settle()
+        await asyncio.wait_for(unused, 10)
+    assert (early["release"], early["threshold"]) == ("fake-000000000000", 0.5)
+    assert (late["release"], late["threshold"]) == ("fake-111111111111", 0.25)
+    assert (bench.engine.batches, new.batches) == ([1], [1])
+
+
+async def test_swap_to_another_model_scores_again_what_was_scored(bench: Bench) -> None:
+    """What one model said is not what another one says."""
+    with ThreadPoolExecutor(1) as executor:
+        await bench.send(update(1))
+        await bench.settle()
+        new, _ = swap(bench, executor, files={"model.onnx": "other"})
+        await bench.send(update(2))
+        first, second = await bench.settle()
+    assert [first["outcome"], second["outcome"]] == ["scored", "scored"]
+    assert new.batches == [1]
+
+
+async def test_swap_of_calibration_and_thresholds_decides_again_without_inference() -> None:
+    """The same model says the same; what it means is the new release's to say."""
+    engine, model = FakeEngine(), {"model.onnx": "the same"}
+    engine.manifest = manifest(files=model)
+    with ThreadPoolExecutor(1) as executor:
+        async for bench in build(PipelineSettings(), engine):
+            await bench.send(update(1))
+            await bench.settle()
+            new, _ = swap(bench, executor, files=model, calibration=Calibration(shift=300.0), threshold=0.75)
+            await bench.send(update(2))
+            first, second = await bench.settle()
+            assert new.batches == []
+    assert (second["outcome"], second["release"], second["threshold"]) == ("unchanged", "fake-111111111111", 0.75)
+    assert (first["probability"] < 0.5, second["probability"] > 0.99) == (True, True)

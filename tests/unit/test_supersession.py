@@ -22,7 +22,7 @@ from streamer.offsets import PartitionLedger
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
-from tests.fakes import SIDE, FakeEngine, FakeFetcher, FakeTokenizer, Published
+from tests.fakes import SIDE, FakeEngine, FakeFetcher, Published, fake_serving
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,11 +89,9 @@ async def outcomes(sequence: list[Event]) -> list[dict[str, Any]]:
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
             fetcher=fetcher,  # type: ignore[arg-type]
-            tokenizer=FakeTokenizer(),  # type: ignore[arg-type]
-            manifest=engine.manifest,
+            serving=fake_serving(batcher.lane, executor, decoded=pixels, explained_share=0),
             batcher=batcher,
             executor=executor,
-            decode=pixels,
             publish=published,
             topics=TopicSettings(),
             settings=PipelineSettings(max_in_flight=8, explained_share=0),

@@ -12,7 +12,17 @@ from pydantic import SecretStr
 
 from streamer.errors import FatalError
 from streamer.settings import BrokerSettings, TopicSettings
-from streamer.topics import TopicState, admin, client_kwargs, connecting, create, describe, differences, specs
+from streamer.topics import (
+    TopicState,
+    admin,
+    client_kwargs,
+    connecting,
+    create,
+    describe,
+    differences,
+    specs,
+    stream_specs,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,13 +71,19 @@ def test_client_kwargs_unreadable_ca_file_names_the_setting(tmp_path: Path, cont
 
 def test_specs_keep_people_s_topics_longer_and_dead_letters_larger() -> None:
     """Alerts and dead letters wait for people; a dead letter is larger than the event it carries."""
-    updates, scores, alerts, dead_letters = specs(TopicSettings())
+    updates, scores, alerts, dead_letters = stream_specs(TopicSettings())
     days = [int(spec.config["retention.ms"]) // 86_400_000 for spec in (updates, scores, alerts, dead_letters)]
     assert days == [7, 7, 30, 30]
     assert int(dead_letters.config["max.message.bytes"]) > 2**20 * 4 / 3
     assert all(spec.config["cleanup.policy"] == "delete" for spec in (updates, scores, alerts, dead_letters))
     by_the_broker = [spec.config.get("message.timestamp.type") for spec in (updates, scores, alerts, dead_letters)]
     assert by_the_broker == [None, *["LogAppendTime"] * 3]
+
+
+def test_specs_keep_the_last_announcement_of_each_release_in_one_order() -> None:
+    """Which release runs is the last record's to say, however old it is."""
+    releases = specs(TopicSettings(partitions=12))[-1]
+    assert (releases.partitions, releases.config) == (1, {"cleanup.policy": "compact"})
 
 
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, None), (2, None), (3, "2")])
@@ -126,7 +142,8 @@ async def test_create_twice_creates_once_and_compares(tansu: EmbeddedBroker) -> 
     assert (first.created, first.existing, first.notes) == (names, [], [])
     second = await create(broker, specs(TopicSettings(partitions=5)))
     assert (second.created, second.existing) == ([], names)
+    assert len(second.notes) == len(names) - 1
     assert all("has 3 partitions, the settings say 5" in note for note in second.notes)
     async with admin(broker) as client:
         existing = await describe(client)
-    assert {name: existing[name].partitions for name in names} == dict.fromkeys(names, 3)
+    assert {name: existing[name].partitions for name in names} == dict.fromkeys(names, 3) | {"engine-releases": 1}

@@ -1,0 +1,162 @@
+"""`streamer releases`: which engines there are, which one runs, and how another is put to work without a restart."""
+
+# No `from __future__ import annotations`: typer reads the annotations.
+import json as jsonlib
+from getpass import getuser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamer import command
+from streamer.command import Bootstrap
+
+if TYPE_CHECKING:
+    from engines.contract import Manifest
+    from streamer.events import EngineRelease
+    from streamer.promotion import Checked, Listed
+
+releases_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List, show, promote and roll back engine releases: running scorers swap without losing an event.",
+)
+
+Store = Annotated[
+    str | None, typer.Option(metavar="DIR_OR_URL", help="Where releases are kept; wins over the settings.")
+]
+Reason = Annotated[str | None, typer.Option(help="Why, for those who read the list later.")]
+By = Annotated[str | None, typer.Option(help="Who announces it; your user name if unset.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@releases_app.command("list")
+def list_releases(*, store: Store = None, json: Json = False, bootstrap: Bootstrap = None) -> None:
+    """List the releases of the store, the oldest first, and say which one is announced to scorers.
+
+    Example: `streamer releases list --store s3://shop/releases`
+
+    Settings: STREAMER_RELEASES__STORE, STREAMER_TOPICS__RELEASES and STREAMER_BROKER__….
+    """
+    from streamer import promotion  # noqa: PLC0415
+
+    settings = command.settings(bootstrap=bootstrap, store=store)
+    listed = command.run(promotion.list_releases(settings, promotion.open_store(settings)))
+    if json:
+        for one in listed:
+            typer.echo(jsonlib.dumps(_summary(one)))
+        return
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table("release", "runs", "made", "parent", "threshold", "announced", "by", "why")
+    for one in listed:
+        told = one.announced
+        table.add_row(
+            one.manifest.release,
+            "[green]yes[/]" if one.runs else "",
+            one.manifest.created_at,
+            one.manifest.parent or "",
+            f"{one.manifest.threshold:.3f}",
+            f"{told.announced_at:%Y-%m-%d %H:%M} {told.action.replace('_', ' ')}" if told else "",
+            told.announced_by if told else "",
+            (told.reason or "") if told else "",
+        )
+    command.console().print(table)
+
+
+@releases_app.command("show")
+def show_release(
+    release: Annotated[str, typer.Argument(help="As `list` prints it.")],
+    *,
+    store: Store = None,
+) -> None:
+    """Print a release's manifest: inputs, calibration, thresholds, metrics, what it was trained on, its digests.
+
+    Example: `streamer releases show compact-0123456789ab`
+
+    Settings: STREAMER_RELEASES__STORE.
+    """
+    from engines.releases import encode_manifest  # noqa: PLC0415
+    from streamer import promotion  # noqa: PLC0415
+
+    stored = promotion.open_store(command.settings(store=store)).read(release)
+    typer.echo(encode_manifest(stored.manifest).decode(), nl=False)
+
+
+@releases_app.command("promote")
+def promote_release(
+    release: Annotated[str, typer.Argument(metavar="RELEASE|DIR", help="Of the store, or a directory to publish.")],
+    *,
+    reason: Reason = None,
+    by: By = None,
+    store: Store = None,
+    bootstrap: Bootstrap = None,
+) -> None:
+    """Check a release on this machine, publish it into the store if it is a directory, and announce it to scorers.
+
+    Checked are every digest, that it loads, and that it gives its golden pairs the answers that it gave where it was
+    made. Scorers do the same, load it beside the engine that runs, and swap between two batches; one that refuses it
+    goes on as before and says why (`streamer_engine_refused_total`, and `release.refused` in its log).
+
+    Scorers follow announcements where STREAMER_RELEASES__STORE is set. A publication that is killed leaves nothing
+    behind that anybody takes for a release: run it again.
+
+    Example: `streamer releases promote releases/compact-0123456789ab --reason "labels of May"`
+
+    Settings: STREAMER_RELEASES__STORE, STREAMER_TOPICS__RELEASES and STREAMER_BROKER__….
+    """
+    from streamer import promotion  # noqa: PLC0415
+
+    settings = command.settings(bootstrap=bootstrap, store=store)
+    kept = promotion.open_store(settings)
+    directory = Path(release)
+    with command.console(stderr=True).status("checking …"):
+        checked = promotion.publish(kept, directory) if directory.is_dir() else promotion.check(kept, release)
+    told = command.run(promotion.promote(settings, checked, by=by or getuser(), reason=reason))
+    _say(checked, told, checked.stored.manifest)
+
+
+@releases_app.command("rollback")
+def roll_back_release(
+    *, reason: Reason = None, by: By = None, store: Store = None, bootstrap: Bootstrap = None
+) -> None:
+    """Announce the release that ran before the one that runs; once more, and it is the one before that.
+
+    Example: `streamer releases rollback --reason "too many alerts in Shoes"`
+
+    Settings: STREAMER_RELEASES__STORE, STREAMER_TOPICS__RELEASES and STREAMER_BROKER__….
+    """
+    from streamer import promotion  # noqa: PLC0415
+
+    settings = command.settings(bootstrap=bootstrap, store=store)
+    target = command.run(promotion.rollback_target(settings))
+    with command.console(stderr=True).status(f"checking {target} …"):
+        checked = promotion.check(promotion.open_store(settings), target)
+    told = command.run(promotion.roll_back(settings, checked, by=by or getuser(), reason=reason))
+    _say(checked, told, checked.stored.manifest)
+
+
+def _say(checked: "Checked", told: "EngineRelease | None", manifest: "Manifest") -> None:
+    console = command.console()
+    if told is None:
+        console.print(f"{manifest.release} is announced already: nothing was sent")
+        return
+    instead = f" instead of {told.replaces}" if told.replaces else ""
+    console.print(f"[green]announced[/] {manifest.release}{instead}", soft_wrap=True)
+    if not checked.golden_pairs:
+        console.print("[yellow]note[/] it has no golden pairs: only its digests and finite answers were checked")
+
+
+def _summary(one: "Listed") -> dict[str, object]:
+    told = one.announced
+    return {
+        "release": one.manifest.release,
+        "runs": one.runs,
+        "created_at": one.manifest.created_at,
+        "parent": one.manifest.parent,
+        "threshold": one.manifest.threshold,
+        "announced_at": told.announced_at.isoformat() if told else None,
+        "action": told.action if told else None,
+        "announced_by": told.announced_by if told else None,
+        "reason": told.reason if told else None,
+    }

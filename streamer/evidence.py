@@ -1,0 +1,152 @@
+"""What was scored, kept for those who judge it later: pictures by their digest, and of each product what it said.
+
+    EVIDENCE/images/<ab>/<sha256>/picture          the bytes as they were fetched
+    EVIDENCE/images/<ab>/<sha256>/<product>        an empty mark: this product showed it
+    EVIDENCE/products/<ab>/<product>/<item>.json   a ScoredItem
+    EVIDENCE/products/<ab>/<product>/alert-<id>    the item that an alert is about
+
+`<product>` is the SHA-256 of its id: ids never stand in names, and erasing a product is deleting its folder and the
+pictures that no other product shows. Written by scorers, read and erased by the label worker. Blocks: for threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import msgspec
+import orjson
+
+from streamer.blobs import Blobs
+from streamer.errors import RejectedEvent
+from streamer.reviews import ConfirmedLabel, ScoredItem, encode_item, item_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTING = "STREAMER_EVIDENCE__STORE"
+
+_PICTURE = "picture"
+
+
+class EvidenceStore:
+    """The evidence under one URL.
+
+    Args:
+        url: a folder, or a URL that fsspec knows.
+
+    Raises:
+        FatalError: settings_invalid.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._blobs = Blobs(url, setting=SETTING)
+
+    def keep(self, item: ScoredItem, picture: bytes | None) -> None:
+        """Write the picture, then the item: an item that is there has its picture.
+
+        Args:
+            item: what was scored.
+            picture: its bytes; None where the caller knows that they are kept already.
+
+        Raises:
+            TransientError: store_unavailable.
+        """
+        folder = _image_folder(item.image_sha256)
+        self._blobs.put(f"{folder}/{_product(item.product_id)}", b"")  # first: who erases must see that it is shown
+        if picture is not None and not self._blobs.exists(f"{folder}/{_PICTURE}"):
+            self._blobs.put(f"{folder}/{_PICTURE}", picture)
+        self._blobs.put(f"{_product_folder(item.product_id)}/{item.item_id}.json", encode_item(item))
+
+    def point(self, product_id: str, alert_id: str, item: str) -> None:
+        """Remember which item an alert is about.
+
+        Raises:
+            TransientError: store_unavailable.
+        """
+        self._blobs.put(f"{_product_folder(product_id)}/alert-{alert_id}", item.encode("ascii"))
+
+    def find(self, label: ConfirmedLabel) -> ScoredItem:
+        """Return what the label is about.
+
+        Raises:
+            RejectedEvent: item_unknown.
+            TransientError: store_unavailable.
+        """
+        item = self._by_digests(label) if label.names_digests else self._by_alert(label)
+        if item is None:
+            raise RejectedEvent(
+                "item_unknown",
+                "nothing is kept of what this label judges: it was never an alert or in the audit, it was erased, or "
+                "evidence was off",
+            )
+        return item
+
+    def _by_alert(self, label: ConfirmedLabel) -> ScoredItem | None:
+        pointed = self._blobs.get(f"{_product_folder(label.product_id)}/alert-{label.alert_id}")
+        return None if pointed is None else self._item(label.product_id, pointed.decode("ascii"))
+
+    def _by_digests(self, label: ConfirmedLabel) -> ScoredItem | None:
+        assert label.image_sha256 is not None
+        assert label.text_sha256 is not None
+        if label.release is not None:
+            name = item_id(label.product_id, label.image_sha256, label.text_sha256, label.release)
+            return self._item(label.product_id, name)
+        judged = (label.image_sha256, label.text_sha256)
+        found = [item for item in self.items(label.product_id) if (item.image_sha256, item.text_sha256) == judged]
+        return max(found, key=lambda item: item.scored_at, default=None)
+
+    def items(self, product_id: str) -> Iterator[ScoredItem]:
+        """Yield all that is kept of a product.
+
+        Raises:
+            TransientError: store_unavailable.
+        """
+        for name in self._blobs.names(_product_folder(product_id)):
+            stem, dot, _ = name.partition(".json")
+            if dot and (item := self._item(product_id, stem)) is not None:
+                yield item
+
+    def _item(self, product_id: str, name: str) -> ScoredItem | None:
+        content = self._blobs.get(f"{_product_folder(product_id)}/{name}.json")
+        return None if content is None else msgspec.convert(orjson.loads(content), ScoredItem)
+
+    def picture(self, sha256: str) -> bytes:
+        """Return the bytes of a picture.
+
+        Raises:
+            RejectedEvent: item_unknown, when they are gone or are not those any more.
+            TransientError: store_unavailable.
+        """
+        content = self._blobs.get(f"{_image_folder(sha256)}/{_PICTURE}")
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            raise RejectedEvent("item_unknown", f"the picture {sha256[:12]}… is not in the evidence store any more")
+        return content
+
+    def erase(self, product_id: str) -> int:
+        """Remove all that is kept of a product, and pictures that no other one shows; return how many items it had.
+
+        Raises:
+            TransientError: store_unavailable; erase it once more.
+        """
+        items = list(self.items(product_id))
+        for image in {item.image_sha256 for item in items}:
+            folder = _image_folder(image)
+            self._blobs.delete(f"{folder}/{_product(product_id)}")
+            if not [name for name in self._blobs.names(folder) if name != _PICTURE]:
+                self._blobs.delete(folder)
+        self._blobs.delete(_product_folder(product_id))  # last: until then, erasing again finds the pictures
+        return len(items)
+
+
+def _product(product_id: str) -> str:
+    return hashlib.sha256(product_id.encode()).hexdigest()
+
+
+def _product_folder(product_id: str) -> str:
+    name = _product(product_id)
+    return f"products/{name[:2]}/{name}"
+
+
+def _image_folder(sha256: str) -> str:
+    return f"images/{sha256[:2]}/{sha256}"

@@ -1,0 +1,161 @@
+"""A batch of confirmed labels on its way: parse → join with what was scored → decide → data set; or erase, or reject.
+
+Records are taken in the order of their partition. Each ends in exactly one outcome and is acknowledged after it: after
+the data set has the row, or the broker the dead letter. A store that does not answer is asked until it does; nothing is
+acknowledged meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import structlog
+
+from streamer.errors import RejectedEvent, TransientError
+from streamer.events import encode
+from streamer.incoming import Incoming, dead_letter
+from streamer.labels import Joined, LabelOutcome, decide
+from streamer.reviews import ConfirmedLabel, erased_product, parse_label
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from streamer.evidence import EvidenceStore
+    from streamer.labels import VoteKey, VoteTime
+    from streamer.telemetry import LabelTelemetry
+
+log = structlog.get_logger(__name__)
+
+RETRY_S = 1.0
+MAX_RETRY_S = 30.0
+
+T = TypeVar("T")
+
+
+class Dataset(Protocol):
+    """Where rows go (`streamer.dataset`); blocks."""
+
+    @property
+    def version(self) -> int | None: ...
+
+    def known(self, items: set[str]) -> dict[VoteKey, VoteTime]: ...
+
+    def keep(self, sha256: str, picture: Callable[[], bytes]) -> None: ...
+
+    def write(self, rows: Mapping[VoteKey, Joined]) -> None: ...
+
+    def erase(self, product_id: str) -> int: ...
+
+
+class Recorder:
+    """Takes labels to their outcomes; one batch at a time.
+
+    Args:
+        evidence: what was scored.
+        dataset: where rows go.
+        publish: returns when the broker has the record.
+        dead_letters: the topic of rejected labels.
+        telemetry: is told every outcome.
+        retry_s: before a store that did not answer is asked again; doubles, up to half a minute.
+    """
+
+    def __init__(
+        self,
+        *,
+        evidence: EvidenceStore,
+        dataset: Dataset,
+        publish: Callable[[str, bytes | None, bytes], Awaitable[None]],
+        dead_letters: str,
+        telemetry: LabelTelemetry,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._evidence = evidence
+        self._dataset = dataset
+        self._publish = publish
+        self._dead_letters = dead_letters
+        self._telemetry = telemetry
+        self._retry_s = retry_s
+
+    async def record(self, batch: Sequence[Incoming]) -> None:
+        """Take records to their outcomes, in their order; what stands before an erasure is written before it."""
+        before: list[Incoming] = []
+        for incoming in batch:
+            if incoming.value is not None:
+                before.append(incoming)
+                continue
+            await self._labels(before)
+            before = []
+            await self._erase(incoming)
+        await self._labels(before)
+
+    async def _labels(self, batch: Sequence[Incoming]) -> None:
+        found = await asyncio.gather(*(self._join(incoming) for incoming in batch))
+        joined = [(incoming, one) for incoming, one in zip(batch, found, strict=True) if one is not None]
+        if joined:
+            outcomes = await self._insist(lambda: self._write([one for _, one in joined]))
+            for (incoming, one), outcome in zip(joined, outcomes, strict=True):
+                self._end(incoming, outcome, one.label.product_id)
+
+    async def _join(self, incoming: Incoming) -> Joined | None:
+        """Return the label and what it is about; None when it was rejected."""
+        label: ConfirmedLabel | None = None
+        try:
+            label = parsed = parse_label(incoming.value or b"")
+            return await self._insist(lambda: self._find(parsed))
+        except RejectedEvent as error:
+            await self._reject(incoming, error, None if label is None else label.product_id)
+            return None
+
+    def _find(self, label: ConfirmedLabel) -> Joined:
+        """Return the label and its item, whose picture the data set then has."""
+        item = self._evidence.find(label)
+        self._dataset.keep(item.image_sha256, lambda: self._evidence.picture(item.image_sha256))
+        return Joined(label, item)
+
+    def _write(self, joined: list[Joined]) -> list[LabelOutcome]:
+        rows, outcomes = decide(self._dataset.known({one.item.item_id for one in joined}), joined)
+        if rows:
+            self._dataset.write(rows)
+            self._telemetry.version(self._dataset.version or 0)
+        return outcomes
+
+    async def _erase(self, incoming: Incoming) -> None:
+        try:
+            product_id = erased_product(incoming.key)
+        except RejectedEvent as error:
+            await self._reject(incoming, error, None)
+            return
+        # Evidence first: until the rows are gone, too, no label can bring the product back.
+        items = await self._insist(lambda: self._evidence.erase(product_id))
+        rows = await self._insist(lambda: self._dataset.erase(product_id))
+        log.info("product.erased", items=items, rows=rows)
+        self._end(incoming, "erased", None)
+
+    async def _reject(self, incoming: Incoming, error: RejectedEvent, product_id: str | None) -> None:
+        letter = dead_letter(incoming, error, product_id=product_id)
+        await self._publish(self._dead_letters, incoming.key, encode(letter))
+        self._telemetry.label("rejected", error.code)
+        log.warning("label.rejected", reason=error.code, message=str(error), **_place(incoming))
+        incoming.acknowledge()
+
+    def _end(self, incoming: Incoming, outcome: LabelOutcome, product_id: str | None) -> None:
+        self._telemetry.label(outcome)
+        log.info("label.ended", outcome=outcome, product_id=product_id, **_place(incoming))
+        incoming.acknowledge()
+
+    async def _insist(self, work: Callable[[], T]) -> T:
+        """Return what the work returns, in a thread; it is tried again until its store answers."""
+        pause_s = self._retry_s
+        while True:
+            try:
+                return await asyncio.to_thread(work)
+            except TransientError as error:
+                log.warning("store.not_reached", reason=error.code, message=str(error), retry_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_RETRY_S)
+
+
+def _place(incoming: Incoming) -> dict[str, object]:
+    source = incoming.position
+    return {"topic": source.topic, "partition": source.partition, "offset": source.offset}

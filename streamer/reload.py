@@ -1,0 +1,192 @@
+"""A release is announced → fetched, verified, loaded and warmed beside the engine that runs, checked → adopted.
+
+The announcement that stands last in engine-releases says what runs. A release that cannot be had, or does not answer
+as it did where it was made, is refused and told; the engine that runs goes on. Fetching, loading and checking happen in
+a thread of low priority that nothing waits for; adopting is one assignment between two batches (`streamer.pipeline`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from engines.errors import EngineError, ReleaseRefused, ReleaseUnavailable
+from streamer.errors import FatalError, StreamerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from engines.contract import Engine
+    from engines.store import ReleaseStore
+    from engines.text import Tokenizer
+    from streamer.events import EngineRelease
+
+log = structlog.get_logger(__name__)
+
+NICENESS = 10
+"""Of the thread that loads: the engine that runs has the cores first."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A release that is loaded, warm and checked."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+
+    @property
+    def release(self) -> str:
+        """Its name."""
+        return self.engine.manifest.release
+
+
+class Announced(Protocol):
+    """What has been announced (`streamer.announcements`)."""
+
+    @property
+    def newest(self) -> EngineRelease | None: ...
+
+    def of(self, release: str | None) -> EngineRelease | None: ...
+
+    async def more(self, timeout_s: float | None = None) -> None: ...
+
+
+class Report(Protocol):
+    """Is told what became of announcements (`streamer.telemetry`)."""
+
+    def engine_refused(self, reason: str) -> None: ...
+
+
+class Reloader:
+    """Follows the announcements; belongs to one event loop.
+
+    Args:
+        announced: what stands in the topic, and what comes.
+        store: where releases are fetched from.
+        load: makes a release of a directory ready, and checks it; called in a thread.
+        adopt: gives what comes from now on to a loaded release; what it raises refuses the release.
+        report: is told of refusals.
+        scratch: where a release lies while it is being loaded.
+        retry_s: before a store that did not answer is asked again.
+    """
+
+    def __init__(
+        self,
+        *,
+        announced: Announced,
+        store: ReleaseStore,
+        load: Callable[[Path], Loaded],
+        adopt: Callable[[Loaded], Awaitable[None]],
+        report: Report,
+        scratch: Path | None = None,
+        retry_s: float = 10.0,
+    ) -> None:
+        self._announced = announced
+        self._store = store
+        self._load = load
+        self._adopt = adopt
+        self._report = report
+        self._scratch = scratch
+        self._retry_s = retry_s
+        self._refused: set[EngineRelease] = set()
+        self._thread = ThreadPoolExecutor(1, "reload", initializer=_be_nice)
+        self.running: str | None = None
+        """The release that runs."""
+
+    async def first(self, configured: str) -> Loaded | None:
+        """Return what a worker that starts must run; None: the release of that name, which its settings give it.
+
+        The last announcement counts; where it is refused, the release that it would go back to.
+
+        Raises:
+            FatalError: release_unavailable, when the store does not answer: to run another engine than the one that
+                was announced would be worse than not to run.
+        """
+        wanted, tried = self._announced.newest, set[str]()
+        while wanted is not None and wanted.release != configured and wanted.release not in tried:
+            tried.add(wanted.release)
+            try:
+                loaded = await self._get(wanted)
+            except ReleaseUnavailable as error:
+                raise FatalError(error.code, f"{wanted.release} is announced, and cannot be had: {error}") from error
+            if loaded is not None:
+                self.running = loaded.release
+                return loaded
+            wanted = self._announced.of(wanted.previous)
+        self.running = configured
+        return None
+
+    async def follow(self) -> None:
+        """Adopt what is announced, one after the other; runs until it is cancelled."""
+        while True:
+            wanted = self._announced.newest
+            again: float | None = None
+            if wanted is not None and wanted.release != self.running and wanted not in self._refused:
+                try:
+                    await self._replace(wanted)
+                except ReleaseUnavailable as error:
+                    again = self._retry_s
+                    log.warning("release.unavailable", release=wanted.release, message=str(error), retry_s=again)
+            await self._announced.more(again)
+
+    async def _replace(self, wanted: EngineRelease) -> None:
+        loaded = await self._get(wanted)
+        if loaded is None:
+            return
+        try:
+            await self._adopt(loaded)
+        except (EngineError, StreamerError) as error:
+            self._refuse(wanted, error.code, error)
+            await asyncio.get_running_loop().run_in_executor(self._thread, loaded.engine.close)
+            return
+        self.running = loaded.release
+
+    async def _get(self, wanted: EngineRelease) -> Loaded | None:
+        """Return the release, loaded and checked, None where it is refused.
+
+        Raises:
+            ReleaseUnavailable: the store does not answer.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch, wanted)
+        except ReleaseUnavailable as error:
+            if error.code != "release_unknown":
+                raise
+            self._refuse(wanted, error.code, error)
+        except (EngineError, StreamerError) as error:
+            self._refuse(wanted, error.code, error)
+        except Exception as error:  # noqa: BLE001 - memory, disk, a bug in a runtime: none of it is the running engine's
+            self._refuse(wanted, "release_load_failed", error)
+        return None
+
+    def _fetch(self, wanted: EngineRelease) -> Loaded:
+        with self._store.fetched(
+            wanted.release, manifest_sha256=wanted.manifest_sha256, scratch=self._scratch
+        ) as directory:
+            loaded = self._load(directory)
+        if loaded.release != wanted.release:
+            loaded.engine.close()
+            raise ReleaseRefused(f"{wanted.release} is announced, {loaded.release} was loaded")
+        return loaded
+
+    def _refuse(self, wanted: EngineRelease, code: str, error: Exception) -> None:
+        self._refused.add(wanted)
+        self._report.engine_refused(code)
+        log.error("release.refused", release=wanted.release, reason=code, message=str(error), goes_on_with=self.running)
+
+    def close(self) -> None:
+        """End the thread; a release that is being loaded is left to end with the process."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _be_nice() -> None:
+    """Give the thread a low priority; on Linux priorities are of threads, elsewhere this would slow the process."""
+    if os.uname().sysname == "Linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,120 @@
+"""One release at work: everything about it that a product meets on its way, from its text to its threshold.
+
+What stands here changes with the release, and changes together: an event takes hold of one `Serving` and stays with it
+to the end, so that nothing prepared for one release is ever judged by another (docs/adr/0015).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from engines import calibration, releases
+from engines.attributes import AttributeReader
+from engines.text import compose
+from streamer import events
+from streamer.explain import Explainer
+from streamer.pairs import Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from engines.text import Tokenizer
+    from streamer.batch import Lane
+    from streamer.events import ProductUpdate
+
+
+class Decode(Protocol):
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+
+    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
+
+
+class Said:
+    """What an engine reads of an update beside its picture: text, attributes (A, 2) if it takes any, their digest."""
+
+    __slots__ = ("attributes", "sha256", "text")
+
+    def __init__(self, text: str, attributes: NDArray[np.float32] | None) -> None:
+        self.text = text
+        self.attributes = attributes
+        self.sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
+
+
+class Serving:
+    """A release that is loaded, and those that use it; belongs to one event loop.
+
+    Args:
+        lane: of its engine.
+        tokenizer: of the release.
+        decode: makes pictures of the size that its engine takes.
+        executor: finds claims to explain, beside decoding and tokenising.
+        explained_share: of the scored products, how many alerts are explained at most, in the long run.
+    """
+
+    def __init__(
+        self, *, lane: Lane, tokenizer: Tokenizer, decode: Decode, executor: Executor, explained_share: float
+    ) -> None:
+        self.lane = lane
+        self.manifest = lane.engine.manifest
+        self.decode = decode
+        self.model = releases.model_digest(self.manifest)
+        """What decides a logit: releases that differ in calibration or thresholds only have the same."""
+        self._tokenizer = tokenizer
+        self._reader = AttributeReader(self.manifest.attributes) if self.manifest.attributes is not None else None
+        self.explainer = Explainer(
+            tokenizer=tokenizer, batcher=lane, executor=executor, share=explained_share, reader=self._reader
+        )
+        self._users = 0
+        self._left = asyncio.Event()
+        self._left.set()
+
+    @property
+    def release(self) -> str:
+        """The name of the release."""
+        return self.manifest.release
+
+    @contextmanager
+    def in_use(self) -> Generator[Serving]:
+        """Keep the release loaded for the length of the block."""
+        self._users += 1
+        self._left.clear()
+        try:
+            yield self
+        finally:
+            self._users -= 1
+            if not self._users:
+                self._left.set()
+
+    async def unused(self) -> None:
+        """Return when nobody uses the release and its engine runs nothing: it may then be closed."""
+        await self._left.wait()
+        await self.lane.emptied()
+
+    def read(self, update: ProductUpdate) -> Said:
+        """Return what the engine reads of the update beside its picture.
+
+        Raises:
+            TextRefused, RejectedEvent: there is nothing to read.
+        """
+        text = compose(update.text_fields(), self.manifest.text)
+        return Said(text, self._reader.read(update.columns()) if self._reader is not None else None)
+
+    def pair(self, pixels: NDArray[np.uint8], said: Said) -> Pair:
+        """Return picture and text as the engine takes them; for threads."""
+        input_ids, attention_mask = self._tokenizer.encode([said.text])
+        return Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
+
+    def probability(self, logit: float) -> float:
+        """Return the calibrated P(mismatch), 0..1."""
+        return float(calibration.apply(self.manifest.calibration, np.asarray([logit]))[0])
+
+    def threshold(self, update: ProductUpdate) -> float:
+        """Return the probability from which on the update's category alerts."""
+        return self.manifest.threshold_of(update.category)

@@ -1,0 +1,110 @@
+"""`streamer.evidence`: what was scored is found again as it was, or is gone for good."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import fsspec
+import msgspec
+import pytest
+
+from streamer.errors import FatalError, RejectedEvent, TransientError
+from streamer.evidence import EvidenceStore
+from tests.review import IMAGE_SHA256, ITEM, LABEL, PICTURE, item, label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+ALERT = "a" * 32
+
+
+@pytest.fixture(params=["folder", "object store"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EvidenceStore]:
+    """Give an empty store of each kind."""
+    yield EvidenceStore(str(tmp_path / "evidence") if request.param == "folder" else "memory://bucket/evidence")
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/bucket"):
+        memory.rm("/bucket", recursive=True)
+
+
+def test_item_is_found_by_digests_and_by_its_alert(store: EvidenceStore) -> None:
+    """With all that was known of it, and the bytes of its picture."""
+    store.keep(ITEM, PICTURE)
+    store.point(ITEM.product_id, ALERT, ITEM.item_id)
+    by_alert = msgspec.structs.replace(LABEL, alert_id=ALERT, image_sha256=None, text_sha256=None, release=None)
+    for one in (LABEL, msgspec.structs.replace(LABEL, release=None), by_alert):
+        assert store.find(one) == ITEM
+    assert store.picture(IMAGE_SHA256) == PICTURE
+
+
+def test_item_of_two_releases_is_the_later_one_where_a_label_does_not_say(store: EvidenceStore) -> None:
+    """The one that people saw last."""
+    later = item(release="fusion-ffffffffffff", scored_at=ITEM.scored_at + timedelta(days=1))
+    store.keep(ITEM, PICTURE)
+    store.keep(later, None)
+    assert store.find(LABEL) == ITEM
+    assert store.find(msgspec.structs.replace(LABEL, release=None)) == later
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"product_id": "other"},
+        {"image_sha256": "0" * 64},
+        {"release": "fusion-ffffffffffff"},
+        {"alert_id": "b" * 32, "image_sha256": None},
+    ],
+)
+def test_label_of_what_was_never_kept_is_rejected(store: EvidenceStore, changes: dict[str, str | None]) -> None:
+    """Each way to name an item may name none."""
+    store.keep(ITEM, PICTURE)
+    with pytest.raises(RejectedEvent) as caught:
+        store.find(msgspec.structs.replace(LABEL, **changes))
+    assert caught.value.code == "item_unknown"
+
+
+def test_erased_product_leaves_nothing_but_pictures_that_others_show(store: EvidenceStore) -> None:
+    """Its own are gone, a shared one stays until the other product is erased, too."""
+    own = item(picture=b"another picture")
+    other = item("mug-red")
+    store.keep(ITEM, PICTURE)
+    store.keep(own, b"another picture")
+    store.keep(other, PICTURE)
+    store.point(ITEM.product_id, ALERT, ITEM.item_id)
+    assert store.erase(ITEM.product_id) == 2
+    assert list(store.items(ITEM.product_id)) == []
+    with pytest.raises(RejectedEvent):
+        store.picture(own.image_sha256)
+    assert store.picture(IMAGE_SHA256) == PICTURE
+    assert store.find(label(other)) == other
+    assert store.erase("mug-red") == 1
+    assert store.erase("mug-red") == 0
+    assert store._blobs.names("images/" + IMAGE_SHA256[:2]) == []
+
+
+def test_picture_that_is_not_what_it_was_is_unknown(tmp_path: Path) -> None:
+    """Nobody trains on bytes that were not scored."""
+    store = EvidenceStore(str(tmp_path))
+    store.keep(ITEM, PICTURE)
+    (tmp_path / "images" / IMAGE_SHA256[:2] / IMAGE_SHA256 / "picture").write_bytes(b"other")
+    with pytest.raises(RejectedEvent) as caught:
+        store.picture(IMAGE_SHA256)
+    assert caught.value.code == "item_unknown"
+
+
+def test_store_that_cannot_be_written_is_for_later(tmp_path: Path) -> None:
+    """It raises what is tried again; a URL that nothing knows is the settings' fault."""
+    (tmp_path / "images").write_bytes(b"in the way")
+    with pytest.raises(TransientError) as caught:
+        EvidenceStore(str(tmp_path)).keep(ITEM, PICTURE)
+    assert caught.value.code == "store_unavailable"
+    with pytest.raises(FatalError):
+        EvidenceStore("nosuch://bucket")
+
+
+def test_names_in_the_store_do_not_tell_the_product(tmp_path: Path) -> None:
+    """Ids may be of people; a listing of names shows none."""
+    EvidenceStore(str(tmp_path)).keep(ITEM, PICTURE)
+    assert not [path for path in tmp_path.rglob("*") if ITEM.product_id in path.name]

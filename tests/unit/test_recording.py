@@ -1,0 +1,125 @@
+"""`streamer.recording`: every label has one outcome and is acknowledged after it, whatever its stores do."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from streamer.dataset import LabelDataset
+from streamer.errors import TransientError
+from streamer.events import SourcePosition, encode
+from streamer.evidence import EvidenceStore
+from streamer.incoming import Incoming
+from streamer.recording import Recorder
+from streamer.telemetry import LabelTelemetry
+from tests.fakes import Published
+from tests.review import ITEM, LABEL, PICTURE, item, label
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from streamer.labels import Joined, VoteKey
+    from streamer.reviews import ConfirmedLabel
+
+
+class Flaky(LabelDataset):
+    """A data set that is away for the first writes, and once writes without being heard."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.failures = 0
+        self.unheard = False
+
+    def write(self, rows: Mapping[VoteKey, Joined]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise TransientError("dataset_unavailable", "no route")
+        super().write(rows)
+        if self.unheard:
+            self.unheard = False
+            raise TransientError("dataset_unavailable", "the answer was lost")
+
+
+class Bench:
+    """A recorder on stores in a folder, and what it did."""
+
+    def __init__(self, folder: Path) -> None:
+        self.evidence = EvidenceStore(str(folder / "evidence"))
+        self.dataset = Flaky(str(folder / "dataset"))
+        self.published = Published()
+        self.telemetry = LabelTelemetry()
+        self.acknowledged: list[int] = []
+        self.recorder = Recorder(
+            evidence=self.evidence,
+            dataset=self.dataset,
+            publish=self.published,
+            dead_letters="dead-letters",
+            telemetry=self.telemetry,
+            retry_s=0.0,
+        )
+
+    async def record(self, *values: ConfirmedLabel | bytes | None, key: bytes = b"mug-blue") -> None:
+        """Give it records in one batch."""
+        await self.recorder.record([self._incoming(offset, value, key) for offset, value in enumerate(values)])
+
+    def _incoming(self, offset: int, value: ConfirmedLabel | bytes | None, key: bytes) -> Incoming:
+        return Incoming(
+            key=key,
+            value=value if value is None or isinstance(value, bytes) else encode(value),
+            headers=[],
+            position=SourcePosition(topic="confirmed-labels", partition=0, offset=offset),
+            published_at=datetime(2026, 3, 1, tzinfo=UTC),
+            acknowledge=lambda: self.acknowledged.append(offset),
+        )
+
+    def count(self, outcome: str) -> float:
+        return self.telemetry.registry.get_sample_value("streamer_labels_total", {"outcome": outcome}) or 0.0
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Give a recorder whose evidence store has one item."""
+    made = Bench(tmp_path)
+    made.evidence.keep(ITEM, PICTURE)
+    return made
+
+
+async def test_batch_ends_each_record_in_one_outcome(bench: Bench) -> None:
+    """Recorded, repeated, rejected for two reasons: all acknowledged, and counted."""
+    await bench.record(LABEL, LABEL, b"{", label(item("unknown")))
+    assert sorted(bench.acknowledged) == [0, 1, 2, 3]
+    assert [bench.count(one) for one in ("recorded", "repeated", "rejected")] == [1, 1, 2]
+    letters = bench.published.topic("dead-letters")
+    assert [(one["reason"], one["product_id"]) for one in letters] == [
+        ("malformed_json", None),
+        ("item_unknown", "unknown"),
+    ]
+    assert len(bench.dataset.of("mug-blue")) == 1
+
+
+async def test_store_that_is_away_is_asked_until_it_answers(bench: Bench) -> None:
+    """An outage loses nothing, and a write whose answer was lost is not doubled."""
+    bench.dataset.failures, bench.dataset.unheard = 3, True
+    await bench.record(LABEL, label(ITEM, reviewer="ben"))
+    assert bench.acknowledged == [0, 1]
+    assert len(bench.dataset.of("mug-blue")) == 2
+
+
+async def test_erasure_stands_between_the_labels_before_and_behind_it(bench: Bench) -> None:
+    """In one batch: what came before it is erased, what comes behind it finds nothing."""
+    await bench.record(LABEL, None, label(ITEM, reviewer="ben"))
+    assert bench.acknowledged == [0, 1, 2]
+    assert (bench.dataset.of("mug-blue"), list(bench.evidence.items("mug-blue"))) == ([], [])
+    assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["item_unknown"]
+    assert bench.count("erased") == 1
+
+
+async def test_erasure_of_what_was_never_kept_is_no_error(bench: Bench) -> None:
+    """It may come again, or for a product that nobody judged; one without a product is rejected."""
+    await bench.record(None, None, key=b"other")
+    await bench.record(None, key=b"")
+    assert (bench.count("erased"), bench.count("rejected")) == (2, 1)
+    assert len(list(bench.evidence.items("mug-blue"))) == 1
