@@ -4,6 +4,8 @@ EngineError(code)
 ├ ManifestInvalid     manifest.json is missing, malformed, or of a schema this version does not know
 ├ ReleaseCorrupt      a file of the release is missing, or its SHA-256 is not the manifest's
 ├ EngineUnavailable   the runtime cannot load the model on this machine
+│ └ PlanMissing       there is no TensorRT plan for this GPU, or none that is whole
+├ GraphUnsupported    TensorRT cannot build the graph
 ├ InferenceFailed     the runtime raised, or returned something that is not one finite logit per pair
 ├ ImageRefused        these bytes are not an image that we accept (see its codes)
 ├ TextRefused         there is nothing in the text to compare a picture with
@@ -43,6 +45,18 @@ class EngineUnavailable(EngineError):
     """The runtime cannot load the model on this machine."""
 
     code = "engine_unavailable"
+
+
+class PlanMissing(EngineUnavailable):
+    """There is no TensorRT plan of the release for this GPU, or none that is whole."""
+
+    code = "plan_missing"
+
+
+class GraphUnsupported(EngineError):
+    """TensorRT cannot build the graph."""
+
+    code = "graph_unsupported"
 
 
 class InferenceFailed(EngineError):

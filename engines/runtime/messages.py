@@ -1,0 +1,40 @@
+"""What TensorRT says while it works: kept for errors, since it returns no reasons. Knows no module of TensorRT itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Any, Final
+
+_KEPT: Final = 5
+_log: Final = logging.getLogger(__name__)
+
+
+def logger_of(trt: Any) -> Any:  # noqa: ANN401 - the package has no types
+    """Return a logger for TensorRT's module `trt`; its `said()` gives the last errors, once, in one line.
+
+    Warnings go to this module's log. TensorRT calls it from any thread.
+    """
+    severe = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
+
+    class Messages(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: deque[str] = deque(maxlen=_KEPT)
+            self._writing = threading.Lock()
+
+        def log(self, severity: object, message: str) -> None:
+            if severity in severe:
+                with self._writing:
+                    self._errors.append(message.strip())
+            elif severity == trt.ILogger.Severity.WARNING:
+                _log.warning("TensorRT: %s", message.strip())
+
+        def said(self) -> str:
+            with self._writing:
+                said = "; ".join(self._errors)
+                self._errors.clear()
+            return said
+
+    return Messages()
