@@ -13,6 +13,7 @@ import typer
 
 from engines.errors import EngineError
 from streamer import __version__, command
+from streamer.cli_compile import compile_plan
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
@@ -25,6 +26,7 @@ app = typer.Typer(
 topics_app = typer.Typer(no_args_is_help=True, help="Create and list the four topics of the stream.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
+app.command("compile")(compile_plan)
 
 Release = Annotated[
     Path | None,
@@ -76,7 +78,7 @@ def streamer(
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
     `doctor` when something is wrong, `dead-letters` for what was rejected; `adapt` trains an engine on a catalogue of
-    yours, `audit` ranks the errors that it has already. Settings come from STREAMER_…
+    yours, `audit` ranks the errors that it has already, `compile` readies an engine for a GPU. Settings come from STREAMER_…
     variables and from .env in the working directory; `streamer settings` lists them.
     """
 

@@ -93,14 +93,25 @@ def engine(settings: EngineSettings) -> list[Finding]:
             Finding("engine", "skipped", "not loaded: its release is not whole"),
         ]
     release = Finding("release", "ok", f"{manifest.release}, every digest as in its manifest ({directory})")
+    fallbacks: list[str] = []
     try:
         started = time.perf_counter()
-        loaded = loader.load(directory, threads=settings.threads, max_batch=settings.max_batch)
+        loaded = loader.load(
+            directory,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+            place=loader.Place(runtime=settings.runtime, gpu=settings.gpu, plans=settings.plans),
+            warn=fallbacks.append,
+        )
         load_s = time.perf_counter() - started
     except EngineError as error:
         return [release, failure("engine", error, "this release does not run on this machine: see its message")]
     try:
-        return [release, time_engine(loaded, load_s)]
+        timed = time_engine(loaded, load_s)
+        if fallbacks:
+            advice = "build the plan, or set STREAMER_ENGINE__RUNTIME to what is meant to run"
+            timed = Finding("engine", "warn", f"{timed.found}; {'; '.join(fallbacks)}", advice)
+        return [release, timed]
     except EngineError as error:
         return [release, failure("engine", error, "the model loads but does not score: build the release again")]
     finally:

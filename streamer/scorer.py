@@ -353,12 +353,19 @@ def _end_within(seconds: float) -> None:
 
 
 def _load_engine(settings: Settings) -> Engine:
+    chosen = settings.engine
     try:
-        return loader.load(
-            settings.engine.release, threads=settings.engine.threads, max_batch=settings.engine.max_batch
+        engine = loader.load(
+            chosen.release,
+            threads=chosen.threads,
+            max_batch=chosen.max_batch,
+            place=loader.Place(runtime=chosen.runtime, gpu=chosen.gpu, plans=chosen.plans),
+            warn=lambda reason: log.warning("engine.fell_back", reason=reason),
         )
     except EngineError as error:
         raise FatalError(error.code, f"the engine does not load: {error}") from error
+    log.info("engine.loaded", release=engine.manifest.release, device=engine.device, batch=engine.manifest.max_batch)
+    return engine
 
 
 def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:

@@ -212,6 +212,7 @@ class _Config:
     progress_monitor: object = None
 
     def __init__(self) -> None:
+        self.flags = {"TF32"}
         self.profiles: list[_Profile] = []
         self._cache: _Cache | None = None
 
@@ -223,6 +224,9 @@ class _Config:
             return False
         self._cache = cache
         return True
+
+    def clear_flag(self, flag: str) -> None:
+        self.flags.discard(flag)
 
     def get_timing_cache(self) -> _Cache | None:
         return self._cache
@@ -247,6 +251,7 @@ class _Builder:
         return _Profile()
 
     def build_serialized_network(self, network: dict[str, bytes], config: _Config) -> bytes:
+        assert not config.flags
         shapes = [profile.shapes for profile in config.profiles]
         return msgspec.msgpack.encode(_PlanFile(network["model"], shapes))
 
@@ -279,6 +284,7 @@ class FakeTensorRT:
     class IProgressMonitor:
         """Shows nothing."""
 
+    BuilderFlag = type("Flag", (), {"TF32": "TF32"})
     NetworkDefinitionCreationFlag = type("Flag", (), {"STRONGLY_TYPED": 0})
     ExecutionContextAllocationStrategy = type("Strategy", (), {"USER_MANAGED": "user"})
 

@@ -41,12 +41,14 @@ class Target:
             GPU in this machine.
         workspace_bytes: GPU memory that kernels may be tried with; None: all of it.
         optimization_level: 0 (quick build) to 5 (quick plan); None: TensorRT's own default, 3.
+        tf32: Whether products of float32 may drop mantissa bits; not, since who asks for fp32 wants its numbers.
     """
 
     buckets: tuple[int, ...] = BUCKETS
     compute_capability: tuple[int, int] | None = None
     workspace_bytes: int | None = None
     optimization_level: int | None = None
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ def _config(trt: Any, builder: Any, target: Target, inputs: Sequence[TensorSpec]
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_bytes)
     if target.optimization_level is not None:
         config.builder_optimization_level = target.optimization_level
+    if not target.tf32:  # TensorRT's default is to allow it
+        config.clear_flag(trt.BuilderFlag.TF32)
     if target.compute_capability is not None:
         _aim(trt, config, target.compute_capability)
     for bucket in target.buckets:
