@@ -173,8 +173,6 @@ def _base(array: NDArray[Any]) -> int:
     return int(array.ctypes.data)
 
 
-
-
 class _PlanFile(msgspec.Struct):
     """What a fake plan holds."""
 

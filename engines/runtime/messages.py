@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from functools import cache
 from typing import Any, Final
 
 _KEPT: Final = 5
 _log: Final = logging.getLogger(__name__)
 
 
+@cache
 def logger_of(trt: Any) -> Any:  # noqa: ANN401 - the package has no types
-    """Return a logger for TensorRT's module `trt`; its `said()` gives the last errors, once, in one line.
+    """Return the logger for TensorRT's module `trt`; its `said()` gives the last errors, once, in one line.
 
-    Warnings go to this module's log. TensorRT calls it from any thread.
+    There is one for the life of the process: TensorRT keeps the first that it is given and calls it, from any thread,
+    whatever it is given later. Warnings go to this module's log.
     """
     severe = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib
 import time
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +18,7 @@ from engines.errors import EngineUnavailable, GraphUnsupported
 from engines.runtime.messages import logger_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -107,19 +109,15 @@ def build(
     _parse(trt, network, logger, model)
     parsed = time.perf_counter()
     config = _config(trt, builder, target, inputs)
-    cache = config.create_timing_cache(timing_cache)
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")  # another GPU's or another version's: begin a new one
-        config.set_timing_cache(cache, ignore_mismatch=False)
+    _set_timing_cache(config, timing_cache)
     if progress is not None:
         config.progress_monitor = _monitor(trt, progress)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise GraphUnsupported(f"TensorRT cannot build {model.name}: {logger.said() or 'it does not say why'}")
-    kept = config.get_timing_cache()
     return Built(
         plan=bytes(plan),
-        timing_cache=bytes(kept.serialize()) if kept is not None else b"",
+        timing_cache=_timing_cache_of(config),
         parse_s=parsed - started,
         build_s=time.perf_counter() - parsed,
     )
@@ -164,15 +162,40 @@ def _config(trt: Any, builder: Any, target: Target, inputs: Sequence[TensorSpec]
     return config
 
 
+def _set_timing_cache(config: Any, content: bytes) -> None:  # noqa: ANN401 - as above
+    """Let the build use what an earlier one has timed; another GPU's or another version's times are left out."""
+    with _quiet_about_rtx():
+        if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _timing_cache_of(config: Any) -> bytes:  # noqa: ANN401 - as above
+    with _quiet_about_rtx():
+        cache = config.get_timing_cache()
+        return bytes(cache.serialize()) if cache is not None else b""
+
+
+@contextmanager
+def _quiet_about_rtx() -> Generator[None]:
+    """TensorRT for RTX has these calls for compatibility, does nothing in them, and says so each time."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 def _aim(trt: Any, config: Any, capability: tuple[int, int]) -> None:  # noqa: ANN401 - as above
     """Build for an architecture that is not at hand."""
     name = f"SM{capability[0]}{capability[1]}"
     known = getattr(trt, "ComputeCapability", None)
     if known is None:
-        raise EngineUnavailable(f"{trt.__name__} builds for the GPU in this machine only: run it there, or tensorrt_rtx")
+        raise EngineUnavailable(
+            f"{trt.__name__} builds for the GPU in this machine only: run it there, or tensorrt_rtx"
+        )
     if not hasattr(known, name):
         names = sorted(name for name in dir(known) if name.startswith("SM"))
-        raise EngineUnavailable(f"{trt.__name__} {trt.__version__} cannot build for {name}; it can for {', '.join(names)}")
+        raise EngineUnavailable(
+            f"{trt.__name__} {trt.__version__} cannot build for {name}; it can for {', '.join(names)}"
+        )
     config.num_compute_capabilities = 1
     config.set_compute_capability(getattr(known, name), 0)
 

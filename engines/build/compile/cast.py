@@ -143,9 +143,7 @@ def _converted(graph: ir.Graph, before: ir.Node, value: ir.Value, wanted: ir.Dat
     """Return the value in another type: a weight that is converted here, or what a cast before the node gives."""
     if value.const_value is not None and value.is_initializer():
         constant = ir.Tensor(_clipped(value.const_value.numpy(), wanted), name=f"{value.name}_{wanted.name}")
-        weight = ir.Value(
-            name=constant.name, shape=constant.shape, type=ir.TensorType(wanted), const_value=constant
-        )
+        weight = ir.Value(name=constant.name, shape=constant.shape, type=ir.TensorType(wanted), const_value=constant)
         graph.register_initializer(weight)
         return weight
     node = ir.node("Cast", [value], attributes={"to": wanted}, name=f"{value.name}_to_{wanted.name}")

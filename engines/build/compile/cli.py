@@ -44,7 +44,9 @@ def main() -> None:
 
 @app.command("compile")
 def compile_plan(
-    release: Annotated[Path | None, typer.Argument(help="A release's directory; the one that ships if left out.")] = None,
+    release: Annotated[
+        Path | None, typer.Argument(help="A release's directory; the one that ships if left out.")
+    ] = None,
     gpu: Annotated[str, typer.Option(help="Number or name of the GPU; sm89 and the like with --dry-run.")] = "0",
     precision: Annotated[Precision, typer.Option(help="What the graph is cast to.")] = "fp16",
     buckets: Annotated[str, typer.Option(help="Batch sizes.")] = ",".join(map(str, builder.BUCKETS)),

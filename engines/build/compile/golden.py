@@ -39,6 +39,9 @@ MAX_DIFFERENCE: Final = 0.02
 MAX_FLIPS: Final = 0.005
 """Largest share of pairs that alert with one and not with the other, unless told otherwise."""
 
+LEAST_SPREAD: Final = 0.005
+"""Least standard deviation of the probabilities: on pairs that all score alike, a plan that reads nothing would pass."""
+
 _MIX: Final = {"random": 0.3, "neighbour": 0.7}
 _KNOWN: Final = 0.7  # of the drawn attributes
 _WORST: Final = 5  # pairs in a refusal
@@ -143,9 +146,7 @@ def gather(
     return Golden(catalog, texts, mixed_pairs(catalog, _MIX, seed=seed, rounds=1), origin)
 
 
-def compare(
-    golden: Golden, manifest: Manifest, expected: NDArray[np.float32], found: NDArray[np.float32]
-) -> Parity:
+def compare(golden: Golden, manifest: Manifest, expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity:
     """Return a plan's logits beside ONNX's, both (M,), as what products get: calibrated, under their thresholds."""
     return Parity(
         calibration.apply(manifest.calibration, expected),
@@ -160,6 +161,11 @@ def check(parity: Parity, golden: Golden, tolerance: Tolerance, *, precision: st
     Raises:
         ParityExceeded: it does not; the message names the worst pairs and says what to try.
     """
+    if parity.spread < LEAST_SPREAD:
+        raise ParityExceeded(
+            f"the golden pairs ({golden.origin}) prove nothing: their probabilities spread by {parity.spread:.5f} only. "
+            "They are unlike what this engine was trained on; name a catalogue that is not: --catalog DIR"
+        )
     largest, flips = float(parity.differences.max()), float(parity.flipped.mean())
     if largest <= tolerance.difference and flips <= tolerance.flips:  # also refuses what is not a number
         return

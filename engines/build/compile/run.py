@@ -158,9 +158,7 @@ def _build(
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch, releases.MODEL_FILE)
         lowered = cast(release / releases.MODEL_FILE, options.precision, model)
-        built = builder.build(
-            trt, model, manifest.inputs, options.target, timing_cache=timing_cache, progress=progress
-        )
+        built = builder.build(trt, model, manifest.inputs, options.target, timing_cache=timing_cache, progress=progress)
     return built, lowered
 
 

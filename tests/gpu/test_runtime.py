@@ -110,9 +110,7 @@ def test_infer_from_many_threads_keeps_batches_apart(engine: TensorRtEngine) -> 
             assert logits.tolist() == pytest.approx(expected(size))
 
 
-def test_start_without_capture_runs_all_the_same(
-    plan: bytes, cuda: FakeCuda, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_start_without_capture_runs_all_the_same(plan: bytes, cuda: FakeCuda, caplog: pytest.LogCaptureFixture) -> None:
     """What cannot be captured is enqueued each time, and a warning says so."""
     cuda.refuse_capture = True
     engine = TensorRtEngine(plan, manifest(), trt=FakeTensorRT(cuda), cuda=cuda)
