@@ -78,8 +78,8 @@ def streamer(
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
     `doctor` when something is wrong, `dead-letters` for what was rejected; `adapt` trains an engine on a catalogue of
-    yours, `audit` ranks the errors that it has already, `compile` readies an engine for a GPU. Settings come from STREAMER_…
-    variables and from .env in the working directory; `streamer settings` lists them.
+    yours, `audit` ranks the errors that it has already, `compile` readies an engine for a GPU. Settings come from
+    STREAMER_… variables and from .env in the working directory; `streamer settings` lists them.
     """
 
 

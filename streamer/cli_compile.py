@@ -1,4 +1,4 @@
-"""`streamer compile`: options in, the compiling program's exit code out. It never enters this process: it needs onnx."""
+"""`streamer compile`: options in, the compiling program's exit code out. It never enters this process."""
 
 # No `from __future__ import annotations`: typer reads the annotations.
 import sys

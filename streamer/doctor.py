@@ -107,15 +107,19 @@ def engine(settings: EngineSettings) -> list[Finding]:
     except EngineError as error:
         return [release, failure("engine", error, "this release does not run on this machine: see its message")]
     try:
-        timed = time_engine(loaded, load_s)
-        if fallbacks:
-            advice = "build the plan, or set STREAMER_ENGINE__RUNTIME to what is meant to run"
-            timed = Finding("engine", "warn", f"{timed.found}; {'; '.join(fallbacks)}", advice)
-        return [release, timed]
+        return [release, _with_fallbacks(time_engine(loaded, load_s), fallbacks)]
     except EngineError as error:
         return [release, failure("engine", error, "the model loads but does not score: build the release again")]
     finally:
         loaded.close()
+
+
+def _with_fallbacks(timed: Finding, fallbacks: list[str]) -> Finding:
+    """Return a finding that also says what was meant to run and did not."""
+    if not fallbacks:
+        return timed
+    advice = "build the plan, or set STREAMER_ENGINE__RUNTIME to what is meant to run"
+    return Finding(timed.check, "warn", f"{timed.found}; {'; '.join(fallbacks)}", advice)
 
 
 def time_engine(loaded: Engine, load_s: float) -> Finding:

@@ -1,8 +1,8 @@
 """A GPU and a TensorRT of numpy and ONNX Runtime, which are strict about what a real one leaves undefined.
 
 `FakeCuda` runs nothing when it is enqueued: a stream is a list of work that `synchronize` does. So a buffer of the host
-that is changed, or read, too early holds the wrong bytes here, always. It refuses what is freed, unpinned, foreign to the
-thread's GPU, or left over at the end. `FakeTensorRT` "builds" a plan that holds the ONNX graph and runs it through ONNX
+that is changed, or read, too early holds the wrong bytes here, always. It refuses what is freed, unpinned, foreign to
+the thread's GPU, or left over at the end. `FakeTensorRT` "builds" a plan that holds the ONNX graph and runs it through ONNX
 Runtime on the bytes at the addresses it was given, with TensorRT's own method names and return values.
 """
 

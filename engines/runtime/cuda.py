@@ -1,7 +1,7 @@
 """The CUDA seam: the few calls that an engine on a GPU needs, as a protocol, and NVIDIA's bindings behind it.
 
-Pointers, streams and graphs are plain numbers, as CUDA hands them out. `cuda-bindings` is imported when a GPU is opened:
-a worker on a CPU does without. Tests drive the engine with a fake that checks the order of these calls.
+Pointers, streams and graphs are plain numbers, as CUDA hands them out. `cuda-bindings` is imported when a GPU is
+opened: a worker on a CPU does without. Tests drive the engine with a fake that checks the order of these calls.
 
 Source: CUDA Runtime API, "Stream Management", "Graph Management".
 """
@@ -160,8 +160,7 @@ class CudaBindings:
 
     def allocate_pinned(self, size: int) -> NDArray[np.uint8]:
         address = int(self._call(self._runtime.cudaHostAlloc, size, self._runtime.cudaHostAllocDefault))
-        memory = (ctypes.c_uint8 * size).from_address(address)
-        return np.frombuffer(memory, dtype=np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def free_pinned(self, buffer: NDArray[np.uint8]) -> None:
         self._call(self._runtime.cudaFreeHost, buffer.ctypes.data)

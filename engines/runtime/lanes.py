@@ -1,9 +1,9 @@
 """One stream of a GPU with all that a batch needs on its way: the unit that double buffering has two of.
 
-A lane has pinned buffers on the host and their twins on the GPU, as large as the largest bucket, scratch memory that its
-contexts share since they never run at the same time, and for each bucket a context whose shapes and addresses are set
-once. A run enqueues copies in, computing and the copy out on the lane's own stream and waits for that stream only; after
-the first runs of a bucket all of it is one CUDA graph. While one lane computes, another one copies.
+A lane has pinned buffers on the host and their twins on the GPU, as large as the largest bucket, scratch memory that
+its contexts share since they never run at the same time, and for each bucket a context whose shapes and addresses are
+set once. A run enqueues copies in, computing and the copy out on the lane's own stream and waits for that stream only;
+after the first runs of a bucket all of it is one CUDA graph. While one lane computes, another one copies.
 
 A context is never changed after its graph is captured: a graph holds the shapes and addresses of that moment.
 Source: TensorRT developer guide, "CUDA Graphs"; "one execution context per captured graph".
@@ -22,6 +22,7 @@ from engines.errors import EngineUnavailable, InferenceFailed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -45,7 +46,7 @@ class Plan:
         runtime: What loaded the engine, which must outlive it.
     """
 
-    trt: Any
+    trt: ModuleType
     runtime: Any
     engine: Any
     profiles: Mapping[int, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
@@ -16,6 +16,7 @@ from engines.text import Tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
     from engines.contract import Engine, Manifest
     from engines.runtime.cuda import Cuda, Gpu
@@ -127,7 +128,7 @@ def load_plan(
     max_batch: int | None,
     *,
     cuda: Cuda,
-    trt: Any,  # noqa: ANN401 - the package has no types
+    trt: ModuleType,
 ) -> Engine:
     """Return the engine of the plan that there is for this GPU, warm; a plan is never built here.
 

@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: kept for errors, since it returns no reasons. Knows no module of TensorRT itself."""
+"""What TensorRT says while it works: kept for errors, since it returns no reasons. Imports no TensorRT itself."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import logging
 import threading
 from collections import deque
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _KEPT: Final = 5
 _log: Final = logging.getLogger(__name__)
 
 
 @cache
-def logger_of(trt: Any) -> Any:  # noqa: ANN401 - the package has no types
+def logger_of(trt: ModuleType) -> Any:  # noqa: ANN401 - the package has no types
     """Return the logger for TensorRT's module `trt`; its `said()` gives the last errors, once, in one line.
 
     There is one for the life of the process: TensorRT keeps the first that it is given and calls it, from any thread,
@@ -21,7 +24,7 @@ def logger_of(trt: Any) -> Any:  # noqa: ANN401 - the package has no types
     """
     severe = (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR)
 
-    class Messages(trt.ILogger):  # type: ignore[misc]
+    class Messages(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self._errors: deque[str] = deque(maxlen=_KEPT)

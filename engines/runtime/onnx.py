@@ -1,4 +1,4 @@
-"""The CPU engine: ONNX Runtime, the reference that every other runtime is compared with; on a GPU, what to fall back to.
+"""The CPU engine: ONNX Runtime, the reference for every other runtime; on a GPU, what to fall back to.
 
 Knows a model file and its manifest; nothing of products, events or files around them.
 """
@@ -39,8 +39,8 @@ _GPU_CONCURRENCY: Final = 2  # one batch computed, one copied
 class OnnxEngine:
     """An `engines.contract.Engine` on the CPU, or through one of ONNX Runtime's GPU providers.
 
-    On the CPU each of its threads runs a batch of its own. Threads that shared each operator instead would meet after every one of
-    them, and wait there whenever another job of the host, such as decoding, holds a core.
+    On the CPU each of its threads runs a batch of its own. Threads that shared each operator instead would meet after
+    every one of them, and wait there whenever another job of the host, such as decoding, holds a core.
 
     Args:
         model: The release's `model.onnx`.

@@ -24,6 +24,7 @@ from engines.runtime.messages import logger_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
     from numpy.typing import NDArray
 
@@ -67,7 +68,7 @@ def parts(size: int, buckets: Sequence[int]) -> Iterator[Part]:
         start += below
 
 
-def load_backend() -> Any:  # noqa: ANN401 - the package has no types
+def load_backend() -> ModuleType:
     """Return TensorRT's module.
 
     Raises:
@@ -87,8 +88,8 @@ class TensorRtEngine:
 
     Args:
         plan: A serialized plan; see `engines.plans`.
-        manifest: Of the release that it was built from; a plan that says otherwise is refused. The engine's own manifest
-            says the largest bucket for `max_batch`, or `max_batch`.
+        manifest: Of the release that it was built from; a plan that says otherwise is refused. The engine's own
+            manifest says the largest bucket for `max_batch`, or `max_batch`.
         trt: TensorRT's module.
         cuda: The GPU.
         max_batch: A cap.
@@ -106,7 +107,7 @@ class TensorRtEngine:
         plan: bytes,
         manifest: Manifest,
         *,
-        trt: Any,  # noqa: ANN401 - the package has no types
+        trt: ModuleType,
         cuda: Cuda,
         max_batch: int | None = None,
     ) -> None:
@@ -213,7 +214,7 @@ class TensorRtEngine:
             yield self._lanes.get_nowait()
 
 
-def _load(plan: bytes, manifest: Manifest, trt: Any) -> Plan:  # noqa: ANN401 - the package has no types
+def _load(plan: bytes, manifest: Manifest, trt: ModuleType) -> Plan:
     messages = logger_of(trt)
     runtime = trt.Runtime(messages)
     engine = runtime.deserialize_cuda_engine(plan) if runtime is not None else None
@@ -231,7 +232,7 @@ def _load(plan: bytes, manifest: Manifest, trt: Any) -> Plan:  # noqa: ANN401 - 
     return Plan(trt, runtime, engine, profiles, manifest.inputs, messages)
 
 
-def _tensors(engine: Any, trt: Any) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:  # noqa: ANN401 - as above
+def _tensors(engine: Any, trt: ModuleType) -> Iterator[tuple[str, np.dtype[Any], tuple[int, ...]]]:  # noqa: ANN401 - as above
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         yield name, np.dtype(trt.nptype(engine.get_tensor_dtype(name))), tuple(engine.get_tensor_shape(name))[1:]

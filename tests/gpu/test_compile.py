@@ -81,7 +81,7 @@ def compile_here(
     """Give what compiles the release into a folder, with the shared pairs; `change` is what the GPU does to logits."""
     monkeypatch.setattr(golden, "gather", lambda *_, **__: pairs)
 
-    def compile_it(**changes: Any) -> plans.PlanRecord:
+    def compile_it(**changes: Any) -> plans.PlanRecord:  # noqa: ANN401 - any of the options
         trt = FakeTensorRT(cuda, change=changes.pop("change", lambda logits: logits))
         options = run.Options(folder=tmp_path, target=TARGET, **changes)
         with Progress(disable=True) as progress, nothing_left(cuda):
@@ -223,7 +223,7 @@ def test_load_on_another_gpu_finds_no_plan(
     """It says what there is."""
     compile_here()
     other = FakeCuda(name="NVIDIA Other 5")
-    with pytest.raises(PlanMissing, match="there are plans for .*nvidia-fake-4-sm89"):
+    with pytest.raises(PlanMissing, match=r"there are plans for .*nvidia-fake-4-sm89"):
         load_plan(release, releases.verify(release), Place(plans=tmp_path), None, cuda=other, trt=FakeTensorRT(other))
 
 

@@ -1,8 +1,8 @@
-"""Every family's graph, cast and built by the code that compiles plans: real plans, by `tensorrt_rtx`, without a GPU."""
+"""Every family's graph, cast and built by the code that compiles: real plans, by `tensorrt_rtx`, without a GPU."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -22,6 +22,7 @@ from tests.unit.test_runtime import manifest as manifest_of_graph
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from types import ModuleType
 
     from engines.build.assemble import Source
     from engines.build.compile.cast import Precision
@@ -34,7 +35,7 @@ TARGET = builder.Target(buckets=(1, 4), compute_capability=(8, 6))
 
 
 @pytest.fixture(scope="module")
-def rtx() -> Any:
+def rtx() -> ModuleType:
     """Give TensorRT for RTX, which builds ahead of time."""
     return pytest.importorskip("tensorrt_rtx")
 
@@ -60,7 +61,7 @@ def types(path: Path, *operators: str) -> set[str]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_plan_of_every_family_is_built(
-    family: tuple[Source, Path], precision: Precision, rtx: Any, tmp_path: Path
+    family: tuple[Source, Path], precision: Precision, rtx: ModuleType, tmp_path: Path
 ) -> None:
     """Strongly typed, with a profile for each batch, and smaller with less precision: no operator is in the way."""
     source, path = family
@@ -72,7 +73,7 @@ def test_plan_of_every_family_is_built(
     assert built.build_s > 0
 
 
-def test_plan_in_bfloat16_is_built(exported_family: Exported, rtx: Any, tmp_path: Path) -> None:
+def test_plan_in_bfloat16_is_built(exported_family: Exported, rtx: ModuleType, tmp_path: Path) -> None:
     """Which ONNX's opset 20 has no convolution for: the cast raises it."""
     source, path = exported_family("clip")
     assert cast(path, "bf16", tmp_path / "cast.onnx") > 0
@@ -158,7 +159,7 @@ def test_cast_of_control_flow_is_refused(tmp_path: Path) -> None:
         cast(tmp_path / "model.onnx", "fp16", tmp_path / "cast.onnx")
 
 
-def test_build_of_an_unknown_operator_reports_it(rtx: Any, tmp_path: Path) -> None:
+def test_build_of_an_unknown_operator_reports_it(rtx: ModuleType, tmp_path: Path) -> None:
     """By operator and node, with what TensorRT says and what to do."""
     model = onnx.load(graph(tmp_path / "model.onnx"))
     model.graph.node[-1].op_type, model.graph.node[-1].domain = "Haggle", "shop"
@@ -173,21 +174,21 @@ def test_build_of_an_unknown_operator_reports_it(rtx: Any, tmp_path: Path) -> No
     assert "onnx-cuda" in said
 
 
-def test_build_of_a_file_that_is_no_graph_is_reported(rtx: Any, tmp_path: Path) -> None:
+def test_build_of_a_file_that_is_no_graph_is_reported(rtx: ModuleType, tmp_path: Path) -> None:
     """There is no operator to name."""
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(GraphUnsupported, match=r"cannot read model\.onnx"):
         builder.build(rtx, tmp_path / "model.onnx", manifest_of_graph().inputs, TARGET)
 
 
-def test_build_for_an_unknown_architecture_names_those_that_are(rtx: Any, tmp_path: Path) -> None:
+def test_build_for_an_unknown_architecture_names_those_that_are(rtx: ModuleType, tmp_path: Path) -> None:
     """A GPU that this TensorRT does not build for is a fact of the package, said in its terms."""
     path = graph(tmp_path / "model.onnx")
     with pytest.raises(EngineUnavailable, match=r"cannot build for SM90; it can for .*SM89"):
         builder.build(rtx, path, manifest_of_graph().inputs, builder.Target(compute_capability=(9, 0)))
 
 
-def test_build_keeps_and_takes_a_timing_cache(rtx: Any, tmp_path: Path) -> None:
+def test_build_keeps_and_takes_a_timing_cache(rtx: ModuleType, tmp_path: Path) -> None:
     """Another machine's, or none at all, begins a new one instead of failing."""
     path = graph(tmp_path / "model.onnx")
     first = builder.build(rtx, path, manifest_of_graph().inputs, TARGET)

@@ -109,7 +109,7 @@ def test_record_that_is_none_is_missing(tmp_path: Path) -> None:
 def test_missing_plan_names_those_that_are_there(tmp_path: Path) -> None:
     """Who has changed the GPU sees it."""
     plans.write(tmp_path, record(), b"plan")
-    with pytest.raises(PlanMissing, match="there are plans for small-0123456789ab.nvidia-rtx-6000"):
+    with pytest.raises(PlanMissing, match=r"there are plans for small-0123456789ab\.nvidia-rtx-6000"):
         plans.find(tmp_path, msgspec.structs.replace(KEY, gpu="NVIDIA L4"), "m")
 
 

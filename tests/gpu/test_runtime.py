@@ -222,7 +222,7 @@ def test_start_with_a_cap_makes_no_bucket_beyond_it(plan: bytes, cuda: FakeCuda)
 
 def test_start_with_a_plan_that_is_none_says_to_build_it(cuda: FakeCuda) -> None:
     """With what TensorRT said."""
-    with pytest.raises(EngineUnavailable, match="magicTag does not match.*build it again"):
+    with pytest.raises(EngineUnavailable, match=r"magicTag does not match.*build it again"):
         TensorRtEngine(b"none", manifest(), trt=FakeTensorRT(cuda), cuda=cuda)
 
 

@@ -20,6 +20,7 @@ from engines.runtime.messages import logger_of
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
     from pathlib import Path
+    from types import ModuleType
 
     from rich.progress import Progress
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 BACKENDS: Final = ("tensorrt", "tensorrt_rtx")
 
 BUCKETS: Final = (1, 8, 32, 64)
-"""Batches that a plan is built for unless told otherwise: a lone update, light load, the CPU engine's cap, a full one."""
+"""Batches that a plan is built for unless told otherwise: a lone update, light load, the CPU engine's cap, full load."""
 
 _MAX_ERRORS: Final = 10
 
@@ -63,7 +64,7 @@ class Built:
     build_s: float
 
 
-def load_backend(name: str) -> Any:  # noqa: ANN401 - the package has no types
+def load_backend(name: str) -> ModuleType:
     """Return TensorRT's module.
 
     Raises:
@@ -78,7 +79,7 @@ def load_backend(name: str) -> Any:  # noqa: ANN401 - the package has no types
 
 
 def build(
-    trt: Any,  # noqa: ANN401 - TensorRT's module
+    trt: ModuleType,
     model: Path,
     inputs: Sequence[TensorSpec],
     target: Target,
@@ -97,7 +98,7 @@ def build(
         progress: Shows the phases of the build.
 
     Raises:
-        GraphUnsupported: TensorRT does not know an operator, or cannot build the graph; the message is a report of each.
+        GraphUnsupported: TensorRT does not know an operator, or cannot build the graph; the message reports each.
         EngineUnavailable: the builder does not start, or cannot build for this target.
     """
     logger = logger_of(trt)
@@ -123,7 +124,7 @@ def build(
     )
 
 
-def _parse(trt: Any, network: Any, logger: Any, model: Path) -> None:  # noqa: ANN401 - as above
+def _parse(trt: ModuleType, network: Any, logger: Any, model: Path) -> None:  # noqa: ANN401 - as above
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(model)):
         return
@@ -143,7 +144,7 @@ def _line(error: Any) -> str:  # noqa: ANN401 - as above
     return f"{node} (node {error.node()}): {error.desc()} [{error.code().name}]"
 
 
-def _config(trt: Any, builder: Any, target: Target, inputs: Sequence[TensorSpec]) -> Any:  # noqa: ANN401 - as above
+def _config(trt: ModuleType, builder: Any, target: Target, inputs: Sequence[TensorSpec]) -> Any:  # noqa: ANN401 - as above
     config = builder.create_builder_config()
     if target.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, target.workspace_bytes)
@@ -183,7 +184,7 @@ def _quiet_about_rtx() -> Generator[None]:
         yield
 
 
-def _aim(trt: Any, config: Any, capability: tuple[int, int]) -> None:  # noqa: ANN401 - as above
+def _aim(trt: ModuleType, config: Any, capability: tuple[int, int]) -> None:  # noqa: ANN401 - as above
     """Build for an architecture that is not at hand."""
     name = f"SM{capability[0]}{capability[1]}"
     known = getattr(trt, "ComputeCapability", None)
@@ -200,10 +201,10 @@ def _aim(trt: Any, config: Any, capability: tuple[int, int]) -> None:  # noqa: A
     config.set_compute_capability(getattr(known, name), 0)
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:  # noqa: ANN401 - as above
+def _monitor(trt: ModuleType, progress: Progress) -> Any:  # noqa: ANN401 - as above
     """Return what shows TensorRT's phases as bars; they nest."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._bars: dict[str, Any] = {}

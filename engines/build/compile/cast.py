@@ -71,23 +71,18 @@ def _lower(model: ir.Model, low: ir.DataType) -> int:
     graph = model.graph
     if low == ir.DataType.BFLOAT16:
         _allow_bfloat16(graph)
-    if branching := [node.name or node.op_type for node in graph if _has_subgraph(node)]:
-        raise GraphUnsupported(f"the graph has control flow ({', '.join(branching)}): export it without")
+    _refuse_control_flow(graph)
     kept = _kept(graph)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     lowered = 0
-    for node in list(graph):
-        if node.op_type in _CAST:
-            continue
-        floats = [(index, value) for index, value in enumerate(node.inputs) if _is_float(value)]
+    for node in [node for node in graph if node.op_type not in _CAST]:
+        floats = [(index, value) for index, value in enumerate(node.inputs) if value is not None and _is_float(value)]
         wanted = ir.DataType.FLOAT if node in kept or not floats else low
         for index, value in floats:
-            assert value is not None
             if value.dtype != wanted:
-                key = (value, wanted)
-                if key not in casts:
-                    casts[key] = _converted(graph, node, value, wanted)
-                node.replace_input_with(index, casts[key])
+                if (value, wanted) not in casts:
+                    casts[value, wanted] = _converted(graph, value, wanted)
+                node.replace_input_with(index, casts[value, wanted])
         if wanted == low:
             lowered += 1
             for output in node.outputs:
@@ -97,8 +92,13 @@ def _lower(model: ir.Model, low: ir.DataType) -> int:
     return lowered
 
 
+def _refuse_control_flow(graph: ir.Graph) -> None:
+    if branching := [node.name or node.op_type for node in graph if _has_subgraph(node)]:
+        raise GraphUnsupported(f"the graph has control flow ({', '.join(branching)}): export it without")
+
+
 def _allow_bfloat16(graph: ir.Graph) -> None:
-    """Raise the graph to the opset whose operators take bfloat16; but for one operator, nothing else changed in them."""
+    """Raise the graph to the opset whose operators take bfloat16; but for one, nothing else changed in them."""
     if graph.opset_imports.get("", 0) < _BFLOAT16_OPSET:
         if any(node.op_type == "GroupNormalization" for node in graph):
             raise GraphUnsupported("GroupNormalization of an opset below 21 does not go with bf16: use fp16")
@@ -139,7 +139,7 @@ def _stem(graph: ir.Graph) -> set[ir.Node]:
     return stem
 
 
-def _converted(graph: ir.Graph, before: ir.Node, value: ir.Value, wanted: ir.DataType) -> ir.Value:
+def _converted(graph: ir.Graph, value: ir.Value, wanted: ir.DataType) -> ir.Value:
     """Return the value in another type: a weight that is converted here, or what a cast before the node gives."""
     if value.const_value is not None and value.is_initializer():
         constant = ir.Tensor(_clipped(value.const_value.numpy(), wanted), name=f"{value.name}_{wanted.name}")
@@ -165,8 +165,8 @@ def _clipped(weight: NDArray[np.generic], wanted: ir.DataType) -> NDArray[np.gen
     return np.asarray(finite).astype(target)
 
 
-def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def _has_subgraph(node: ir.Node) -> bool:

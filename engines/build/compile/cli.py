@@ -1,10 +1,9 @@
-"""`python -m engines.build.compile`, which `streamer compile` runs: options in, a plan beside its release, exit code out.
+"""`python -m engines.build.compile`, which `streamer compile` runs: options in, a plan beside its release.
 
 Exit code 1: the plan is refused, or TensorRT cannot build the graph. 2: it cannot be tried here.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: typer reads the annotations.
 import logging
 import re
 import sys
@@ -43,7 +42,7 @@ def main() -> None:
 
 
 @app.command("compile")
-def compile_plan(
+def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
     release: Annotated[
         Path | None, typer.Argument(help="A release's directory; the one that ships if left out.")
     ] = None,

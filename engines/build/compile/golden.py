@@ -3,7 +3,7 @@
 They are made when a plan is: drawn products from a seed, so that every release has them, whoever trained it and however
 long ago; or, with a catalogue, its own products, which are what the scorer will see. Half of the pairs are right, half
 have the picture of another product, most of them of one that is alike. What they should score is what the release's
-`model.onnx` says on the CPU, in this run: there is no file of expected numbers to go stale. Decision 14 has the reasons.
+`model.onnx` says on the CPU, in this run: there is no file of expected numbers to go stale.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_FLIPS: Final = 0.005
 """Largest share of pairs that alert with one and not with the other, unless told otherwise."""
 
 LEAST_SPREAD: Final = 0.005
-"""Least standard deviation of the probabilities: on pairs that all score alike, a plan that reads nothing would pass."""
+"""Least standard deviation of the probabilities: on pairs that score alike, a plan that reads nothing would pass."""
 
 _MIX: Final = {"random": 0.3, "neighbour": 0.7}
 _KNOWN: Final = 0.7  # of the drawn attributes
@@ -163,7 +163,7 @@ def check(parity: Parity, golden: Golden, tolerance: Tolerance, *, precision: st
     """
     if parity.spread < LEAST_SPREAD:
         raise ParityExceeded(
-            f"the golden pairs ({golden.origin}) prove nothing: their probabilities spread by {parity.spread:.5f} only. "
+            f"the golden pairs ({golden.origin}) prove nothing: their probabilities spread by {parity.spread:.5f}. "
             "They are unlike what this engine was trained on; name a catalogue that is not: --catalog DIR"
         )
     largest, flips = float(parity.differences.max()), float(parity.flipped.mean())
@@ -178,8 +178,8 @@ def check(parity: Parity, golden: Golden, tolerance: Tolerance, *, precision: st
     other = {"fp16": "bf16, or fp32", "bf16": "fp16, or fp32"}.get(precision)
     advice = f"Try --precision {other}." if other else "No precision is left to try: report it, with this TensorRT."
     raise ParityExceeded(
-        f"the {precision} plan is refused: on {len(parity.expected)} pairs ({golden.origin}) it differs from ONNX by up "
-        f"to {largest:.4f} in a probability (allowed: {tolerance.difference:g}), and {flips:.2%} of the alerts flip "
+        f"the {precision} plan is refused: on {len(parity.expected)} pairs ({golden.origin}) it differs from ONNX by "
+        f"up to {largest:.4f} in a probability (allowed: {tolerance.difference:g}), and {flips:.2%} of the alerts flip "
         f"(allowed: {tolerance.flips:.2%}). The worst pairs:\n" + "\n".join(lines) + f"\n{advice}"
     )
 

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines import plans, releases
 from engines.build.compile import builder, golden
@@ -20,6 +20,7 @@ from engines.text import Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from types import ModuleType
 
     from rich.progress import Progress
 
@@ -51,7 +52,7 @@ class Options:
     catalog: Path | None = None
     pairs: int = golden.PAIRS
     seed: int = 0
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = field(default_factory=Tolerance)
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def compile_release(
     release: Path,
     options: Options,
     *,
-    trt: Any,  # noqa: ANN401 - TensorRT's module
+    trt: ModuleType,
     cuda: Cuda,
     progress: Progress,
 ) -> PlanRecord:
@@ -130,7 +131,7 @@ def rehearse(
     precisions: Iterable[Precision],
     target: Target,
     *,
-    trt: Any,  # noqa: ANN401 - TensorRT's module
+    trt: ModuleType,
     progress: Progress | None = None,
 ) -> Iterator[Rehearsed]:
     """Build plans and throw them away: whether TensorRT takes the graph, how long that takes, how large they are.
@@ -150,7 +151,7 @@ def _build(
     manifest: Manifest,
     options: Options,
     *,
-    trt: Any,  # noqa: ANN401 - as above
+    trt: ModuleType,
     timing_cache: bytes,
     progress: Progress | None,
 ) -> tuple[Built, int]:
@@ -168,7 +169,7 @@ def _compare(
     plan: bytes,
     pairs: Golden,
     *,
-    trt: Any,  # noqa: ANN401 - as above
+    trt: ModuleType,
     cuda: Cuda,
     progress: Progress,
 ) -> Parity:
