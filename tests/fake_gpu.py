@@ -2,8 +2,8 @@
 
 `FakeCuda` runs nothing when it is enqueued: a stream is a list of work that `synchronize` does. So a buffer of the host
 that is changed, or read, too early holds the wrong bytes here, always. It refuses what is freed, unpinned, foreign to
-the thread's GPU, or left over at the end. `FakeTensorRT` "builds" a plan that holds the ONNX graph and runs it through ONNX
-Runtime on the bytes at the addresses it was given, with TensorRT's own method names and return values.
+the thread's GPU, or left over at the end. `FakeTensorRT` "builds" a plan that holds the ONNX graph and runs it through
+ONNX Runtime on the bytes at the addresses it was given, with TensorRT's own method names and return values.
 """
 
 from __future__ import annotations

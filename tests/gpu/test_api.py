@@ -127,7 +127,7 @@ def test_fake_tensorrt_has_no_method_that_tensorrt_lacks(rtx: ModuleType) -> Non
 def test_cuda_without_a_gpu_says_what_to_look_at() -> None:
     """With CUDA's own words."""
     pytest.importorskip("cuda.bindings.runtime")
-    with pytest.raises(EngineUnavailable, match="may this container use it|counted from 0"):
+    with pytest.raises(EngineUnavailable, match=r"may this container use it|counted from 0"):
         cuda.open_gpu(999)
 
 

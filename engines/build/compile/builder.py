@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 BACKENDS: Final = ("tensorrt", "tensorrt_rtx")
 
 BUCKETS: Final = (1, 8, 32, 64)
-"""Batches that a plan is built for unless told otherwise: a lone update, light load, the CPU engine's cap, full load."""
+"""Batches that a plan is built for unless told otherwise: one update, light load, the CPU engine's cap, full load."""
 
 _MAX_ERRORS: Final = 10
 
