@@ -6,7 +6,8 @@ For each family at its published size (random weights; `small` is the release th
 is the gate's own; then seconds from nothing to a warm engine, GPU memory, pairs/s for each batch beside ONNX Runtime's
 CUDA provider and torch.compile where they are installed, and how much of the interpreter another thread gets meanwhile.
 Then the engine that ships runs batches of every size from two threads for `--soak-s`, each logit compared with the
-CPU's, its memory watched. Figures go to DIR/gpu-check.json, a table to stdout; exit code 1 if anything is off, 2 without a GPU.
+CPU's, its memory watched. Figures go to DIR/gpu-check.json, a table to stdout; exit code 1: something is off, 2: there
+is no GPU.
 """
 
 from __future__ import annotations

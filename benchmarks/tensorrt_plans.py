@@ -45,9 +45,9 @@ def main(  # noqa: PLR0917 - options, typer passes them by name
             out.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
         console.print(table(rows))
     print(f"{trt.__name__} {trt.__version__}, {gpu}, batches of {buckets}\n")
-    print("| family | precision | parse, s | build, s | plan, MB |\n| --- | --- | --- | --- | --- |")
+    print("| family | precision | parse, s | build, s | of CPU, s | plan, MB |\n| --- | --- | --- | --- | --- | --- |")
     for row in rows:
-        print(f"| {row['label']} | {row['precision']} | {row['parse_s']} | {row['build_s']} | {row['plan_mb']} |")
+        print(f"| {' | '.join(str(value) for value in row.values())} |")
 
 
 def measure(family: str, precisions: list[Precision], target: builder.Target, trt: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - TensorRT's module
@@ -59,13 +59,23 @@ def measure(family: str, precisions: list[Precision], target: builder.Target, tr
             built = list(run.rehearse(release, precisions, target, trt=trt, progress=progress))
         except GraphUnsupported as error:
             console.print(str(error), markup=False)
-            return [{"label": LABELS[family], "precision": "refused", "parse_s": "-", "build_s": "-", "plan_mb": "-"}]
+            return [
+                {
+                    "label": LABELS[family],
+                    "precision": "refused",
+                    "parse_s": "-",
+                    "build_s": "-",
+                    "cpu_s": "-",
+                    "plan_mb": "-",
+                }
+            ]
     return [
         {
             "label": LABELS[family],
             "precision": row.precision,
             "parse_s": round(row.parse_s, 2),
             "build_s": round(row.build_s, 1),
+            "cpu_s": round(row.cpu_s, 1),
             "plan_mb": round(row.plan_bytes / 1e6, 1),
         }
         for row in built

@@ -231,9 +231,7 @@ def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatc
     for container, owner in ((job, pod), (_container(overlay), _pod(overlay))):
         (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == str(settings.plans))
         (volume,) = (volume for volume in owner["volumes"] if volume["name"] == mount["name"])
-        assert (
-            volume["persistentVolumeClaim"]["claimName"] == find(overlay, "PersistentVolumeClaim")["metadata"]["name"]
-        )
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
         assert bool(mount.get("readOnly")) == (container is not job), "only the job writes: a plan is executed"
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["nodeSelector"] == _pod(overlay)["nodeSelector"]

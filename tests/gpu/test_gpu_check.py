@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import gpu_check
 import numpy as np
 import pytest
-from click.exceptions import Exit
+import typer
 from rich.progress import Progress
 
 from engines.build.compile import builder
@@ -55,7 +55,7 @@ def test_soak_compares_every_batch_with_the_cpu(
 
 def test_check_without_a_gpu_ends_with_exit_code_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """And says why; nothing is written."""
-    with pytest.raises(Exit) as caught:
+    with pytest.raises(typer.Exit) as caught:
         gpu_check.main(families="small", gpu="999", soak_s=1, out=tmp_path / "out")
     assert caught.value.exit_code == 2
     assert "engine_unavailable" in capsys.readouterr().err

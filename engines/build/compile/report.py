@@ -40,13 +40,14 @@ def record_json(record: PlanRecord) -> str:
 
 def rehearsal(rows: Iterable[Rehearsed]) -> Table:
     """Return what each precision took."""
-    table = Table("precision", "low operators", "parse, s", "build, s", "plan, MB")
+    table = Table("precision", "low operators", "parse, s", "build, s", "CPU, s", "plan, MB")
     for row in rows:
         table.add_row(
             row.precision,
             str(row.lowered),
             f"{row.parse_s:.2f}",
             f"{row.build_s:.1f}",
+            f"{row.cpu_s:.1f}",
             f"{row.plan_bytes / _MB:.1f}",
         )
     return table
