@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test chaos delivery k8s-check compose-check lint clean
+.PHONY: help demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -21,6 +21,10 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 $(VENV)/test: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[demo,feeds,labels,state,train,test]'
 	@touch $@ $(VENV)/demo
+
+$(VENV)/gpu: pyproject.toml | $(VENV)/pip
+	$(PIP) install --quiet --editable '.[gpu,train]'
+	@touch $@
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)
@@ -39,6 +43,12 @@ k8s-check: $(VENV)/test ## Manifests against their schemas and the settings, que
 
 compose-check: $(VENV)/test ## Dockerfiles and docker-compose.yml
 	$(BIN)/python -m pytest tests/deploy/test_containers.py
+
+tensorrt-check: $(VENV)/test ## Plans of every family without a GPU, the GPU engine on a strict fake, TensorRT's API
+	$(BIN)/python -m pytest tests/gpu $(ARGS)
+
+gpu-check: $(VENV)/gpu ## On a GPU machine: parity, throughput, cold start, memory, a 10-minute soak; ARGS="--soak-s 60"
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/ruff format --check .

@@ -4,8 +4,10 @@ EngineError(code)
 ├ ManifestInvalid     manifest.json is missing, malformed, or of a schema this version does not know
 ├ ReleaseCorrupt      a file of the release is missing, or its SHA-256 is not the manifest's
 ├ EngineUnavailable   the runtime cannot load the model on this machine
+│ └ PlanMissing       there is no TensorRT plan for this GPU, or none that is whole
 ├ ReleaseUnavailable  the store of releases does not answer, or has no such release
 ├ ReleaseRefused      it loads, and does not answer as it did where it was made (see its codes)
+├ GraphUnsupported    TensorRT cannot build the graph
 ├ InferenceFailed     the runtime raised, or returned something that is not one finite logit per pair
 ├ ImageRefused        these bytes are not an image that we accept (see its codes)
 ├ TextRefused         there is nothing in the text to compare a picture with
@@ -57,6 +59,18 @@ class EngineUnavailable(EngineError):
     """The runtime cannot load the model on this machine."""
 
     code = "engine_unavailable"
+
+
+class PlanMissing(EngineUnavailable):
+    """There is no TensorRT plan of the release for this GPU, or none that is whole."""
+
+    code = "plan_missing"
+
+
+class GraphUnsupported(EngineError):
+    """TensorRT cannot build the graph."""
+
+    code = "graph_unsupported"
 
 
 class InferenceFailed(EngineError):

@@ -106,12 +106,19 @@ def require(packages: Sequence[str], extra: str) -> None:
     """Say what to install when a package is missing.
 
     Raises:
-        FatalError: train_not_installed, survey_not_installed.
+        FatalError: train_not_installed, survey_not_installed, gpu_not_installed.
     """
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if not _installed(name)]
     if missing:
-        code = "train_not_installed" if extra == "train" else "survey_not_installed"
+        code = f"{'survey' if extra == 'demo' else extra}_not_installed"
         raise FatalError(code, f"{', '.join(missing)} missing: pip install 'mismatch-streamer[{extra}]'")
+
+
+def _installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # of what it is a part of
+        return False
 
 
 def collect_folder(options: CollectOptions, settings: Settings, console: Console, run: Runner) -> Collected:

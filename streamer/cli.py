@@ -13,6 +13,7 @@ import typer
 
 from engines.errors import EngineError
 from streamer import __version__, command
+from streamer.cli_compile import compile_plan
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
 from streamer.cli_releases import releases_app
@@ -29,6 +30,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
+app.command("compile")(compile_plan)
 
 Release = Annotated[
     Path | None,
@@ -81,8 +83,8 @@ def streamer(
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
     `doctor` when something is wrong, `dead-letters` for what was rejected; `releases` puts another engine to work
     without a restart, `labels` records what people say of alerts; `adapt` trains an engine on a catalogue of
-    yours, `audit` ranks the errors that it has already. Settings come from STREAMER_…
-    variables and from .env in the working directory; `streamer settings` lists them.
+    yours, `audit` ranks the errors that it has already, `compile` readies an engine for a GPU. Settings come from
+    STREAMER_… variables and from .env in the working directory; `streamer settings` lists them.
     """
 
 

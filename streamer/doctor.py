@@ -93,18 +93,33 @@ def engine(settings: EngineSettings) -> list[Finding]:
             Finding("engine", "skipped", "not loaded: its release is not whole"),
         ]
     release = Finding("release", "ok", f"{manifest.release}, every digest as in its manifest ({directory})")
+    fallbacks: list[str] = []
     try:
         started = time.perf_counter()
-        loaded = loader.load(directory, threads=settings.threads, max_batch=settings.max_batch)
+        loaded = loader.load(
+            directory,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+            place=loader.Place(runtime=settings.runtime, gpu=settings.gpu, plans=settings.plans),
+            warn=fallbacks.append,
+        )
         load_s = time.perf_counter() - started
     except EngineError as error:
         return [release, failure("engine", error, "this release does not run on this machine: see its message")]
     try:
-        return [release, time_engine(loaded, load_s)]
+        return [release, _with_fallbacks(time_engine(loaded, load_s), fallbacks)]
     except EngineError as error:
         return [release, failure("engine", error, "the model loads but does not score: build the release again")]
     finally:
         loaded.close()
+
+
+def _with_fallbacks(timed: Finding, fallbacks: list[str]) -> Finding:
+    """Return a finding that also says what was meant to run and did not."""
+    if not fallbacks:
+        return timed
+    advice = "build the plan, or set STREAMER_ENGINE__RUNTIME to what is meant to run"
+    return Finding(timed.check, "warn", f"{timed.found}; {'; '.join(fallbacks)}", advice)
 
 
 def time_engine(loaded: Engine, load_s: float) -> Finding:

@@ -142,8 +142,16 @@ def load(settings: Settings, directory: Path) -> Loaded:
     Raises:
         EngineError: what is wrong with it, by its code.
     """
-    engine = settings.engine
-    return Loaded(*loader.load_checked(directory, threads=engine.threads, max_batch=engine.max_batch))
+    chosen = settings.engine
+    engine, tokenizer = loader.load_checked(
+        directory,
+        threads=chosen.threads,
+        max_batch=chosen.max_batch,
+        place=loader.Place(runtime=chosen.runtime, gpu=chosen.gpu, plans=chosen.plans),
+        warn=lambda reason: log.warning("engine.fell_back", reason=reason),
+    )
+    log.info("engine.loaded", release=engine.manifest.release, device=engine.device, batch=engine.manifest.max_batch)
+    return Loaded(engine, tokenizer)
 
 
 def configured_release(settings: Settings, engine: Engine | None = None) -> str:

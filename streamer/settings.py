@@ -90,9 +90,18 @@ class EngineSettings(_Section):
     release: Path | None = Field(
         default=None, description="release directory; the one that ships in the package when unset"
     )
+    runtime: Literal["auto", "tensorrt", "onnx-tensorrt", "onnx-cuda", "cpu"] = Field(
+        default="auto",
+        description="auto: the first of tensorrt, onnx-cuda and cpu that runs here; with tensorrt a worker without a "
+        "plan does not start, and says which command builds it; onnx-tensorrt builds at every first start",
+    )
+    gpu: int = Field(default=0, ge=0, description="which one, where there are several")
+    plans: Path | None = Field(
+        default=None, description="directory of TensorRT plans (`streamer compile`); RELEASE/plans when unset"
+    )
     threads: int = Field(default=0, ge=0, description="CPU threads of one inference; 0: one per core")
     max_batch: int | None = Field(
-        default=None, ge=1, description="cap under the manifest's own; the manifest's when unset"
+        default=None, ge=1, description="cap under the engine's own: its manifest's, on a GPU its plan's largest batch"
     )
     deadline_s: float = Field(
         default=60.0, gt=0, description="for one batch; a worker whose engine takes longer stops, to be started anew"

@@ -13,7 +13,10 @@ from tests.brokers import GivenKafka, Kafka, running_kafka
 from tests.sites import Site, serving
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from engines.build.assemble import Source
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library, which reads it once: no test asks a hub
 
@@ -61,3 +64,22 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def exported_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Source, Path]]:
+    """Give tiny random models with their exported graphs, by family; an export takes seconds, so it is made once."""
+    made: dict[str, tuple[Source, Path]] = {}
+
+    def exported(family: str) -> tuple[Source, Path]:
+        from engines.build import export  # noqa: PLC0415 - torch, which most tests do without
+        from tests import tiny_families  # noqa: PLC0415
+
+        if family not in made:
+            source = tiny_families.source(family)
+            path = tmp_path_factory.mktemp(family) / "model.onnx"
+            export.export(source.model, source.inputs, path)
+            made[family] = (source, path)
+        return made[family]
+
+    return exported

@@ -1,4 +1,4 @@
-"""The CPU engine: ONNX Runtime, the reference that every other runtime is compared with.
+"""The CPU engine: ONNX Runtime, the reference for every other runtime; on a GPU, what to fall back to.
 
 Knows a model file and its manifest; nothing of products, events or files around them.
 """
@@ -11,46 +11,71 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnxruntime
 
-from engines.contract import Batch
 from engines.errors import EngineUnavailable, InferenceFailed
+from engines.runtime.inputs import blank, checked, checked_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from engines.contract import Manifest, TensorSpec
+    from engines.contract import Batch, Manifest
 
 _ONNX_TYPES: Final = {"uint8": "tensor(uint8)", "int32": "tensor(int32)", "float32": "tensor(float)"}
+
+CPU_PROVIDER: Final = "CPUExecutionProvider"
 
 _CHUNK: Final = 4
 """Pairs in one run of the graph: their activations stay in the core's cache, whatever else the host does there."""
 
 
-class OnnxEngine:
-    """An `engines.contract.Engine` on the CPU.
+GPU_PROVIDERS: Final = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}
+"""ONNX Runtime's providers that need `onnxruntime-gpu`, and what they are called here."""
 
-    Each of its threads runs a batch of its own. Threads that shared each operator instead would meet after every one of
-    them, and wait there whenever another job of the host, such as decoding, holds a core.
+_GPU_CONCURRENCY: Final = 2  # one batch computed, one copied
+
+
+class OnnxEngine:
+    """An `engines.contract.Engine` on the CPU, or through one of ONNX Runtime's GPU providers.
+
+    On the CPU each of its threads runs a batch of its own. Threads that shared each operator instead would meet after
+    every one of them, and wait there whenever another job of the host, such as decoding, holds a core.
 
     Args:
         model: The release's `model.onnx`.
         manifest: What the model expects; a graph that says otherwise is refused.
-        threads: Batches that run at the same time; 0: one per core this process may use.
+        threads: Batches that run at the same time; 0: one per core this process may use. Only on the CPU.
+        provider: Where it runs. A provider that is not there is refused: ONNX Runtime itself would take the CPU.
+        provider_options: What the provider is told, as its own documentation has it.
 
     Raises:
-        EngineUnavailable: ONNX Runtime cannot load the model, or the graph is not what the manifest says.
+        EngineUnavailable: ONNX Runtime has no such provider here, cannot load the model, or the graph is not what the
+            manifest says.
     """
 
-    def __init__(self, model: Path, manifest: Manifest, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: Path,
+        manifest: Manifest,
+        *,
+        threads: int = 0,
+        provider: str = CPU_PROVIDER,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> None:
+        if provider not in onnxruntime.get_available_providers():
+            raise EngineUnavailable(f"this onnxruntime has no {provider}: install onnxruntime-gpu in its place")
         try:
             session: Any = onnxruntime.InferenceSession(
-                str(model), _session_options(), providers=["CPUExecutionProvider"]
+                str(model), _session_options(), providers=[(provider, dict(provider_options or {}))]
             )
         except Exception as error:  # the runtime's errors have no common base
             raise EngineUnavailable(f"ONNX Runtime cannot load {model}: {error}") from error
+        if provider not in session.get_providers():  # it says so on stderr only
+            raise EngineUnavailable(f"ONNX Runtime's {provider} does not start here: see its message above")
         _check_graph(session, manifest)
+        self._provider = provider
+        self._chunk = manifest.max_batch if provider in GPU_PROVIDERS else _CHUNK
         self._session: Any = session
         self._manifest = manifest
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -63,11 +88,13 @@ class OnnxEngine:
     @property
     def concurrency(self) -> int:
         """How many batches run at the same time."""
-        return self._threads
+        return _GPU_CONCURRENCY if self._provider in GPU_PROVIDERS else self._threads
 
     @property
     def device(self) -> str:
         """Where it runs, for people."""
+        if self._provider in GPU_PROVIDERS:
+            return f"cuda (onnxruntime, {GPU_PROVIDERS[self._provider]})"
         return "cpu (onnxruntime)"
 
     def infer(self, batch: Batch) -> NDArray[np.float32]:
@@ -75,15 +102,17 @@ class OnnxEngine:
 
         Raises:
             InferenceFailed: the batch is not what the manifest says, the runtime raised, or a logit is not finite.
+            MemoryError: the GPU is out of memory.
         """
-        inputs = self._inputs(batch)
+        inputs = checked(batch, self._manifest)
         try:
-            logits = np.concatenate([self._session.run(None, chunk)[0] for chunk in _chunks(inputs, len(batch))])
+            chunks = _chunks(inputs, len(batch), self._chunk)
+            logits = np.concatenate([self._session.run(None, chunk)[0] for chunk in chunks])
         except Exception as error:  # the runtime's errors have no common base
+            if "memory" in str(error).lower() and self._provider in GPU_PROVIDERS:
+                raise MemoryError(f"ONNX Runtime: {error}") from error
             raise InferenceFailed(f"ONNX Runtime: {error}") from error
-        if logits.shape != (len(batch),) or not np.isfinite(logits).all():
-            raise InferenceFailed(f"{len(batch)} pairs gave logits of shape {logits.shape}, or not all are finite")
-        return np.asarray(logits, dtype=np.float32)
+        return checked_logits(logits, len(batch))
 
     def warm(self) -> None:
         """Run the smallest and the largest batch, so the first products do not pay for allocations.
@@ -92,25 +121,16 @@ class OnnxEngine:
             InferenceFailed: the model does not run.
         """
         for size in sorted({1, self._manifest.max_batch}):
-            self.infer(_blank_batch(self._manifest, size))
+            self.infer(blank(self._manifest, size))
 
     def close(self) -> None:
         """Free the memory; no call may follow."""
         del self._session
 
-    def _inputs(self, batch: Batch) -> dict[str, NDArray[Any]]:
-        """Return the batch by input name, checked: the runtime's own messages do not say which input is wrong."""
-        if not 1 <= len(batch) <= self._manifest.max_batch:
-            raise InferenceFailed(f"{len(batch)} pairs in a batch; this engine takes 1 to {self._manifest.max_batch}")
-        inputs: dict[str, NDArray[Any]] = {spec.name: getattr(batch, spec.name) for spec in self._manifest.inputs}
-        for spec in self._manifest.inputs:
-            _check_tensor(inputs[spec.name], spec, len(batch))
-        return inputs
 
-
-def _chunks(inputs: dict[str, NDArray[Any]], size: int) -> Iterator[dict[str, NDArray[Any]]]:
-    for at in range(0, size, _CHUNK):
-        yield {name: tensor[at : at + _CHUNK] for name, tensor in inputs.items()}
+def _chunks(inputs: dict[str, NDArray[Any]], size: int, chunk: int) -> Iterator[dict[str, NDArray[Any]]]:
+    for at in range(0, size, chunk):
+        yield {name: tensor[at : at + chunk] for name, tensor in inputs.items()}
 
 
 def _session_options() -> Any:  # noqa: ANN401 - the runtime has no types
@@ -127,22 +147,3 @@ def _check_graph(session: Any, manifest: Manifest) -> None:  # noqa: ANN401 - th
     declared = {spec.name: (_ONNX_TYPES[spec.dtype], spec.shape[1:]) for spec in manifest.inputs}
     if graph != declared:
         raise EngineUnavailable(f"the graph takes {graph}, the manifest of {manifest.release} says {declared}")
-
-
-def _check_tensor(tensor: NDArray[Any] | None, spec: TensorSpec, size: int) -> None:
-    shape = (size, *spec.shape[1:])
-    if tensor is None:
-        raise InferenceFailed(f"the batch has no {spec.name}; it must be {spec.dtype} {shape}")
-    if tensor.dtype != spec.dtype or tensor.shape != shape:
-        raise InferenceFailed(f"{spec.name} is {tensor.dtype} {tensor.shape}; it must be {spec.dtype} {shape}")
-
-
-def _blank_batch(manifest: Manifest, size: int) -> Batch:
-    image, tokens = manifest.image, manifest.text.max_tokens
-    columns = [spec.shape[1] or 0 for spec in manifest.inputs if spec.name == "attributes"]
-    return Batch(
-        pixel_values=np.zeros((size, 3, image.height, image.width), dtype=np.uint8),
-        input_ids=np.zeros((size, tokens), dtype=np.int32),
-        attention_mask=np.ones((size, tokens), dtype=np.int32),
-        attributes=np.zeros((size, columns[0], 2), dtype=np.float32) if columns else None,
-    )

@@ -86,6 +86,22 @@ def test_compose_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None
     assert (scraped["names"], scraped["port"]) == (["scorer"], settings.telemetry.port)
 
 
+def test_compose_gpu_profile_builds_a_plan_before_it_scores() -> None:
+    """The job writes where the scorer reads; nothing else of the file needs a GPU."""
+    services = COMPOSE["services"]
+    assert {name for name, service in services.items() if "gpu" in service.get("profiles", ())} == {
+        "compile",
+        "scorer-gpu",
+    }
+    folder = services["compile"]["command"][services["compile"]["command"].index("--plans") + 1]
+    assert services["compile"]["volumes"] == [f"plans:{folder}"]
+    assert services["scorer-gpu"]["volumes"] == [f"plans:{folder}:ro"]
+    assert services["scorer-gpu"]["depends_on"]["compile"] == {"condition": "service_completed_successfully"}
+    dockerfile = (ROOT / services["compile"]["build"]["dockerfile"]).read_text()
+    assert f"STREAMER_ENGINE__PLANS={folder}" in dockerfile
+    assert "STREAMER_ENGINE__RUNTIME=tensorrt" in dockerfile
+
+
 def test_compose_services_are_pinned_and_their_files_are_here() -> None:
     """A tag that moves, or a mount that Docker would make an empty folder of, is found on the day it hurts."""
     for name, service in COMPOSE["services"].items():

@@ -8,8 +8,10 @@ from ipaddress import IPv6Network
 from typing import Any
 
 import pytest
+import typer
 
 from streamer import addresses, scorer, terminal, topics
+from streamer.cli import app
 from streamer.settings import Settings, TopicSettings, load
 from tests.deploy.rendering import OVERLAYS, find, render, validate
 
@@ -210,3 +212,29 @@ def test_pods_hold_no_rights_and_no_writable_root(overlay: str) -> None:
     assert not [
         resource["kind"] for resource in render(overlay) if resource["kind"] in ("Role", "Secret", "RoleBinding")
     ]
+
+
+def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a command that the command line takes, in a volume that both mount; a CPU scorer has neither."""
+    if overlay == "cpu":
+        assert not [resource for resource in render(overlay) if resource["kind"] == "Job"]
+        assert _settings(overlay, monkeypatch).engine.plans is None
+        return
+    pod, claim = find(overlay, "Job")["spec"]["template"]["spec"], find(overlay, "PersistentVolumeClaim")
+    (job,) = pod["containers"]
+    assert job["image"] == _container(overlay)["image"]
+    context = typer.main.get_command(app).make_context("streamer", list(job["args"]), resilient_parsing=True)
+    name, command, rest = typer.main.get_command(app).resolve_command(context, list(job["args"]))  # type: ignore[attr-defined]
+    given = command.make_context(name, rest).params
+    settings = _settings(overlay, monkeypatch).engine
+    assert name == "compile"
+    assert (given["plans"], given["gpu"]) == (settings.plans, str(settings.gpu))
+    assert settings.runtime == "tensorrt"
+    for container, owner in ((job, pod), (_container(overlay), _pod(overlay))):
+        (mount,) = (mount for mount in container["volumeMounts"] if mount["mountPath"] == str(settings.plans))
+        (volume,) = (volume for volume in owner["volumes"] if volume["name"] == mount["name"])
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        assert bool(mount.get("readOnly")) == (container is not job), "only the job writes: a plan is executed"
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert pod["nodeSelector"] == _pod(overlay)["nodeSelector"]
+    assert job["securityContext"] == _container(overlay)["securityContext"]

@@ -24,6 +24,7 @@ from tests import tiny_families
 from tests.fakes import manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from engines.build.assemble import Source
@@ -41,11 +42,11 @@ def manifest_of(source: Source, *, attributes: int = 0) -> Manifest:
 
 
 @pytest.fixture(scope="module", params=tiny_families.NAMES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, OnnxEngine]:
-    """Give a random model and its exported twin; an export takes seconds, so the tests share it."""
-    source = tiny_families.source(request.param)
-    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
-    export.export(source.model, manifest_of(source).inputs, path)
+def exported(
+    request: pytest.FixtureRequest, exported_family: Callable[[str], tuple[Source, Path]]
+) -> tuple[Source, OnnxEngine]:
+    """Give a random model and its exported twin."""
+    source, path = exported_family(request.param)
     return source, OnnxEngine(path, manifest_of(source), threads=1)
 
 

@@ -12,7 +12,7 @@ for package in (engines, streamer):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not module.name.startswith("engines.build") and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-print(*sorted({"torch", "transformers", "onnx", "onnxscript"} & set(sys.modules)))
+print(*sorted({"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "cuda", "tensorrt"} & set(sys.modules)))
 """
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer.demo.broker import EmbeddedBroker
 
 COMMANDS = (
-    *("demo", "score", "publish", "collect", "adapt", "doctor", "settings", "topics create", "topics list"),
+    *("demo", "score", "publish", "collect", "adapt", "compile", "doctor", "settings", "topics create", "topics list"),
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *(
         "releases list",

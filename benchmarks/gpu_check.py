@@ -1,0 +1,311 @@
+"""What cannot be proven without a GPU, in one command: `make gpu-check`.
+
+    python benchmarks/gpu_check.py [--families small,clip] [--soak-s 600] [--out gpu-check]
+
+For each family at its published size (random weights; `small` is the release that ships): a plan is compiled, so parity
+is the gate's own; then seconds from nothing to a warm engine, GPU memory, pairs/s for each batch beside ONNX Runtime's
+CUDA provider and torch.compile where they are installed, and how much of the interpreter another thread gets meanwhile.
+Then the engine that ships runs batches of every size from two threads for `--soak-s`, each logit compared with the
+CPU's, its memory watched. Figures go to DIR/gpu-check.json, a table to stdout; exit code 1: something is off, 2: there
+is no GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sized_models import LABELS, SHIPPED, write_release
+
+from engines import calibration, releases
+from engines.build.compile import builder, cli, golden, run
+from engines.contract import Batch, Calibration
+from engines.errors import EngineError, ParityExceeded
+from engines.inference import infer_all
+from engines.runtime import loader
+from engines.text import Tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from engines.contract import Engine, Manifest
+    from engines.runtime.cuda import Cuda
+
+DRIFT: Final = 0.02
+"""Largest difference of a probability in the soak: the gate's."""
+
+GROWTH_BYTES: Final = 64 * 2**20
+"""Of GPU memory during the soak: more is a leak."""
+
+LEAST_SHARE: Final = 0.5
+"""Of the interpreter that another thread gets while a batch runs: less means that something holds it."""
+
+console = Console(stderr=True)
+
+
+def main(  # noqa: PLR0917 - options, typer passes them by name
+    families: Annotated[str, typer.Option(help="Which, separated by commas.")] = "small,compact,clip,vilt,blip,flava",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    buckets: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32,64",
+    gpu: Annotated[str, typer.Option(help="Number or name.")] = "0",
+    backend: Annotated[str, typer.Option(help="tensorrt or tensorrt_rtx.")] = "tensorrt",
+    soak_s: Annotated[float, typer.Option(min=1, help="How long the soak lasts.")] = 600,
+    out: Annotated[Path, typer.Option(help="Where the figures go.")] = Path("gpu-check"),
+) -> None:
+    """Prove on this machine's GPU what is unproven without one."""
+    try:
+        cuda = cli.find_gpu(gpu)
+        trt = builder.load_backend(backend)
+    except EngineError as error:
+        console.print(f"[red]{error.code}:[/] {error}", soft_wrap=True)
+        raise typer.Exit(2) from error
+    facts: dict[str, Any] = {"gpu": msgspec.to_builtins(cuda.gpu), "tensorrt": trt.__version__, "families": {}}
+    problems: list[str] = []
+    sizes = cli.batch_sizes(buckets)
+    out.mkdir(parents=True, exist_ok=True)
+    for family in families.split(","):
+        options = {"precision": precision, "target": builder.Target(buckets=sizes)}
+        facts["families"][family] = examine(family, options, trt, cuda, problems)
+        (out / "gpu-check.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
+    facts["soak"] = soak_shipped(trt, cuda, soak_s, builder.Target(buckets=sizes), problems)
+    facts["problems"] = problems
+    (out / "gpu-check.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
+    Console().print(table(facts["families"]))
+    print(msgspec.json.encode(facts["soak"]).decode())
+    for problem in problems:
+        console.print(f"[red]{problem}[/]", soft_wrap=True)
+    raise typer.Exit(1 if problems else 0)
+
+
+def examine(family: str, options: dict[str, Any], trt: Any, cuda: Cuda, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
+    """Return the figures of one family; what is off goes into `problems`."""
+    console.print(f"exporting {family}")
+    with tempfile.TemporaryDirectory() as folder, Progress(console=console, transient=True) as progress:
+        release, model = write_release(family, Path(folder))
+        if model is not None:
+            release = spread(release, progress)
+        try:
+            record = run.compile_release(release, run.Options(**options), trt=trt, cuda=cuda, progress=progress)
+        except ParityExceeded as error:
+            problems.append(f"{family}: {error}")
+            return {"refused": str(error)}
+        before = cuda.free_bytes()
+        started = time.perf_counter()
+        manifest = releases.verify(release)
+        engine = loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)
+        facts: dict[str, Any] = {
+            "parity": record.parity,
+            "build_s": record.provenance["build_s"],
+            "plan_mb": record.plan_bytes / 1e6,
+            "cold_start_s": time.perf_counter() - started,
+            "gpu_mb": (before - cuda.free_bytes()) / 2**20,
+            "tensorrt": throughput(engine, record.buckets),
+            "interpreter_share": interpreter_share(engine),
+        }
+        if facts["interpreter_share"] < LEAST_SHARE:
+            problems.append(f"{family}: another thread gets {facts['interpreter_share']:.0%} of the interpreter")
+        engine.close()
+        with contextlib.suppress(EngineError):  # without onnxruntime-gpu there is nothing to compare with
+            other = loader.load(release, place=loader.Place(runtime="onnx-cuda"))
+            facts["onnx_cuda"] = throughput(
+                other, [size for size in record.buckets if size <= other.manifest.max_batch]
+            )
+            other.close()
+        if model is not None and torch.cuda.is_available():
+            facts["torch_compile"] = compiled_throughput(model, manifest, record.buckets)
+    gc.collect()
+    return facts
+
+
+def spread(release: Path, progress: Progress) -> Path:
+    """Return the release with a calibration under which its golden pairs differ: random weights score all alike."""
+    manifest = releases.read_manifest(release)
+    tokenizer = Tokenizer.from_file(release / releases.TOKENIZER_FILE, manifest.text)
+    pairs = golden.gather(manifest, tokenizer, progress=progress)
+    engine = loader.load(release, place=loader.Place(runtime="cpu"))
+    fitted = centred(pairs.score(engine, progress))
+    engine.close()
+    return releases.write_release(
+        release.parent,
+        msgspec.structs.replace(manifest, calibration=fitted),
+        {name: release / name for name in manifest.files},
+    )
+
+
+def centred(logits: NDArray[np.float32]) -> Calibration:
+    """Return the calibration that makes logits of mean 0 and deviation 1 of these."""
+    scale = 1 / max(float(logits.std()), 1e-6)
+    return Calibration(scale=scale, shift=-scale * float(logits.mean()))
+
+
+def random_batch(manifest: Manifest, size: int, seed: int) -> Batch:
+    """Return noise beside random ids: what takes the time of any other pair."""
+    generator = np.random.default_rng(seed)
+    tokens = manifest.text.max_tokens
+    return Batch(
+        pixel_values=generator.integers(0, 256, (size, 3, manifest.image.height, manifest.image.width), dtype=np.uint8),
+        input_ids=generator.integers(1, 100, (size, tokens), dtype=np.int32),
+        attention_mask=(np.arange(tokens) < generator.integers(2, tokens + 1, (size, 1))).astype(np.int32),
+    )
+
+
+def throughput(engine: Engine, sizes: Any, *, seconds: float = 5.0) -> dict[str, float]:  # noqa: ANN401 - any sequence
+    """Return pairs/s for each batch size, with as many batches at once as the engine runs best."""
+    found: dict[str, float] = {}
+    for size in sizes:
+        batch = random_batch(engine.manifest, size, seed=size)
+        done, started = 0, time.perf_counter()
+        while (taken := time.perf_counter() - started) < seconds:
+            done += sum(len(logits) for logits in infer_all(engine, [batch] * 20))
+        found[str(size)] = round(done / taken, 1)
+    return found
+
+
+def compiled_throughput(model: Any, manifest: Manifest, sizes: Any, *, seconds: float = 5.0) -> dict[str, float]:  # noqa: ANN401 - a module
+    """Return pairs/s of torch.compile in float16, copies from the host included."""
+    compiled = torch.compile(model.to("cuda"))
+    found: dict[str, float] = {}
+    with torch.no_grad(), torch.autocast("cuda", torch.float16):
+        for size in sizes:
+            batch = random_batch(manifest, size, seed=size)
+            host = [torch.from_numpy(array).pin_memory() for array in (batch.pixel_values, batch.input_ids)]
+            host.append(torch.from_numpy(batch.attention_mask).pin_memory())
+            for _ in range(3):
+                compiled(*(tensor.to("cuda", non_blocking=True) for tensor in host)).cpu()
+            done, started = 0, time.perf_counter()
+            while (taken := time.perf_counter() - started) < seconds:
+                compiled(*(tensor.to("cuda", non_blocking=True) for tensor in host)).cpu()
+                done += size
+            found[str(size)] = round(done / taken, 1)
+    return found
+
+
+def interpreter_share(engine: Engine, *, seconds: float = 2.0) -> float:
+    """Return how fast another thread counts while batches run, of what it does alone; 1: they hold nothing."""
+    batch = random_batch(engine.manifest, engine.manifest.max_batch, seed=0)
+    alone = _count_while(lambda: time.sleep(seconds))
+
+    def infer() -> None:
+        started = time.perf_counter()
+        while time.perf_counter() - started < seconds:
+            engine.infer(batch)
+
+    return round(_count_while(infer) / alone, 3)
+
+
+def _count_while(work: Callable[[], object]) -> float:
+    """Return what a thread counts in a second while `work` runs in this one."""
+    counted, ended = [0], threading.Event()
+
+    def count() -> None:
+        while not ended.is_set():
+            counted[0] += 1
+
+    counter = threading.Thread(target=count)
+    started = time.perf_counter()
+    counter.start()
+    work()
+    ended.set()
+    counter.join()
+    return counted[0] / (time.perf_counter() - started)
+
+
+def soak_shipped(trt: Any, cuda: Cuda, seconds: float, target: builder.Target, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
+    """Run the engine that ships for long; what is off goes into `problems`."""
+    with tempfile.TemporaryDirectory() as folder, Progress(console=console, transient=True) as progress:
+        release, _ = write_release(SHIPPED, Path(folder))
+        run.compile_release(release, run.Options(target=target), trt=trt, cuda=cuda, progress=progress)
+        manifest = releases.verify(release)
+        engine = loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)
+        reference = loader.load(release, place=loader.Place(runtime="cpu"))
+        facts = soak(engine, reference, cuda, seconds, progress)
+        engine.close()
+        reference.close()
+    if not facts["largest"] <= DRIFT:
+        problems.append(f"soak: a probability differs from the CPU's by {facts['largest']:.4f}")
+    if facts["growth_bytes"] > GROWTH_BYTES:
+        problems.append(f"soak: GPU memory grew by {facts['growth_bytes'] / 2**20:.0f} MB")
+    return facts
+
+
+def soak(engine: Engine, reference: Engine, cuda: Cuda, seconds: float, progress: Progress) -> dict[str, Any]:
+    """Return what batches of every size from two threads did: largest difference, memory, latencies in ms."""
+    rows = random_batch(engine.manifest, 4 * engine.manifest.max_batch, seed=1)
+    cap = reference.manifest.max_batch
+    expected = np.concatenate([reference.infer(_rows(rows, at, at + cap)) for at in range(0, len(rows), cap)])
+    fitted = engine.manifest.calibration
+    free, ended, task = cuda.free_bytes(), time.monotonic() + seconds, progress.add_task("soak", total=seconds)
+
+    def work(seed: int) -> tuple[float, list[float]]:
+        generator = np.random.default_rng(seed)
+        largest, times_ms = 0.0, []
+        while (left := ended - time.monotonic()) > 0:
+            size = int(generator.integers(1, engine.manifest.max_batch + 1))
+            at = int(generator.integers(0, len(rows) - size))
+            started = time.perf_counter()
+            found = engine.infer(_rows(rows, at, at + size))
+            times_ms.append((time.perf_counter() - started) * 1000)
+            off = calibration.apply(fitted, found) - calibration.apply(fitted, expected[at : at + size])
+            largest = max(largest, float(np.abs(off).max()))
+            if seed == 0:
+                progress.update(task, completed=seconds - left)
+        return largest, times_ms
+
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(work, range(2)))
+    times_ms = np.concatenate([times for _, times in done])
+    return {
+        "seconds": seconds,
+        "batches": len(times_ms),
+        "largest": max(largest for largest, _ in done),
+        "growth_bytes": free - cuda.free_bytes(),
+        "ms_p50": float(np.percentile(times_ms, 50)),
+        "ms_p99": float(np.percentile(times_ms, 99)),
+    }
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    return Batch(
+        batch.pixel_values[start:stop],
+        batch.input_ids[start:stop],
+        batch.attention_mask[start:stop],
+        None if batch.attributes is None else batch.attributes[start:stop],
+    )
+
+
+def table(families: dict[str, dict[str, Any]]) -> Table:
+    """Return a line for each family."""
+    shown = Table("family", "max |Δp|", "flips", "cold start, s", "GPU, MB", "pairs/s", "ONNX CUDA", "torch.compile")
+    for family, facts in families.items():
+        if "refused" in facts:
+            shown.add_row(LABELS[family], "refused")
+            continue
+        rates = [max(facts.get(name, {"": 0.0}).values()) for name in ("tensorrt", "onnx_cuda", "torch_compile")]
+        shown.add_row(
+            LABELS[family],
+            f"{facts['parity']['largest']:.5f}",
+            str(facts["parity"]["flips"]),
+            f"{facts['cold_start_s']:.1f}",
+            f"{facts['gpu_mb']:.0f}",
+            *(f"{rate:.0f}" if rate else "-" for rate in rates),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    typer.run(main)
