@@ -178,7 +178,7 @@ def throughput(engine: Engine, sizes: Any, *, seconds: float = 5.0) -> dict[str,
 
 def compiled_throughput(model: Any, manifest: Manifest, sizes: Any, *, seconds: float = 5.0) -> dict[str, float]:  # noqa: ANN401 - a module
     """Return pairs/s of torch.compile in float16, copies from the host included."""
-    compiled = torch.compile(model.to("cuda"))
+    compiled: Any = torch.compile(model.to("cuda"))
     found: dict[str, float] = {}
     with torch.no_grad(), torch.autocast("cuda", torch.float16):
         for size in sizes:

@@ -21,7 +21,7 @@ from rich.table import Table
 from sized_models import LABELS, write_release
 
 from engines.build.compile import builder, cli, run
-from engines.build.compile.cast import Precision  # noqa: TC001 - typer reads the annotations
+from engines.build.compile.cast import PRECISIONS, Precision
 from engines.errors import GraphUnsupported
 
 console = Console(stderr=True)
@@ -40,7 +40,8 @@ def main(  # noqa: PLR0917 - options, typer passes them by name
     target = builder.Target(buckets=cli.batch_sizes(buckets), compute_capability=cli.architecture(gpu))
     rows: list[dict[str, Any]] = []
     for family in families.split(","):
-        rows += measure(family, precisions.split(","), target, trt)
+        chosen = [precision for precision in PRECISIONS if precision in precisions.split(",")]
+        rows += measure(family, chosen, target, trt)
         if out is not None:
             out.write_bytes(msgspec.json.format(msgspec.json.encode(rows)))
         console.print(table(rows))

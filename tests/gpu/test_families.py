@@ -138,6 +138,20 @@ def test_cast_of_fp32_is_the_graph_as_it_is(exported_family: Exported, tmp_path:
     assert (engine(source, path).infer(pairs) == engine(source, tmp_path / "cast.onnx").infer(pairs)).all()
 
 
+def test_cast_of_large_weights_puts_them_beside_the_graph(
+    exported_family: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A protobuf message holds 2 GB; the file beside is found by ONNX Runtime and by TensorRT's parser alike."""
+    monkeypatch.setattr("engines.build.compile.cast._INLINE_BYTES", 1000)
+    source, path = exported_family("clip")
+    cast(path, "fp16", tmp_path / "cast.onnx")
+    assert (tmp_path / "cast.onnx.data").stat().st_size > 1000
+    pairs = Batch(*(tensor.numpy() for tensor in tiny_families.pairs(5, seed=3)))
+    assert np.isfinite(engine(source, tmp_path / "cast.onnx").infer(pairs)).all()
+    rtx = pytest.importorskip("tensorrt_rtx")
+    assert builder.build(rtx, tmp_path / "cast.onnx", source.inputs, builder.Target((1,), (8, 6))).plan
+
+
 def test_cast_of_a_graph_without_products_changes_nothing(tmp_path: Path) -> None:
     """All of it is stem and head."""
     assert [cast(graph(tmp_path / "model.onnx"), one, tmp_path / "cast.onnx") for one in PRECISIONS] == [0, 0, 0]
