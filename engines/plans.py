@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from engines.errors import PlanMissing
+from engines.errors import EngineUnavailable, PlanMissing
 
 PLAN_SCHEMA: Final = 1
 FOLDER: Final = "plans"
@@ -84,6 +84,23 @@ def folder_of(release: Path, folder: Path | None = None) -> Path:
 def digest(plan: bytes) -> str:
     """Return the SHA-256 of a plan."""
     return hashlib.sha256(plan).hexdigest()
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder when it is missing, before minutes are spent on a plan for it.
+
+    Raises:
+        EngineUnavailable: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise EngineUnavailable(
+            f"plans cannot be kept in {folder} ({error.strerror}): name another folder, --plans DIR, and give it to the "
+            "workers as STREAMER_ENGINE__PLANS"
+        ) from error
 
 
 def write(folder: Path, record: PlanRecord, plan: bytes) -> Path:

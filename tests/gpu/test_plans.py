@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from engines import plans
-from engines.errors import PlanMissing
+from engines.errors import EngineUnavailable, PlanMissing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,6 +111,15 @@ def test_missing_plan_names_those_that_are_there(tmp_path: Path) -> None:
     plans.write(tmp_path, record(), b"plan")
     with pytest.raises(PlanMissing, match=r"there are plans for small-0123456789ab\.nvidia-rtx-6000"):
         plans.find(tmp_path, msgspec.structs.replace(KEY, gpu="NVIDIA L4"), "m")
+
+
+def test_folder_that_cannot_be_written_to_is_said_before_a_build(tmp_path: Path) -> None:
+    """With what to name instead: releases are often read-only."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(EngineUnavailable, match="--plans DIR"):
+        plans.prepare(tmp_path / "file" / "plans")
+    plans.prepare(tmp_path / "new" / "plans")
+    assert list((tmp_path / "new" / "plans").iterdir()) == []
 
 
 def test_timing_cache_is_shared_by_the_releases_of_a_gpu(tmp_path: Path) -> None:

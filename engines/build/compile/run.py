@@ -90,11 +90,12 @@ def compile_release(
         CatalogInvalid, TextRefused: there are no golden pairs; see `golden.gather`.
         GraphUnsupported: TensorRT cannot build the graph.
         ParityExceeded: the plan is refused; nothing is stored but the timing cache.
-        EngineUnavailable, InferenceFailed: the plan, or ONNX Runtime, does not run.
+        EngineUnavailable, InferenceFailed: the plan, or ONNX Runtime, does not run, or the plan has no place.
     """
     manifest = releases.verify(release)
     key = key_of(manifest, cuda.gpu, trt.__name__, trt.__version__)
     folder = plans.folder_of(release, options.folder)
+    plans.prepare(folder)
     tokenizer = Tokenizer.from_file(release / releases.TOKENIZER_FILE, manifest.text)
     pairs = golden.gather(
         manifest, tokenizer, folder=options.catalog, count=options.pairs, seed=options.seed, progress=progress
