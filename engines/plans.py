@@ -98,8 +98,8 @@ def prepare(folder: Path) -> None:
             pass
     except OSError as error:
         raise EngineUnavailable(
-            f"plans cannot be kept in {folder} ({error.strerror}): name another folder, --plans DIR, and give it to the "
-            "workers as STREAMER_ENGINE__PLANS"
+            f"plans cannot be kept in {folder} ({error.strerror}): name another folder, --plans DIR, and give it to "
+            "the workers as STREAMER_ENGINE__PLANS"
         ) from error
 
 

@@ -15,7 +15,7 @@ Everything else follows its producers in the low type, with casts where the two 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import ml_dtypes
 import numpy as np
@@ -157,7 +157,7 @@ def _converted(graph: ir.Graph, value: ir.Value, wanted: ir.DataType) -> ir.Valu
     return cast_value
 
 
-def _clipped(weight: NDArray[np.generic], wanted: ir.DataType) -> NDArray[np.generic]:
+def _clipped(weight: NDArray[Any], wanted: ir.DataType) -> NDArray[Any]:
     """Return a constant in another type; what is finite stays finite."""
     target = np.dtype(wanted.numpy())
     limit = float(ml_dtypes.finfo(target).max)

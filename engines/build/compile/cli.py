@@ -70,6 +70,7 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
         if dry_run:
             target = builder.Target(buckets=sizes, compute_capability=architecture(gpu), optimization_level=effort)
             rows = list(run.rehearse(directory, PRECISIONS, target, trt=trt, progress=progress))
+            shown = report.rehearsal_json(rows) if json else report.rehearsal(rows)
         else:
             options = run.Options(
                 precision=precision,
@@ -80,10 +81,12 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
                 tolerance=golden.Tolerance(max_difference, max_flips),
             )
             record = run.compile_release(directory, options, trt=trt, cuda=find_gpu(gpu), progress=progress)
-    if dry_run:
-        _show(report.rehearsal_json(rows) if json else report.rehearsal(rows))
+            shown = report.record_json(record) if json else report.summary(record)
+    if isinstance(shown, str):
+        typer.echo(shown)
     else:
-        _show(report.record_json(record) if json else report.summary(record))
+        Console(highlight=False).print(shown)
+    if not dry_run:
         console.print(f"stored in {folder_of(directory, plans)}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -129,10 +132,3 @@ def find_gpu(name: str, opened: Any = open_gpu) -> Cuda:  # noqa: ANN401 - tests
         if name.lower() in cuda.gpu.name.lower():
             return cuda
         names.append(cuda.gpu.name)
-
-
-def _show(shown: Any) -> None:  # noqa: ANN401 - what rich prints
-    if isinstance(shown, str):
-        typer.echo(shown)
-    else:
-        Console(highlight=False).print(shown)
