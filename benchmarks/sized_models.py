@@ -73,7 +73,8 @@ def write_release(family: str, parent: Path, *, seed: int = 0) -> tuple[Path, to
 def _model(family: str) -> tuple[Any, int, Any]:
     """Return a model in evaluation mode, the side of its pictures, and how they are fitted."""
     if family == "compact":
-        return CompactFusion(CompactConfig(max_tokens=TOKENS), pretrained=False).eval(), 224, "pad"
+        config = CompactConfig(max_tokens=TOKENS, facets=(46, 14, 5))  # colors, kinds, genders of a fashion catalogue
+        return CompactFusion(config, pretrained=False).eval(), 224, "pad"
     pretrained = FAMILIES[family].pretrained
     assert pretrained is not None
     _, core = SIZES[family]

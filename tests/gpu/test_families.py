@@ -138,6 +138,32 @@ def test_cast_of_fp32_is_the_graph_as_it_is(exported_family: Exported, tmp_path:
     assert (engine(source, path).infer(pairs) == engine(source, tmp_path / "cast.onnx").infer(pairs)).all()
 
 
+def test_cast_keeps_what_has_a_constant_that_half_precision_lacks(tmp_path: Path) -> None:
+    """A norm that is clamped to 1e-12 would be clamped to 0, and divided by."""
+    floats, made = onnx.TensorProto.FLOAT, onnx.helper
+    nodes = [
+        made.make_node("MatMul", ["x", "w"], ["a"]),
+        made.make_node("Clip", ["a", "tiny"], ["b"]),
+        made.make_node("Clip", ["b", "small"], ["c"]),
+        made.make_node("MatMul", ["c", "w"], ["d"]),
+        made.make_node("MatMul", ["d", "w"], ["logits"]),
+    ]
+    weights = [
+        made.make_tensor("w", floats, [2, 2], [1.0, 2.0, 3.0, 4.0]),
+        made.make_tensor("tiny", floats, [], [1e-12]),
+        made.make_tensor("small", floats, [], [0.5]),
+    ]
+    ends = [made.make_tensor_value_info(name, floats, ["batch", 2]) for name in ("x", "logits")]
+    model = made.make_model(
+        made.make_graph(nodes, "norm", ends[:1], ends[1:], weights), opset_imports=[made.make_opsetid("", 20)]
+    )
+    onnx.save(model, tmp_path / "model.onnx")
+    assert cast(tmp_path / "model.onnx", "fp16", tmp_path / "cast.onnx") == 3
+    found = [str(node.outputs[0].dtype) for node in ir.load(tmp_path / "cast.onnx").graph if node.op_type == "Clip"]
+    assert found == ["FLOAT", "FLOAT16"]
+    assert cast(tmp_path / "model.onnx", "bf16", tmp_path / "cast.onnx") == 4, "bfloat16 has it"
+
+
 def test_cast_of_large_weights_puts_them_beside_the_graph(
     exported_family: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

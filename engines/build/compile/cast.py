@@ -7,6 +7,7 @@ in float32, in the terms of the graph:
 * what stands between a product and the softmax behind it: the mask is added there, and its -3e38 is no float16;
 * the stem: what stands before the first product on every way from an input, so that normalised pixels and masks are
   exact until they are cast; tables of embeddings are not part of it;
+* operators with a constant that the low type has not, such as the 1e-12 that a norm is clamped to;
 * the head: the last product before the logit, and what follows it.
 
 Everything else follows its producers in the low type, with casts where the two meet. A product is a `MatMul`, `Gemm`,
@@ -72,7 +73,7 @@ def _lower(model: ir.Model, low: ir.DataType) -> int:
     if low == ir.DataType.BFLOAT16:
         _allow_bfloat16(graph)
     _refuse_control_flow(graph)
-    kept = _kept(graph)
+    kept = _kept(graph, low)
     casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
     lowered = 0
     for node in [node for node in graph if node.op_type not in _CAST]:
@@ -105,9 +106,9 @@ def _allow_bfloat16(graph: ir.Graph) -> None:
         graph.opset_imports[""] = _BFLOAT16_OPSET
 
 
-def _kept(graph: ir.Graph) -> set[ir.Node]:
+def _kept(graph: ir.Graph, low: ir.DataType) -> set[ir.Node]:
     """Return the nodes that stay in float32."""
-    kept = {node for node in graph if node.op_type in _SENSITIVE}
+    kept = {node for node in graph if node.op_type in _SENSITIVE or _has_lost_constant(node, low)}
     for node in graph:
         if node.op_type in ("Softmax", "LogSoftmax"):
             kept.update(before for before in _back(node) if before.op_type not in _PRODUCTS)
@@ -115,6 +116,17 @@ def _kept(graph: ir.Graph) -> set[ir.Node]:
         if (last := output.producer()) is not None:
             kept.update((last, *(() if last.op_type in _PRODUCTS else _back(last))))
     return kept | _stem(graph)
+
+
+def _has_lost_constant(node: ir.Node, low: ir.DataType) -> bool:
+    """Tell whether a number of the graph, not a weight, would become 0 or infinite in the low type."""
+    for value in node.inputs:
+        if value is not None and value.const_value is not None and value.const_value.size == 1 and _is_float(value):
+            number = abs(float(value.const_value.numpy().item()))
+            limits = ml_dtypes.finfo(low.numpy())
+            if 0 < number < float(limits.smallest_normal) or float(limits.max) < number < float("inf"):
+                return True
+    return False
 
 
 def _back(node: ir.Node) -> Iterator[ir.Node]:
