@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import gpu_check
@@ -60,6 +61,17 @@ def test_check_without_a_gpu_ends_with_exit_code_two(capsys: pytest.CaptureFixtu
     assert caught.value.exit_code == 2
     assert "engine_unavailable" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_warning_of_the_engine_is_a_problem() -> None:
+    """A batch that runs without a CUDA graph still runs; the check must not pass over it."""
+    problems: list[str] = []
+    log = logging.getLogger("engines.runtime.lanes")
+    handler = gpu_check.Problems(problems)
+    log.addHandler(handler)
+    log.warning("batches of %d run without a CUDA graph", 8)
+    log.removeHandler(handler)
+    assert problems == ["batches of 8 run without a CUDA graph"]
 
 
 def test_calibration_that_spreads_makes_deviation_one() -> None:
