@@ -30,11 +30,13 @@ CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16,
 MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None) -> tuple[CompactFusion, OnnxEngine]:
-    """Return a random model that weighs its similarity, and the engine of its export."""
+@pytest.fixture(scope="module", params=[CONFIG.facets, ()], ids=["facets", "no facets"])
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None
+) -> tuple[CompactFusion, OnnxEngine]:
+    """Return a random model that weighs its similarity, and the engine of its export; with and without facets."""
     torch.manual_seed(0)
-    model = CompactFusion(CONFIG, pretrained=False).eval()
+    model = CompactFusion(replace(CONFIG, facets=request.param), pretrained=False).eval()
     model.similarity_weight.fill_(3.0)
     model.facet_weights.fill_(0.5)
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"

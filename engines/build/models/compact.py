@@ -131,7 +131,9 @@ class CompactFusion(nn.Module):
         states = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         signals = self.signals(self.see(pixel_values), states, attention_mask, attributes)
         logits: Tensor = signals.fusion - self.similarity_weight * signals.similarity
-        return logits + signals.surprise @ self.facet_weights
+        if self.config.facets:
+            logits = logits + signals.surprise @ self.facet_weights
+        return logits
 
     def each_reader(self) -> list[Reader]:
         """Return the readers, typed."""
@@ -264,7 +266,7 @@ class Reader(nn.Module):
         expected = [
             -(value * logits.log_softmax(dim=1)).sum(dim=1) for value, logits in zip(stated, looked.facets, strict=True)
         ]
-        return torch.stack(expected, dim=1) if expected else states.new_zeros(len(states), 0)
+        return torch.stack(expected, dim=1) if expected else states.new_zeros(states.shape[0], 0)
 
 
 class FusionLayer(nn.Module):
