@@ -26,12 +26,10 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a real Kafka: `-m 'not kafka'` leaves it out, `-n 2 --dist loadgroup` keeps it in one process."""
+    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
-        if item.get_closest_marker("kafka"):
-            item.add_marker(pytest.mark.xdist_group("kafka"))
 
 
 @pytest.fixture(scope="session")
