@@ -82,7 +82,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert manifest.attributes.numbers == ("price",)
     assert "color" in manifest.attributes.categories
     assert load(release, threads=1).manifest.release == release.name
-    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 3  # one for each reader
+    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 5  # one for each reader
 
 
 @pytest.mark.slow
