@@ -86,6 +86,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it trains three times, and a busy machine has little to spare for it
 def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
