@@ -21,6 +21,8 @@ from engines.runtime.loader import load, load_checked, load_tokenizer
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.timeout(900)  # they train and export: minutes, on a busy machine
+
 TINY = Recipe(
     epochs=1,
     seed=5,
@@ -67,7 +69,7 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
         seed=5,
         epochs=0.1,
         max_tokens=16,
-        model={"width": 32, "layers": 1, "heads": 2, "joint": 16},
+        model={"width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 2},
         wrong_texts=1,
         attributes=True,
     )
@@ -82,11 +84,10 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert manifest.attributes.numbers == ("price",)
     assert "color" in manifest.attributes.categories
     assert load(release, threads=1).manifest.release == release.name
-    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 5  # one for each reader
+    assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 2  # one for each reader
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # it trains three times, and a busy machine has little to spare for it
 def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
