@@ -15,7 +15,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
-import orjson
+import structlog
 
 from streamer.blobs import Blobs
 from streamer.errors import RejectedEvent
@@ -23,6 +23,8 @@ from streamer.reviews import ConfirmedLabel, ScoredItem, encode_item, item_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+log = structlog.get_logger(__name__)
 
 SETTING = "STREAMER_EVIDENCE__STORE"
 
@@ -77,8 +79,8 @@ class EvidenceStore:
         if item is None:
             raise RejectedEvent(
                 "item_unknown",
-                "nothing is kept of what this label judges: it was never an alert or in the audit, it was erased, or "
-                "evidence was off",
+                "nothing is kept of what this label judges: it was never an alert or in the audit, it was erased, "
+                "evidence was off, or what is there is damaged",
             )
         return item
 
@@ -109,7 +111,11 @@ class EvidenceStore:
 
     def _item(self, product_id: str, name: str) -> ScoredItem | None:
         content = self._blobs.get(f"{_product_folder(product_id)}/{name}.json")
-        return None if content is None else msgspec.convert(orjson.loads(content), ScoredItem)
+        try:
+            return None if content is None else msgspec.json.decode(content, type=ScoredItem)
+        except msgspec.DecodeError as error:  # no outage, which passes: whoever asks goes on without it
+            log.warning("evidence.damaged", item=name, message=str(error))
+            return None
 
     def picture(self, sha256: str) -> bytes:
         """Return the bytes of a picture.

@@ -33,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 TRIES = 3
 RETRY_S = 0.2  # before the second try; doubles
+TRY_S = 5.0
+"""For one write: a store that hangs must not hold scores back, nor the offsets behind them."""
+
 IN_MEMORY_BYTES = 256 * 2**10
 """Of a picture that waits for its score; a larger one waits in a file without a name, which no crash leaves behind."""
 
@@ -133,7 +136,11 @@ class Keeper:
         """Write in a thread; return whether it was written in the end."""
         for attempt in range(TRIES):
             try:
-                await asyncio.get_running_loop().run_in_executor(self._executor, write)
+                async with asyncio.timeout(TRY_S):
+                    await asyncio.get_running_loop().run_in_executor(self._executor, write)
+            except TimeoutError:  # its thread may hang on: another try would only take another one
+                log.warning("evidence.not_kept", reason="store_hangs", message=f"no answer within {TRY_S:g} s")
+                break
             except TransientError as error:
                 log.warning("evidence.not_kept", reason=error.code, message=str(error), attempt=attempt + 1)
                 if attempt + 1 < TRIES:

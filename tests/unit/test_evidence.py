@@ -94,6 +94,19 @@ def test_picture_that_is_not_what_it_was_is_unknown(tmp_path: Path) -> None:
     assert caught.value.code == "item_unknown"
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"item_id": "a"}', b"\xff"])
+def test_item_that_is_damaged_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    """Its label is rejected with a reason, and its product can still be erased; nobody asks again for ever."""
+    store = EvidenceStore(str(tmp_path))
+    store.keep(ITEM, PICTURE)
+    next((tmp_path / "products").rglob("*.json")).write_bytes(content)
+    with pytest.raises(RejectedEvent) as caught:
+        store.find(LABEL)
+    assert caught.value.code == "item_unknown"
+    assert store.erase(ITEM.product_id) == 0
+    assert not list((tmp_path / "products").rglob("*.json"))
+
+
 def test_store_that_cannot_be_written_is_for_later(tmp_path: Path) -> None:
     """It raises what is tried again; a URL that nothing knows is the settings' fault."""
     (tmp_path / "images").write_bytes(b"in the way")

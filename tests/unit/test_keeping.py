@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,23 @@ async def test_store_that_is_away_costs_the_evidence_and_not_the_alert(
         assert (store.tries, kept.asked.records) == (2 * TRIES, [])
         with pytest.raises(RejectedEvent):
             store.find(by_digests(scores[0]))
+
+
+async def test_store_that_hangs_does_not_hold_scores_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It raises nothing and never answers: after a while its score goes out all the same."""
+    monkeypatch.setattr("streamer.keeping.TRY_S", 0.05)
+    answers = threading.Event()
+
+    class Hangs(EvidenceStore):
+        def keep(self, item: ScoredItem, picture: bytes | None) -> None:
+            answers.wait()
+
+    async for kept in keeping(tmp_path, store=Hangs(str(tmp_path))):
+        for product in ("p", "q", "r"):  # more than there are threads
+            await kept.bench.send(update(1, WRONG, product=product))
+        scores = await kept.bench.settle()
+        answers.set()
+        assert {one["product_id"] for one in scores} == {"p", "q", "r"}
 
 
 def test_picture_that_waits_for_its_score_is_whole_however_large() -> None:
