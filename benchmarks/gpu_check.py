@@ -32,7 +32,7 @@ from rich.table import Table
 from sized_models import LABELS, SHIPPED, write_release
 
 from engines import calibration, releases
-from engines.build.compile import builder, cli, golden, run
+from engines.build.compile import builder, cli, gate, run
 from engines.contract import Batch, Calibration
 from engines.errors import EngineError, ParityExceeded
 from engines.inference import infer_all
@@ -152,7 +152,7 @@ def spread(release: Path, progress: Progress) -> Path:
     """Return the release with a calibration under which its golden pairs differ: random weights score all alike."""
     manifest = releases.read_manifest(release)
     tokenizer = Tokenizer.from_file(release / releases.TOKENIZER_FILE, manifest.text)
-    pairs = golden.gather(manifest, tokenizer, progress=progress)
+    pairs = gate.gather(manifest, tokenizer, progress=progress)
     engine = loader.load(release, place=loader.Place(runtime="cpu"))
     fitted = centred(pairs.score(engine, progress))
     engine.close()

@@ -10,7 +10,7 @@ import pytest
 from rich.progress import Progress
 
 from engines import plans, releases
-from engines.build.compile import builder, cli, golden, report, run
+from engines.build.compile import builder, cli, gate, report, run
 from engines.build.dataset import Product
 from engines.contract import AttributeColumns, Calibration
 from engines.errors import EngineUnavailable, ParityExceeded, PlanMissing, TextRefused
@@ -35,7 +35,7 @@ TARGET = builder.Target(buckets=(1, 4))
 @pytest.fixture(scope="module")
 def made(
     exported_family: Callable[[str], tuple[Source, Path]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, golden.Golden]:
+) -> tuple[Path, gate.Golden]:
     """Give a release of a tiny random model, calibrated so that its pairs differ, and golden pairs.
 
     Drawing starts processes, so the tests share them.
@@ -46,7 +46,7 @@ def made(
     manifest = fakes.manifest(family="clip", inputs=source.inputs, image=source.image, text=source.text)
     with Progress(disable=True) as progress:
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", manifest.text)
-        pairs = golden.gather(manifest, tokenizer, count=24, progress=progress)
+        pairs = gate.gather(manifest, tokenizer, count=24, progress=progress)
         logits = pairs.score(OnnxEngine(model, manifest, threads=1), progress)
     scale = 1 / float(logits.std())
     calibrated = msgspec.structs.replace(
@@ -57,13 +57,13 @@ def made(
 
 
 @pytest.fixture
-def release(made: tuple[Path, golden.Golden]) -> Path:
+def release(made: tuple[Path, gate.Golden]) -> Path:
     """Give the release's directory."""
     return made[0]
 
 
 @pytest.fixture
-def pairs(made: tuple[Path, golden.Golden]) -> golden.Golden:
+def pairs(made: tuple[Path, gate.Golden]) -> gate.Golden:
     """Give its golden pairs."""
     return made[1]
 
@@ -76,10 +76,10 @@ def cuda() -> FakeCuda:
 
 @pytest.fixture
 def compile_here(
-    release: Path, pairs: golden.Golden, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    release: Path, pairs: gate.Golden, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., plans.PlanRecord]:
     """Give what compiles the release into a folder, with the shared pairs; `change` is what the GPU does to logits."""
-    monkeypatch.setattr(golden, "gather", lambda *_, **__: pairs)
+    monkeypatch.setattr(gate, "gather", lambda *_, **__: pairs)
 
     def compile_it(**changes: Any) -> plans.PlanRecord:  # noqa: ANN401 - any of the options
         trt = FakeTensorRT(cuda, change=changes.pop("change", lambda logits: logits))
@@ -125,12 +125,12 @@ def test_compile_of_a_plan_that_drifts_is_refused(
 def test_compile_of_a_plan_that_flips_alerts_is_refused(compile_here: Callable[..., plans.PlanRecord]) -> None:
     """Also where probabilities may differ by anything."""
     with pytest.raises(ParityExceeded, match="of the alerts flip"):
-        compile_here(tolerance=golden.Tolerance(1.0, 0.0), change=np.negative)
+        compile_here(tolerance=gate.Tolerance(1.0, 0.0), change=np.negative)
 
 
 def test_compile_of_a_plan_with_wider_tolerance_passes(compile_here: Callable[..., plans.PlanRecord]) -> None:
     """Who compiles decides what is close enough, and the record says so."""
-    record = compile_here(tolerance=golden.Tolerance(1.0, 1.0), change=lambda logits: logits * 1.5)
+    record = compile_here(tolerance=gate.Tolerance(1.0, 1.0), change=lambda logits: logits * 1.5)
     assert record.parity["allowed"] == {"difference": 1.0, "flips": 1.0}
     assert record.parity["largest"] > 0.02
 
@@ -147,12 +147,12 @@ def test_compile_hands_the_timing_cache_on(compile_here: Callable[..., plans.Pla
     assert cache.read_bytes() == b"+"
 
 
-def test_golden_pairs_are_the_same_for_a_seed(release: Path, pairs: golden.Golden) -> None:
+def test_golden_pairs_are_the_same_for_a_seed(release: Path, pairs: gate.Golden) -> None:
     """Half right, half wrong, each wrong one with a picture that is not its own."""
     manifest = releases.read_manifest(release)
     tokenizer = Tokenizer.from_file(release / "tokenizer.json", manifest.text)
     with Progress(disable=True) as progress:
-        again = golden.gather(manifest, tokenizer, count=24, progress=progress)
+        again = gate.gather(manifest, tokenizer, count=24, progress=progress)
     assert (again.pairs.picture == pairs.pairs.picture).all()
     assert (again.catalog.pixel_values == pairs.catalog.pixel_values).all()
     assert pairs.pairs.label.mean() == pytest.approx(0.5)
@@ -166,34 +166,34 @@ def test_golden_pairs_of_unreadable_texts_ask_for_a_catalogue(release: Path) -> 
     text = msgspec.structs.replace(manifest.text, fields=("titulo",))
     tokenizer = Tokenizer.from_file(release / "tokenizer.json", text)
     with Progress(disable=True) as progress, pytest.raises(TextRefused, match="--catalog DIR"):
-        golden.gather(manifest, tokenizer, count=4, progress=progress)
+        gate.gather(manifest, tokenizer, count=4, progress=progress)
 
 
 def test_golden_attributes_are_drawn_within_their_columns() -> None:
     """Numbers, a place for each category or behind the last, and some that are not known."""
     columns = AttributeColumns(numbers=("price",), categories={"color": ("red", "blue")})
-    drawn = golden._drawn_attributes(columns, 200, 0)
+    drawn = gate._drawn_attributes(columns, 200, 0)
     assert drawn.shape == (200, 2, 2)
     assert set(drawn[:, 1, 0].tolist()) == {0.0, 1.0, 2.0}
     assert 0.6 < drawn[..., 1].mean() < 0.8
     assert not drawn[drawn[..., 1] == 0].any()
 
 
-def test_parity_that_is_not_a_number_is_refused(pairs: golden.Golden) -> None:
+def test_parity_that_is_not_a_number_is_refused(pairs: gate.Golden) -> None:
     """Comparisons with it are all false."""
     some = np.linspace(0, 1, len(pairs.pairs.label))
     with pytest.raises(ParityExceeded, match="No precision is left"):
-        golden.check(golden.Parity(some, some * np.nan, some), pairs, golden.Tolerance(), precision="fp32")
+        gate.check(gate.Parity(some, some * np.nan, some), pairs, gate.Tolerance(), precision="fp32")
 
 
-def test_parity_on_pairs_that_score_alike_is_refused(pairs: golden.Golden) -> None:
+def test_parity_on_pairs_that_score_alike_is_refused(pairs: gate.Golden) -> None:
     """They would prove a plan that ignores its inputs."""
     same = np.full(len(pairs.pairs.label), 0.3)
     with pytest.raises(ParityExceeded, match="name a catalogue"):
-        golden.check(golden.Parity(same, same, same), pairs, golden.Tolerance(), precision="fp16")
+        gate.check(gate.Parity(same, same, same), pairs, gate.Tolerance(), precision="fp16")
 
 
-def test_compare_uses_calibration_and_thresholds_of_the_release(release: Path, pairs: golden.Golden) -> None:
+def test_compare_uses_calibration_and_thresholds_of_the_release(release: Path, pairs: gate.Golden) -> None:
     """What products get is compared, not logits."""
     kind = pairs.catalog.products[0].category
     assert isinstance(pairs.catalog.products[0], Product)
@@ -201,7 +201,7 @@ def test_compare_uses_calibration_and_thresholds_of_the_release(release: Path, p
         releases.read_manifest(release), thresholds={kind: 0.9}, threshold=0.2, calibration=Calibration(scale=3.0)
     )
     zeros = np.zeros(len(pairs.pairs.label), np.float32)
-    parity = golden.compare(pairs, manifest, zeros, zeros + 0.5)
+    parity = gate.compare(pairs, manifest, zeros, zeros + 0.5)
     assert parity.expected.tolist() == [0.5] * len(zeros)
     assert parity.found[0] == pytest.approx(1 / (1 + np.exp(-1.5)))
     assert set(parity.thresholds.tolist()) == {0.9, 0.2}

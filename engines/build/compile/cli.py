@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from engines.build.compile import builder, golden, report, run
+from engines.build.compile import builder, gate, report, run
 from engines.build.compile.cast import PRECISIONS, Precision
 from engines.errors import EngineError, EngineUnavailable, GraphUnsupported, ParityExceeded
 from engines.plans import folder_of
@@ -51,9 +51,9 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
     buckets: Annotated[str, typer.Option(help="Batch sizes.")] = ",".join(map(str, builder.BUCKETS)),
     plans: Annotated[Path | None, typer.Option(help="Where the plan goes; RELEASE/plans if unset.")] = None,
     catalog: Annotated[Path | None, typer.Option(help="Folder to take golden pairs from.")] = None,
-    pairs: Annotated[int, typer.Option(min=2, help="Golden pairs.")] = golden.PAIRS,
-    max_difference: Annotated[float, typer.Option(min=0, help="Of a probability.")] = golden.MAX_DIFFERENCE,
-    max_flips: Annotated[float, typer.Option(min=0, max=1, help="Share of alerts.")] = golden.MAX_FLIPS,
+    pairs: Annotated[int, typer.Option(min=2, help="Golden pairs.")] = gate.PAIRS,
+    max_difference: Annotated[float, typer.Option(min=0, help="Of a probability.")] = gate.MAX_DIFFERENCE,
+    max_flips: Annotated[float, typer.Option(min=0, max=1, help="Share of alerts.")] = gate.MAX_FLIPS,
     effort: Annotated[int | None, typer.Option(min=0, max=5, help="TensorRT's optimization level.")] = None,
     backend: Annotated[Literal["tensorrt", "tensorrt_rtx"], typer.Option(help="Which TensorRT.")] = "tensorrt",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build in every precision, keep nothing.")] = False,
@@ -78,7 +78,7 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
                 folder=plans,
                 catalog=catalog,
                 pairs=pairs,
-                tolerance=golden.Tolerance(max_difference, max_flips),
+                tolerance=gate.Tolerance(max_difference, max_flips),
             )
             record = run.compile_release(directory, options, trt=trt, cuda=find_gpu(gpu), progress=progress)
             shown = report.record_json(record) if json else report.summary(record)

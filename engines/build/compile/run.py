@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines import plans, releases
-from engines.build.compile import builder, golden
+from engines.build.compile import builder, gate
 from engines.build.compile.cast import cast
-from engines.build.compile.golden import Tolerance
+from engines.build.compile.gate import Tolerance
 from engines.runtime.loader import key_of
 from engines.runtime.onnx import OnnxEngine
 from engines.runtime.tensorrt import TensorRtEngine
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from engines.build.compile.builder import Built, Target
     from engines.build.compile.cast import Precision
-    from engines.build.compile.golden import Golden, Parity
+    from engines.build.compile.gate import Golden, Parity
     from engines.contract import Manifest
     from engines.plans import PlanRecord
     from engines.runtime.cuda import Cuda
@@ -51,7 +51,7 @@ class Options:
     target: Target = field(default_factory=builder.Target)
     folder: Path | None = None
     catalog: Path | None = None
-    pairs: int = golden.PAIRS
+    pairs: int = gate.PAIRS
     seed: int = 0
     tolerance: Tolerance = field(default_factory=Tolerance)
 
@@ -87,7 +87,7 @@ def compile_release(
 
     Raises:
         ManifestInvalid, ReleaseCorrupt: the release is not whole.
-        CatalogInvalid, TextRefused: there are no golden pairs; see `golden.gather`.
+        CatalogInvalid, TextRefused: there are no golden pairs; see `gate.gather`.
         GraphUnsupported: TensorRT cannot build the graph.
         ParityExceeded: the plan is refused; nothing is stored but the timing cache.
         EngineUnavailable, InferenceFailed: the plan, or ONNX Runtime, does not run, or the plan has no place.
@@ -97,7 +97,7 @@ def compile_release(
     folder = plans.folder_of(release, options.folder)
     plans.prepare(folder)
     tokenizer = Tokenizer.from_file(release / releases.TOKENIZER_FILE, manifest.text)
-    pairs = golden.gather(
+    pairs = gate.gather(
         manifest, tokenizer, folder=options.catalog, count=options.pairs, seed=options.seed, progress=progress
     )
     cuda.enter()
@@ -106,7 +106,7 @@ def compile_release(
     )
     plans.write_timing_cache(folder, key, built.timing_cache)
     parity = _compare(release, manifest, built.plan, pairs, trt=trt, cuda=cuda, progress=progress)
-    golden.check(parity, pairs, options.tolerance, precision=options.precision)
+    gate.check(parity, pairs, options.tolerance, precision=options.precision)
     record = plans.PlanRecord(
         schema_version=plans.PLAN_SCHEMA,
         key=key,
@@ -186,4 +186,4 @@ def _compare(
     reference = OnnxEngine(release / releases.MODEL_FILE, manifest)
     expected = pairs.score(reference, progress)
     reference.close()
-    return golden.compare(pairs, manifest, expected, found)
+    return gate.compare(pairs, manifest, expected, found)
