@@ -108,13 +108,13 @@ async def attribute(engine: Engine, tokenizer: Tokenizer, todo: Sequence[Swap], 
     batcher = Batcher(engine, max_batch=spec.max_batch, report=count)
     answers: list[Answer] = []
     with ThreadPoolExecutor(1) as executor:
-        explainer = Explainer(tokenizer=tokenizer, batcher=batcher, executor=executor, share=1.0)
+        explainer = Explainer(tokenizer=tokenizer, lane=batcher.lane, executor=executor, share=1.0)
         for swap in progress.track(todo, description="attributing"):
             text = compose(swap.text_of.fields, spec.text)
             input_ids, attention_mask = tokenizer.encode([text])
             pixels = decode(jpeg(swap.picture_of), spec.image, max_pixels=MAX_PIXELS)
             pair = Pair(pixels, input_ids[0], attention_mask[0])
-            logit = (await batcher.logit(pair)).logit
+            logit = (await batcher.lane.logit(pair)).logit
             if not alerts(engine, logit):
                 continue
             before, started = ran, time.perf_counter()

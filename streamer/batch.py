@@ -164,14 +164,6 @@ class Batcher:
         """How many pairs stand in the queue."""
         return self._queue.qsize() + len(self._explaining) + len(self._fresh)
 
-    async def logit(self, pair: Pair, *, explains: bool = False) -> Scored:
-        """Return the answer of the engine that runs; see `Lane.logit`.
-
-        Raises:
-            InferenceFailed: the engine cannot score this pair, not even alone.
-        """
-        return await self.put(self.lane, pair, explains=explains)
-
     def put(self, lane: Lane, pair: Pair, *, explains: bool) -> asyncio.Future[Scored]:
         """Put a pair into a lane; the answer, or the InferenceFailed, is the future's."""
         waiting = _Waiting(lane, pair, self._loop.create_future(), time.perf_counter(), explains)

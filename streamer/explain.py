@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from engines.attributes import AttributeReader
     from engines.text import Tokenizer
-    from streamer.batch import Batcher, Lane
+    from streamer.batch import Lane
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Explainer:
 
     Args:
         tokenizer: of the engine's release.
-        batcher: runs the engine.
+        lane: of the engine.
         executor: finds the claims, beside decoding and tokenising.
         share: of the scored products, how many are explained at most, in the long run.
         reader: of the engine's attributes, if it takes any: a claim is left out there, too.
@@ -51,14 +51,14 @@ class Explainer:
         self,
         *,
         tokenizer: Tokenizer,
-        batcher: Batcher | Lane,
+        lane: Lane,
         executor: Executor,
         share: float,
         reader: AttributeReader | None = None,
     ) -> None:
         self._reader = reader
         self._tokenizer = tokenizer
-        self._batcher = batcher
+        self._lane = lane
         self._executor = executor
         self._share = share
         self._saved = float(BURST) if share else 0.0
@@ -110,7 +110,7 @@ class Explainer:
             Pair(pair.pixel_values, pair.input_ids, mask, self._without(pair, claim.field))
             for claim, mask in zip(claims, masks, strict=True)
         ]
-        scored = await asyncio.gather(*(self._batcher.logit(variant, explains=True) for variant in variants))
+        scored = await asyncio.gather(*(self._lane.logit(variant, explains=True) for variant in variants))
         return [one.logit for one in scored]
 
     def _without(self, pair: Pair, field: str) -> NDArray[np.float32] | None:

@@ -69,7 +69,7 @@ class Serving:
         self._tokenizer = tokenizer
         self._reader = AttributeReader(self.manifest.attributes) if self.manifest.attributes is not None else None
         self.explainer = Explainer(
-            tokenizer=tokenizer, batcher=lane, executor=executor, share=explained_share, reader=self._reader
+            tokenizer=tokenizer, lane=lane, executor=executor, share=explained_share, reader=self._reader
         )
         self._users = 0
         self._left = asyncio.Event()

@@ -45,8 +45,8 @@ async def test_batcher_takes_all_that_waits_up_to_the_cap(
 ) -> None:
     """While one batch runs the next gathers; each pair gets its own answer."""
     engine, batcher, gate, reports = gated
-    first = asyncio.create_task(batcher.logit(pair(0)))
-    rest = [asyncio.create_task(batcher.logit(pair(red))) for red in range(1, 8)]
+    first = asyncio.create_task(batcher.lane.logit(pair(0)))
+    rest = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in range(1, 8)]
     await asyncio.sleep(0)
     gate.set()
     answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(first, *rest)]
@@ -62,10 +62,10 @@ async def test_batcher_tells_the_pace_of_an_engine(
     _, batcher, gate, reports = gated
     assert batcher.pairs_per_s == 0
     gate.set()
-    await batcher.logit(pair(0))
+    await batcher.lane.logit(pair(0))
     assert batcher.pairs_per_s == pytest.approx(1 / reports[0].infer_s)
     before = batcher.pairs_per_s
-    await batcher.logit(pair(0))
+    await batcher.lane.logit(pair(0))
     assert batcher.pairs_per_s == pytest.approx(0.8 * before + 0.2 / reports[1].infer_s)
 
 
@@ -74,9 +74,9 @@ async def test_batcher_skips_pairs_nobody_waits_for(
 ) -> None:
     """A pair that was superseded in the queue costs no inference."""
     engine, batcher, gate, _ = gated
-    first = asyncio.create_task(batcher.logit(pair(0)))
-    given_up = asyncio.create_task(batcher.logit(pair(1)))
-    kept = asyncio.create_task(batcher.logit(pair(2)))
+    first = asyncio.create_task(batcher.lane.logit(pair(0)))
+    given_up = asyncio.create_task(batcher.lane.logit(pair(1)))
+    kept = asyncio.create_task(batcher.lane.logit(pair(2)))
     await asyncio.sleep(0)
     given_up.cancel()
     await asyncio.wait({given_up})
@@ -89,7 +89,7 @@ async def test_batcher_isolates_a_pair_that_the_engine_cannot_score() -> None:
     """The others of a failed batch are scored; the culprit alone gets the error."""
     gate = threading.Event()
     batcher = Batcher(FakeEngine(poison=9, gate=gate.wait), max_batch=8, report=lambda _: None)
-    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in (1, 9, 3)]
+    tasks = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in (1, 9, 3)]
     await asyncio.sleep(0)
     gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -103,7 +103,7 @@ async def test_batcher_reports_an_engine_that_only_fails() -> None:
     batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
     for _ in range(MAX_FAILURES_IN_A_ROW):
         with pytest.raises(InferenceFailed):
-            await batcher.logit(pair(9))
+            await batcher.lane.logit(pair(9))
     await batcher.close()
     assert batcher.fatal.result().code == "engine_failing"
 
@@ -111,11 +111,11 @@ async def test_batcher_reports_an_engine_that_only_fails() -> None:
 async def test_batcher_that_meets_many_bad_pairs_asks_the_engine_for_a_good_one() -> None:
     """An engine that still scores what it has scored before is sound: pairs that it cannot score stop no worker."""
     batcher = Batcher(FakeEngine(poison=9), max_batch=1, report=lambda _: None)
-    await batcher.logit(pair(1))
+    await batcher.lane.logit(pair(1))
     for _ in range(3 * MAX_FAILURES_IN_A_ROW):
         with pytest.raises(InferenceFailed):
-            await batcher.logit(pair(9))
-    await batcher.logit(pair(1))
+            await batcher.lane.logit(pair(9))
+    await batcher.lane.logit(pair(1))
     await batcher.close()
     assert not batcher.fatal.done()
 
@@ -124,11 +124,11 @@ async def test_batcher_whose_engine_no_longer_scores_a_good_pair_stops_the_worke
     """The failures are then the engine's own."""
     engine = FakeEngine(poison=9)
     batcher = Batcher(engine, max_batch=1, report=lambda _: None)
-    await batcher.logit(pair(1))
+    await batcher.lane.logit(pair(1))
     engine.poison = 1
     for _ in range(MAX_FAILURES_IN_A_ROW):
         with pytest.raises(InferenceFailed):
-            await batcher.logit(pair(1))
+            await batcher.lane.logit(pair(1))
     reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
     await batcher.close()
     assert reason.code == "engine_failing"
@@ -141,7 +141,7 @@ async def test_batcher_takes_what_explains_before_what_is_fresh(
     _, batcher, gate, _ = gated
     done: list[str] = []
     for name in ("first", *(f"fresh {number}" for number in range(6)), "explains"):
-        task = asyncio.create_task(batcher.logit(pair(0), explains=name == "explains"), name=name)
+        task = asyncio.create_task(batcher.lane.logit(pair(0), explains=name == "explains"), name=name)
         task.add_done_callback(lambda task: done.append(task.get_name()))
         await asyncio.sleep(0)
     gate.set()
@@ -155,7 +155,7 @@ async def test_batcher_explanations_that_fail_do_not_stop_the_worker() -> None:
     batcher = Batcher(FakeEngine(poison=0), max_batch=1, report=lambda _: None)
     for _ in range(MAX_FAILURES_IN_A_ROW):
         with pytest.raises(InferenceFailed):
-            await batcher.logit(pair(0), explains=True)
+            await batcher.lane.logit(pair(0), explains=True)
     assert not batcher.fatal.done()
     await batcher.close()
 
@@ -166,7 +166,7 @@ async def test_batcher_shares_what_waits_among_the_engine_s_threads() -> None:
     engine = FakeEngine(gate=both.wait)
     engine.concurrency = 2
     batcher = Batcher(engine, max_batch=8, report=lambda _: None)
-    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in range(2)]
+    tasks = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in range(2)]
     answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(*tasks)]
     await batcher.close()
     assert answers == [0, 1]
@@ -181,7 +181,7 @@ async def test_batcher_explains_before_it_scores_what_is_fresh(
     order: list[int] = []
 
     async def score(red: int, *, explains: bool) -> None:
-        await batcher.logit(pair(red), explains=explains)
+        await batcher.lane.logit(pair(red), explains=explains)
         order.append(red)
 
     tasks = [asyncio.create_task(score(red, explains=red == 9)) for red in (0, 1, 2, 3, 4, 5, 9)]
@@ -198,7 +198,7 @@ async def test_batcher_whose_thread_breaks_says_so() -> None:
         raise MemoryError
 
     batcher = Batcher(FakeEngine(gate=run_out), max_batch=4, report=lambda _: None)
-    waiting = asyncio.create_task(batcher.logit(pair(0)))
+    waiting = asyncio.create_task(batcher.lane.logit(pair(0)))
     reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
     assert reason.code == "engine_failing"
     assert "MemoryError" in str(reason)
@@ -210,7 +210,7 @@ async def test_batcher_whose_engine_hangs_stops_the_worker() -> None:
     """A batch that takes longer than the deadline stops the worker, and closing does not wait for the hung thread."""
     gate = threading.Event()
     batcher = Batcher(FakeEngine(gate=gate.wait), max_batch=4, report=lambda _: None, deadline_s=0.05)
-    waiting = asyncio.create_task(batcher.logit(pair(0)))
+    waiting = asyncio.create_task(batcher.lane.logit(pair(0)))
     reason = await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=10)
     assert reason.code == "engine_hung"
     assert not waiting.done()
@@ -223,7 +223,7 @@ async def test_batcher_that_waits_for_pairs_is_not_hung() -> None:
     """Only a batch that runs has a deadline, not the wait for the next one."""
     batcher = Batcher(FakeEngine(), max_batch=4, report=lambda _: None, deadline_s=0.2)
     for _ in range(2):
-        await batcher.logit(pair(0))
+        await batcher.lane.logit(pair(0))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(asyncio.shield(batcher.fatal), timeout=0.5)
     await batcher.close()
@@ -234,7 +234,7 @@ async def test_batcher_whose_large_batches_find_no_memory_runs_smaller_ones() ->
     gate = threading.Event()
     engine = FakeEngine(gate=gate.wait, memory=2)
     batcher = Batcher(engine, max_batch=8, report=lambda _: None)
-    tasks = [asyncio.create_task(batcher.logit(pair(red))) for red in range(9)]
+    tasks = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in range(9)]
     await asyncio.sleep(0)
     gate.set()
     answers = [round(scored.logit + 127.5) for scored in await asyncio.gather(*tasks)]
@@ -264,11 +264,11 @@ async def test_batcher_swapped_while_pairs_wait_gives_each_to_its_own_engine(
     """Those that came before the swap are answered by the old engine, those after it by the new one; none is lost."""
     old, batcher, gate, _ = gated
     before = batcher.lane
-    first = [asyncio.create_task(batcher.logit(pair(red))) for red in range(6)]
+    first = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in range(6)]
     await asyncio.sleep(0)
     new = other_engine()
     batcher.swap(batcher.open(new, max_batch=4))
-    rest = [asyncio.create_task(batcher.logit(pair(red))) for red in range(6)]
+    rest = [asyncio.create_task(batcher.lane.logit(pair(red))) for red in range(6)]
     late = [asyncio.create_task(before.logit(pair(red))) for red in range(6)]
     await asyncio.sleep(0)
     gate.set()
@@ -310,11 +310,11 @@ async def test_batcher_swap_to_other_shapes_and_larger_batches(
     """A release may take other pictures and larger batches: its batches are its own."""
     _, batcher, gate, _ = gated
     gate.set()
-    await batcher.logit(pair(3))
+    await batcher.lane.logit(pair(3))
     new = other_engine()
     batcher.swap(batcher.open(new, max_batch=6))
     wide = Pair(np.full((3, 2 * SIDE, SIDE), 5, np.uint8), np.ones(3, np.int32), np.ones(3, np.int32))
-    scored = await asyncio.gather(*(batcher.logit(wide) for _ in range(6)))
+    scored = await asyncio.gather(*(batcher.lane.logit(wide) for _ in range(6)))
     assert {one.logit for one in scored} == {2 * (5 - 127.5)}
 
 
