@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from streamer.demo.cluster import run_cluster
-from streamer.demo.worker import scoring_worker, settings_variables
+from streamer.demo.worker import running_worker, settings_variables
 
 console = Console(stderr=True)
 
@@ -30,7 +30,7 @@ async def start_once(folder: Path) -> dict[str, Any]:
     """Return seconds until ready, resident MB, and whether torch is in the process."""
     async with run_cluster(None, console) as cluster, aiohttp.ClientSession() as session:
         variables = settings_variables({"broker": cluster.broker, "topics": cluster.names})
-        with scoring_worker(variables, folder / "worker.log") as worker:
+        with running_worker(variables, folder / "worker.log") as worker:
             ready_s = await worker.wait_until_ready(session)
             process = Path("/proc", str(worker.pid))
             status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())

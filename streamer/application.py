@@ -41,7 +41,7 @@ class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
         return self.last_change
 
 
-class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
+class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
     """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
 
     def _new_transport(self) -> OrderedTransport:
@@ -65,10 +65,10 @@ class ScorerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
         return reason
 
 
-def create(settings: Settings, *, group: str | None = None) -> ScorerApp:
+def create(settings: Settings, *, group: str | None = None) -> WorkerApp:
     """Return the app, not yet started and without agents; `group` is another one than the scorers'."""
     broker, state = settings.broker, settings.state
-    app = ScorerApp(
+    app = WorkerApp(
         group or broker.group,
         broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],
         broker_credentials=_credentials(broker),

@@ -30,7 +30,7 @@ from streamer.recording import Recorder
 from streamer.telemetry import HealthServer, LabelTelemetry, Liveness, configure_logging
 
 if TYPE_CHECKING:
-    from streamer.application import ScorerApp
+    from streamer.application import WorkerApp
     from streamer.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class LabelWorker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.telemetry = LabelTelemetry()
-        self._app: ScorerApp
+        self._app: WorkerApp
         self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(settings.labels.max_batch)
         self._idle = asyncio.Event()
         self._stopping = asyncio.Event()

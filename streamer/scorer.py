@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engines.contract import Engine
-    from streamer.application import ScorerApp
+    from streamer.application import WorkerApp
     from streamer.reload import Loaded
     from streamer.settings import Settings
 
@@ -98,7 +98,7 @@ class Scorer:
         self._leaving = leaving
         self._given_engine = engine
         self.telemetry = Telemetry()
-        self._app: ScorerApp
+        self._app: WorkerApp
         self._outbox: Outbox
         self._alerts: Outbox
         self._pipeline: Pipeline

@@ -33,7 +33,7 @@ from streamer.demo.products import folder_catalogue, rendered_catalogue
 from streamer.demo.publish import MAX_OUTSTANDING, STALL_S, publish
 from streamer.demo.report import Report
 from streamer.demo.traffic import plan
-from streamer.demo.worker import scoring_worker, settings_variables
+from streamer.demo.worker import running_worker, settings_variables
 from streamer.errors import StreamerError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ async def _demo(options: DemoOptions, console: Console, started_ms: int) -> int:
         host = stack.enter_context(ImageHost(pictures))
         session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)))
         variables = _worker_variables(options, cluster, host.address)
-        worker = stack.enter_context(scoring_worker(variables, options.report / "worker.log"))
+        worker = stack.enter_context(running_worker(variables, options.report / "worker.log"))
 
         async with _together() as group:
             starting = group.create_task(worker.wait_until_ready(session))

@@ -1,4 +1,4 @@
-"""The demo's scoring worker: `streamer score` as a child process, its settings in its environment as anywhere else."""
+"""A worker as a child process, `streamer score` or `streamer labels`, its settings in its environment as anywhere."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ class Worker:
         if self._process.poll() is not None:
             raise FatalError(
                 "worker_died",
-                f"the scoring worker ended with status {self._process.returncode}; its last words:\n"
-                f"{log_tail(self._log)}",
+                f"the worker ended with status {self._process.returncode}; its last words:\n{log_tail(self._log)}",
             )
 
     async def wait_until_ready(self, session: aiohttp.ClientSession) -> float:
@@ -69,8 +68,7 @@ class Worker:
             if time.monotonic() - self._started_s > READY_TIMEOUT_S:
                 raise FatalError(
                     "worker_not_ready",
-                    f"the scoring worker is not ready after {READY_TIMEOUT_S:.0f} s; its last words:\n"
-                    f"{log_tail(self._log)}",
+                    f"the worker is not ready after {READY_TIMEOUT_S:.0f} s; its last words:\n{log_tail(self._log)}",
                 )
             await asyncio.sleep(_POLL_S)
         return time.monotonic() - self._started_s
@@ -86,10 +84,13 @@ class Worker:
 
 
 @contextmanager
-def scoring_worker(variables: Mapping[str, str], log_file: Path, *, command: str = "score") -> Generator[Worker]:
+def running_worker(variables: Mapping[str, str], log_file: Path, *, command: str = "score") -> Generator[Worker]:
     """Run a worker with these settings while the block runs; what it logs goes to `log_file`.
 
-    `command` is another worker's: `labels`.
+    Args:
+        variables: its settings.
+        log_file: is written anew.
+        command: `score`, or `labels`.
     """
     port = free_port()
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("STREAMER_")}

@@ -22,7 +22,7 @@ from streamer.dataset import LabelDataset
 from streamer.dead_letters import Choice, replay
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
-from streamer.demo.worker import Worker, scoring_worker, settings_variables
+from streamer.demo.worker import Worker, running_worker, settings_variables
 from streamer.events import encode
 from streamer.evidence import EvidenceStore
 from streamer.outbox import producer
@@ -86,7 +86,7 @@ def variables(settings: Settings) -> dict[str, str]:
 async def labelling(settings: Settings, log: Path) -> AsyncIterator[Worker]:
     """Yield a label worker that is ready."""
     async with aiohttp.ClientSession() as session:
-        with scoring_worker(variables(settings), log, command="labels") as worker:
+        with running_worker(variables(settings), log, command="labels") as worker:
             await worker.wait_until_ready(session)
             yield worker
 
@@ -189,7 +189,7 @@ async def test_alert_and_audit_are_judged_and_recorded(
             )
             names = cluster.names
             async with aiohttp.ClientSession() as session, _consuming(cluster, names.alerts, names.reviews) as read:
-                with scoring_worker(variables(settings), tmp_path / "scorer.log") as scorer:
+                with running_worker(variables(settings), tmp_path / "scorer.log") as scorer:
                     await scorer.wait_until_ready(session)
                     async with producer(cluster.broker) as kafka:
                         for product, title, picture in (("a", "blue shoe red", "light"), ("b", "mug", "dark")):

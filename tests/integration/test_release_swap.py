@@ -20,7 +20,7 @@ from streamer.announcements import announce, open_announcements
 from streamer.cli import main
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
-from streamer.demo.worker import Worker, scoring_worker, settings_variables
+from streamer.demo.worker import Worker, running_worker, settings_variables
 from streamer.outbox import producer
 from streamer.promotion import Checked, promote
 from streamer.settings import EngineSettings, FetchSettings, ReleaseSettings, Settings, StateSettings
@@ -131,7 +131,7 @@ async def test_releases_swapped_under_load_lose_and_double_nothing(bootstrap: st
             load = Load(cluster, host.address)
             seen = load.seen
             reading = asyncio.create_task(load.read(consumer))
-            with scoring_worker(settings_variables(sections), tmp_path / "worker.log") as worker:
+            with running_worker(settings_variables(sections), tmp_path / "worker.log") as worker:
                 await worker.wait_until_ready(session)
                 loading = asyncio.create_task(load.run())
                 for release in (first, second):

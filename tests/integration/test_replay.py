@@ -15,7 +15,7 @@ from streamer import topics
 from streamer.dead_letters import Choice, replay
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
-from streamer.demo.worker import scoring_worker, settings_variables
+from streamer.demo.worker import running_worker, settings_variables
 from streamer.outbox import producer
 from streamer.settings import FetchSettings
 from tests.fakes import png
@@ -77,7 +77,7 @@ async def test_replay_scores_what_was_rejected_and_leaves_what_is_settled(tmp_pa
                 "fetch": FetchSettings(allow_hosts=(host.address,)),
             }
             outcomes = await outcomes_of(cluster)
-            with scoring_worker(settings_variables(sections), tmp_path / "worker.log") as worker:
+            with running_worker(settings_variables(sections), tmp_path / "worker.log") as worker:
                 await worker.wait_until_ready(session)
                 async with producer(cluster.broker) as kafka:
                     for product, version, url in (("a", 1, missing), ("b", 1, missing), ("b", 2, there)):
