@@ -15,12 +15,15 @@ from onnx import TensorProto, helper
 from tokenizers import models
 
 from engines import releases
-from engines.contract import MANIFEST_SCHEMA, Batch, Calibration, ImageSpec, Manifest, TensorSpec, TextSpec
+from engines.contract import Batch
 from engines.errors import EngineUnavailable, InferenceFailed, ReleaseCorrupt
 from engines.runtime import loader
+from tests.tiny_release import draft
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from engines.contract import Manifest
 
 SIZE, TOKENS, MAX_BATCH = 4, 8, 3
 
@@ -54,27 +57,7 @@ def graph(path: Path, *, tokens: int = TOKENS) -> Path:
 
 def manifest() -> Manifest:
     """Return the manifest of a tiny engine, its files not yet known."""
-    return Manifest(
-        schema_version=MANIFEST_SCHEMA,
-        release="",
-        family="tiny",
-        created_at="2026-01-01T00:00:00Z",
-        inputs=(
-            TensorSpec(name="pixel_values", dtype="uint8", shape=(None, 3, SIZE, SIZE)),
-            TensorSpec(name="input_ids", dtype="int32", shape=(None, TOKENS)),
-            TensorSpec(name="attention_mask", dtype="int32", shape=(None, TOKENS)),
-        ),
-        image=ImageSpec(height=SIZE, width=SIZE),
-        text=TextSpec(max_tokens=TOKENS, fields=("title",)),
-        calibration=Calibration(),
-        threshold=0.5,
-        thresholds={},
-        max_batch=MAX_BATCH,
-        parent=None,
-        metrics={},
-        provenance={},
-        files={},
-    )
+    return draft(size=SIZE, tokens=TOKENS, max_batch=MAX_BATCH)
 
 
 @pytest.fixture
