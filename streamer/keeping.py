@@ -8,6 +8,7 @@ goes out without evidence, is counted, and a label for it will find nothing (doc
 from __future__ import annotations
 
 import asyncio
+import io
 import tempfile
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING
@@ -77,7 +78,10 @@ class Keeper:
     def hold(picture: bytes) -> IO[bytes]:
         """Return the picture where it costs little memory until its score is there; for threads."""
         held = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - whoever holds it last ends it
-        held.write(picture)
+        try:
+            held.write(picture)
+        except OSError:  # a full disk, or no place for temporary files: no reason to stop scoring
+            return io.BytesIO(picture)
         return held
 
     def lacks(self, image_sha256: str) -> bool:

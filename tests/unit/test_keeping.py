@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -201,8 +202,12 @@ async def test_store_that_hangs_does_not_hold_scores_back(tmp_path: Path, monkey
         assert {one["product_id"] for one in scores} == {"p", "q", "r"}
 
 
-def test_picture_that_waits_for_its_score_is_whole_however_large() -> None:
-    """Small ones wait in memory, large ones in a file that has no name."""
+@pytest.mark.parametrize("place", [None, "/nowhere"])
+def test_picture_that_waits_for_its_score_is_whole_however_large(
+    place: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small ones wait in memory, large ones in a file that has no name, or in memory where there is room for none."""
+    monkeypatch.setattr(tempfile, "tempdir", place)
     for size in (10, 2**20):
         body = hashlib.sha256(b"x").digest() * (size // 10)
         with Keeper.hold(body) as held:
