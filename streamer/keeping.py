@@ -81,6 +81,7 @@ class Keeper:
         try:
             held.write(picture)
         except OSError:  # a full disk, or no place for temporary files: no reason to stop scoring
+            held.close()
             return io.BytesIO(picture)
         return held
 

@@ -349,14 +349,18 @@ class Pipeline:
         started = time.perf_counter()
         image_sha256 = hashlib.sha256(body).hexdigest()
         known = self._known(serving, image_sha256, said.sha256)
-        picture = self._keeper.hold(body) if self._keeper is not None else None
         if known is not None:
-            return _Prepared(image_sha256, judgement=known, picture=picture, decode_s=time.perf_counter() - started)
+            decode_s = time.perf_counter() - started
+            return _Prepared(image_sha256, judgement=known, picture=self._hold(body), decode_s=decode_s)
         pixels = serving.decode(body)
         decoded = time.perf_counter()
         pair = serving.pair(pixels, said)
         tokenise_s = time.perf_counter() - decoded
+        picture = self._hold(body)  # last: a picture that is refused is not held
         return _Prepared(image_sha256, pair, picture=picture, decode_s=decoded - started, tokenise_s=tokenise_s)
+
+    def _hold(self, body: bytes) -> IO[bytes] | None:
+        return None if self._keeper is None else self._keeper.hold(body)
 
     def _known(self, serving: Serving, image_sha256: str, text_sha256: str) -> _Judgement | None:
         try:
