@@ -91,6 +91,7 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
 ) -> None:
     """Two folds, one list, most suspicious first; a finished fold is not trained again, an unfinished one is."""
     monkeypatch.setattr("engines.build.adapt.rehearse", lambda _: None)  # `adapt` does it above; each takes an export
+    monkeypatch.setattr(audit, "EXPLAINED", 5)  # an engine that has learnt nothing alerts everywhere
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 1}
