@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
-from streamer import application, events, topics
+from streamer import application, topics
 from streamer.dataset import LabelDataset
 from streamer.errors import FatalError, StreamerError
 from streamer.evidence import EvidenceStore
-from streamer.incoming import Incoming
+from streamer.incoming import Incoming, incoming_of
 from streamer.label_studio import Webhook
 from streamer.outbox import Outbox
 from streamer.recording import Recorder
@@ -135,20 +135,8 @@ class LabelWorker:
 
     async def _label(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         async for event in stream.noack().events():
-            message = event.message
             self._idle.clear()
-            await self._waiting.put(
-                Incoming(
-                    key=message.key,
-                    value=message.value,
-                    headers=list(message.headers or ()),
-                    position=events.SourcePosition(
-                        topic=message.topic, partition=message.partition, offset=message.offset
-                    ),
-                    published_at=events.claimed_time(message.timestamp),
-                    acknowledge=event.ack,
-                )
-            )
+            await self._waiting.put(incoming_of(event))
 
     async def _record(self, recorder: Recorder) -> None:
         """Record what has come, batch after batch, for ever."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from streamer import scorer, terminal
+from streamer import leaving, terminal
 from streamer.settings import Settings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find
 
@@ -81,7 +81,7 @@ def test_compose_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None
     assert settings.broker.bootstrap.partition(":")[0] in COMPOSE["services"]
     assert COMPOSE["services"]["scorer"]["expose"] == [str(settings.telemetry.port)]
     grace_s = float(COMPOSE["services"]["scorer"]["stop_grace_period"].removesuffix("s"))
-    assert grace_s > settings.pipeline.drain_timeout_s + scorer.LEAVE_S
+    assert grace_s > settings.pipeline.drain_timeout_s + leaving.LEAVE_S
     scraped = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
     assert (scraped["names"], scraped["port"]) == (["scorer"], settings.telemetry.port)
 

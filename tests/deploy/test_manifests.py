@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from streamer import addresses, scorer, terminal, topics
+from streamer import addresses, leaving, terminal, topics
 from streamer.cli import app
 from streamer.settings import Settings, TopicSettings, load
 from tests.deploy.rendering import OVERLAYS, find, render, validate
@@ -105,7 +105,7 @@ def test_grace_period_covers_pre_stop_drain_and_leaving(overlay: str, monkeypatc
     pod = _pod(overlay)
     pre_stop = _container(overlay)["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = _settings(overlay, monkeypatch).pipeline.drain_timeout_s
-    assert pod["terminationGracePeriodSeconds"] > pre_stop + drain + scorer.LEAVE_S
+    assert pod["terminationGracePeriodSeconds"] > pre_stop + drain + leaving.LEAVE_S
     assert pod["restartPolicy"] == "Always"
 
 

@@ -17,12 +17,13 @@ from engines.contract import AttributeColumns, Calibration
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
-from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore, SourcePosition
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
 from streamer.incoming import Incoming
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
+from streamer.wire import SourcePosition
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
 if TYPE_CHECKING:
