@@ -16,6 +16,7 @@ import structlog
 from streamer import alert as alerting
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.events import parse_score
+from streamer.fencing import stamped
 from streamer.incoming import dead_letter, incoming_of
 from streamer.wire import encode
 
@@ -84,7 +85,8 @@ class AlertAgent:
         except RejectedEvent as error:
             await self._reject(incoming_of(event), error)
             return None
-        state = alerting.from_table(self._table.get(score.product_id))
+        held = self._table.get(score.product_id)
+        state = alerting.from_table(held)
         next_state, alert = alerting.decide(state, score, source=self._source)
         if alert is not None:
             if self._keeper is not None and alert.data.reason == "mismatch":
@@ -95,17 +97,19 @@ class AlertAgent:
                 alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
             )
         if next_state is not None and (next_state != state or alerting.stems_from(next_state, score)):
-            return self._remember(score.product_id, next_state)
+            generation = event.message.generation_id  # not that of now: it may have been delivered before a rebalance
+            entry = stamped(alerting.to_table(next_state), generation=generation, held=held)
+            return self._remember(score.product_id, entry)
         return None
 
-    def _remember(self, product_id: str, state: alerting.AlertState) -> asyncio.Future[Any]:
+    def _remember(self, product_id: str, entry: dict[str, object]) -> asyncio.Future[Any]:
         """Write the state; return the delivery of its record in the changelog.
 
         Raises:
             FatalError: state_not_written. The next start rebuilds the state from its changelog.
         """
         try:
-            self._table[product_id] = alerting.to_table(state)
+            self._table[product_id] = entry
         except Exception as error:  # the stores' errors have no common base
             raise FatalError(
                 "state_not_written", f"is the disk of {self._directory} full? The store says: {error}"
