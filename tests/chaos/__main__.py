@@ -93,8 +93,8 @@ def main() -> int:
     for run, why in results.broken_off.items():
         console.print(f"{run} came to no result: {why}", markup=False, soft_wrap=True)
     broke = [one for one in results.runs if one.problems()]
-    if not (broke or results.broken_off or arguments.keep):
-        shutil.rmtree(plan.logs)
+    if not any(plan.logs.iterdir()):
+        plan.logs.rmdir()
     return 1 if broke or results.broken_off or not results.runs else 0
 
 

@@ -169,7 +169,8 @@ async def _told(order: Order, log: Path) -> AsyncGenerator[Told]:
     try:
         while line := await process.stdout.readline():
             yield msgspec.json.decode(line, type=Told)
+    except BaseException:
+        process.kill()
+        raise
     finally:
-        if process.returncode is None:
-            process.kill()
         await process.wait()
