@@ -139,8 +139,9 @@ class Fetcher:
                 return await self._follow(target, validator, attempt)
             except StreamerError as error:
                 error.attempts = attempt
-                if attempt == self._settings.attempts or not isinstance(error, TransientError):
+                if attempt == self._settings.attempts or not _may_be_tried_again(error):
                     raise
+                assert isinstance(error, TransientError)
                 await self._pause(target, attempt, error)
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
@@ -305,6 +306,11 @@ def _allowed_host(entry: str) -> Host:
 
 def _host_of(url: URL) -> Host:
     return url.raw_host or "", url.port or 0
+
+
+def _may_be_tried_again(error: StreamerError) -> bool:
+    """Whether another try may help, and not only later than an event may wait."""
+    return isinstance(error, TransientError) and (error.retry_after_s or 0.0) <= MAX_WAIT_S
 
 
 def _too_large(most: int) -> RejectedEvent:

@@ -6,6 +6,7 @@ python -m tests.chaos.alone '{"fault": "kill", "seed": 1, "size": {…}, "direct
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import sys
 import time
@@ -71,6 +72,7 @@ async def _run(order: Order) -> Result:
 def main() -> None:
     """Make the run that the command line orders."""
     order = msgspec.json.decode(sys.argv[1], type=Order)
+    faulthandler.enable()  # its parent ends it by SIGABRT when it falls silent: where it hangs stands in the log then
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         result = runner.run(_run(order))

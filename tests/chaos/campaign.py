@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 LOG = "harness.log"
 MAX_LINE_BYTES = 2**26  # a result that holds everything that was wrong
+SILENT_S = 1800.0
+"""Without a word from a run, after which it is taken to hang; on a busy machine, judging it may take minutes."""
 BROKEN_LINES = 10  # of what a run broke; all of it stands in the file
 
 
@@ -167,8 +170,10 @@ async def _told(order: Order, log: Path) -> AsyncGenerator[Told]:
         set_niceness(process.pid, HARNESS_NICENESS)
     assert process.stdout is not None
     try:
-        while line := await process.stdout.readline():
+        while line := await asyncio.wait_for(process.stdout.readline(), SILENT_S):
             yield msgspec.json.decode(line, type=Told)
+    except TimeoutError:
+        process.send_signal(signal.SIGABRT)
     except BaseException:
         process.kill()
         raise

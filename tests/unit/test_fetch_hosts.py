@@ -157,7 +157,7 @@ async def test_events_that_wait_for_a_dead_host_are_few(site: Site) -> None:
             await held.wait()
 
     url = site.respond({"status": 500})
-    limits = settings(site, attempts=3, breaker_failures=1, breaker_pause_s=60, concurrency_per_host=8)
+    limits = settings(site, attempts=3, breaker_failures=1, breaker_pause_s=10, concurrency_per_host=8)
     async with Fetcher(limits, sleep=wait) as fetcher:
         fetches = [asyncio.create_task(error_of(fetcher, url)) for _ in range(20)]
         while sum(fetch.done() for fetch in fetches) < 20 - 8 // WAITING_SHARE:  # noqa: ASYNC110 - nothing signals it
