@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_WAIT_S = 10.0
-"""The longest pause before another try, since the event holds its place. A Retry-After that asks for more ends the tries."""
+"""The longest pause before another try: the event holds its place. A Retry-After that asks for more ends its tries."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REJECTED_STATUS = {401: "image_forbidden", 403: "image_forbidden", 404: "image_not_found", 410: "image_not_found"}

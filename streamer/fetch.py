@@ -137,12 +137,14 @@ class Fetcher:
         for attempt in range(1, self._settings.attempts + 1):
             try:
                 return await self._follow(target, validator, attempt)
+            except TransientError as error:
+                error.attempts = attempt
+                if attempt == self._settings.attempts or (error.retry_after_s or 0.0) > MAX_WAIT_S:
+                    raise
+                await self._pause(target, attempt, error)
             except StreamerError as error:
                 error.attempts = attempt
-                if attempt == self._settings.attempts or not _may_be_tried_again(error):
-                    raise
-                assert isinstance(error, TransientError)
-                await self._pause(target, attempt, error)
+                raise
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     async def _pause(self, url: URL, attempt: int, error: TransientError) -> None:
@@ -306,11 +308,6 @@ def _allowed_host(entry: str) -> Host:
 
 def _host_of(url: URL) -> Host:
     return url.raw_host or "", url.port or 0
-
-
-def _may_be_tried_again(error: StreamerError) -> bool:
-    """Whether another try may help, and not only later than an event may wait."""
-    return isinstance(error, TransientError) and (error.retry_after_s or 0.0) <= MAX_WAIT_S
 
 
 def _too_large(most: int) -> RejectedEvent:

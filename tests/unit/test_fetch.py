@@ -276,14 +276,14 @@ async def test_get_all_hosts_together_keep_the_total(site: Site) -> None:
 
 
 async def test_get_waiting_for_a_place_takes_no_time_of_the_try(site: Site) -> None:
-    """Five fetches of 0.1 s, one after the other, stay within a limit of 0.3 s each."""
+    """Five fetches of 0.2 s, one after the other, stay within a limit of 0.9 s each."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         return web.Response(body=PICTURE)
 
     url = site.handle(respond)
-    async with Fetcher(settings(site, timeout_s=0.3, concurrency_per_host=1)) as fetcher:
+    async with Fetcher(settings(site, timeout_s=0.9, concurrency_per_host=1)) as fetcher:
         fetched = await asyncio.gather(*(fetcher.get(url) for _ in range(5)))
     assert fetched == [Fetched(PICTURE, None)] * 5
 

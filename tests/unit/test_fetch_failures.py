@@ -83,12 +83,12 @@ async def test_get_slow_redirects_share_one_timeout(site: Site) -> None:
     """A chain of redirects, each within the limit, is not."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.3)
         return web.Response(status=302, headers={"Location": "/a.jpg"})
 
-    async with Fetcher(settings(site, timeout_s=0.2, max_redirects=10)) as fetcher:
+    async with Fetcher(settings(site, timeout_s=0.5, max_redirects=10)) as fetcher:
         assert (await error_of(fetcher, site.handle(respond))).code == "image_timeout"
-    assert len(site.requests) == 2
+    assert len(site.requests) <= 2  # a busy machine may spend the time on the first
 
 
 async def test_get_server_of_another_protocol_is_malformed() -> None:

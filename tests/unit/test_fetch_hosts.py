@@ -91,6 +91,9 @@ async def worker(
         await batcher.close()
 
 
+TRY_S = 1.5  # a good host must answer in it, on a busy machine too
+
+
 async def silence(request: web.Request) -> web.StreamResponse:
     """Accept the request and say nothing."""
     await asyncio.sleep(60)
@@ -103,7 +106,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
     async with serving() as dead:
         silent = dead.handle(silence)
         limits = settings(
-            site, dead, attempts=3, timeout_s=0.5, breaker_pause_s=60, concurrency_per_host=16, backoff_s=0.1
+            site, dead, attempts=3, timeout_s=TRY_S, breaker_pause_s=60, concurrency_per_host=16, backoff_s=0.1
         )
         async with worker(limits, in_flight=64) as alone:
             started = time.perf_counter()
@@ -116,7 +119,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
             for _ in range(200):
                 await mixed.send(silent)
                 await mixed.send(good)
-            while mixed.outcomes()["scored"] < 200:  # noqa: ASYNC110 - the broker's stand-in signals nothing
+            while mixed.pipeline.in_flight and mixed.outcomes()["scored"] < 200:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.01)
             scored_s = time.perf_counter() - started
             await mixed.pipeline.drain()
@@ -127,7 +130,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
     assert outcomes.keys() <= {"image_host_unavailable", "image_timeout"}
     assert outcomes["image_host_unavailable"] > 150
     assert len(dead.requests) <= 2 * 16  # of 600 tries that its events have
-    assert scored_s < alone_s + 3 * 0.5 + 1  # once the time of a try, until it is known to be dead
+    assert scored_s < alone_s + 3 * TRY_S + 1  # once the time of a try, until it is known to be dead
 
 
 async def test_dead_host_that_comes_back_is_asked_again(site: Site) -> None:
