@@ -25,7 +25,7 @@ from tests import brokers
 from tests.chaos.campaign import Campaign, Plan
 from tests.chaos.faults import FAULTS
 from tests.chaos.results import Results
-from tests.chaos.workload import Size
+from tests.chaos.size import Size
 from tests.priority import set_niceness
 
 NICENESS = 10

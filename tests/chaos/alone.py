@@ -11,36 +11,19 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvloop
 
-from tests.chaos.faults import Fault  # noqa: TC001 - msgspec reads the annotations
+from tests.chaos.orders import Order, Told
 from tests.chaos.place import place
-from tests.chaos.results import Result  # noqa: TC001 - msgspec reads the annotations
 from tests.chaos.run import run
-from tests.chaos.workload import Size  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from tests.chaos.results import Result
 
 TELL_EVERY_S = 0.5
-HARNESS_NICENESS = 5
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Which run; `directory` is there and empty, `background` says that other work goes first."""
-
-    fault: Fault
-    seed: int
-    size: Size
-    directory: str
-    background: bool = False
-
-
-class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run tells: what it is at and how much of it is done; in the end, the result."""
-
-    stage: str
-    share: float = 0.0
-    result: Result | None = None
 
 
 def _tell(told: Told) -> None:

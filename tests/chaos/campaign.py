@@ -16,8 +16,8 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from streamer.demo.broker import die_with_parent, log_tail
-from tests.chaos.alone import HARNESS_NICENESS, Order, Told
-from tests.chaos.images import ROOT
+from tests.chaos.orders import Order, Told
+from tests.chaos.results import ROOT
 from tests.priority import set_niceness
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOG = "harness.log"
 MAX_LINE_BYTES = 2**26  # a result that holds everything that was wrong
+HARNESS_NICENESS = 5
 SILENT_S = 1800.0
 """Without a word from a run, after which it is taken to hang; on a busy machine, judging it may take minutes."""
 BROKEN_LINES = 10  # of what a run broke; all of it stands in the file

@@ -84,6 +84,7 @@ def check(history: History, faults: Sequence[Span] = ()) -> Verdict:
             *_altered(history),
             *_wrong_alerts(history),
             *_ambiguous(history),
+            *_taken_back(history),
         ],
         ahead=[*_ahead_of_outcomes(history, outcomes), *_ahead_of_alerts(history)],
         duplicates=sum(len(told) - 1 for told in names.values()),
@@ -204,6 +205,18 @@ def _ambiguous(history: History) -> list[str]:
     for alert in history.alerts:
         ids[alert.body["subject"], alert.body["data"]["order"], _transition(alert)].add(alert.body["id"])
     return [f"{transition}: ids {sorted(found)}" for transition, found in ids.items() if len(found) > 1]
+
+
+def _taken_back(history: History) -> list[str]:
+    """Return the commits that were behind the one before: of a worker to which the partition no longer belonged."""
+    found = []
+    for topic, commits in history.commits.items():
+        newest: dict[int, int] = defaultdict(int)
+        for commit in commits:
+            if commit.offset < newest[commit.partition]:
+                found.append(f"{topic}-{commit.partition}: {commit.offset} after {newest[commit.partition]}")
+            newest[commit.partition] = commit.offset
+    return found
 
 
 def _ahead_of_outcomes(history: History, outcomes: dict[Position, list[Record]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,27 @@ from rich.table import Table
 
 from tests.chaos.checker import Verdict  # noqa: TC001 - msgspec reads the annotations
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.supervisor import Exit  # noqa: TC001 - msgspec reads the annotations
-from tests.chaos.workload import PLANNED, Size
+from tests.chaos.size import PLANNED, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
 CODE = ("streamer", "engines", "tests/chaos")
+TIDY = (0, -signal.SIGTERM)
+"""One that has just started dies of SIGTERM: it takes no signals yet, and has nothing to leave in order."""
 REDELIVERED_AT_MOST = 0.02
 """Of the events, outcomes that a planned rebalance repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A process that ended; `told` says whether it had been sent a signal, by the schedule or by a scale-down."""
+
+    slot: int
+    code: int
+    told: bool
+    lived_s: float
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class Result:
         found += [f"{verdict.lost} events without an outcome"] if verdict.lost else []
         found += [f"{verdict.lag} records not committed"] if verdict.lag else []
         found += [f"{self.untidy} workers did not leave in order"] if self.untidy else []
+        late = [one for one in self.exits if self.fault in PLANNED and one.code not in TIDY]
+        found += [f"{len(late)} workers did not drain in time"] if late else []
         if self.fault in PLANNED and verdict.duplicates > REDELIVERED_AT_MOST * verdict.events:
             found.append(f"{verdict.duplicates} of {verdict.events} outcomes redelivered by a planned rebalance")
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from tests.chaos.checker import Span, check
 from tests.chaos.faults import Setting, schedule
 from tests.chaos.images import image_hosts
 from tests.chaos.pace import Pace
-from tests.chaos.results import Result
-from tests.chaos.supervisor import Exit, Supervisor
+from tests.chaos.results import TIDY, Exit, Result
+from tests.chaos.supervisor import Supervisor
 from tests.chaos.watch import Watch
 from tests.chaos.workload import engine_faults, publish, settings_of
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Fault
     from tests.chaos.history import History
     from tests.chaos.place import Place
-    from tests.chaos.workload import Size
+    from tests.chaos.size import Size
 
 STILL_S = 120.0
 """Without a commit; then a run that has lag is judged as it stands."""
@@ -106,8 +105,7 @@ class _Run:
             had, wall_s = self._pace.now(), time.monotonic() - began
             exits = list(self._supervisor.exits)
             await self._supervisor.stop()
-            # One that has just started dies of SIGTERM: it takes no signals yet, and has nothing to leave in order.
-            untidy = sum(one.code not in (0, -signal.SIGTERM) for one in self._supervisor.exits[len(exits) :])
+            untidy = sum(one.code not in TIDY for one in self._supervisor.exits[len(exits) :])
             self._tell("checking", 0.0)
             group = self._settings.broker.group
             found = await history.read(self._bootstrap, self._settings.topics, group, events)

@@ -24,14 +24,15 @@ from streamer.demo.broker import LOOPBACK, free_port, spawn
 from streamer.demo.worker import settings_variables
 from streamer.settings import Settings, StateSettings, TelemetrySettings
 from tests.chaos.images import ROOT
+from tests.chaos.results import Exit
 from tests.priority import set_niceness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.chaos.orders import EngineFaults
     from tests.chaos.pace import Pace
-    from tests.chaos.worker import EngineFaults
 
 POLL_S = 0.05
 BACKOFF_S, LONGEST_BACKOFF_S, CALM_AFTER_S = 0.2, 5.0, 10.0
@@ -41,16 +42,6 @@ STARTUP_S = 60.0
 NICENESS = 10
 GRACE_S = 30.0
 """After SIGTERM, before SIGKILL: longer than the drain that the workers are allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A process that ended; `told` says whether it had been sent a signal, by the schedule or by a scale-down."""
-
-    slot: int
-    code: int
-    told: bool
-    lived_s: float
 
 
 @dataclass

@@ -158,6 +158,12 @@ def test_checker_finds_a_commit_ahead_of_the_resolution_by_a_deletion(sound: His
     assert check(sound).ahead == ["0: 2 committed, the alert of 1 came 1 ms later"]
 
 
+def test_checker_finds_a_commit_that_takes_one_back(sound: History) -> None:
+    """Only who no longer owns the partition commits less than was committed."""
+    sound.commits["updates"].append(Commit(0, 1, 18))
+    assert check(sound).wrong == ["updates-0: 1 after 2"]
+
+
 def test_checker_finds_an_alert_that_stayed_open(sound: History) -> None:
     """The last update resolves it in a sequential run."""
     sound.alerts.pop()

@@ -22,6 +22,7 @@ from engines import releases
 from engines.errors import InferenceFailed
 from streamer import scorer, settings
 from streamer.errors import StreamerError
+from tests.chaos.orders import EngineFaults
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,26 +32,6 @@ if TYPE_CHECKING:
 LOGIT = 12.0
 BRIGHT = 200  # of 255
 HANG_S = 3600.0
-
-
-class EngineFaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What befalls the engine.
-
-    Attributes:
-        seed: of everything random here.
-        raises: share of the batches with more than one pair that it cannot run; each pair alone it can.
-        memory: pairs for which it has memory; a larger batch fails. 0: any number.
-        hangs: share of the batches that never end.
-        breaks: share of the batches on which it raises what is no error of an engine.
-        calm: a path; all this ends when something stands there.
-    """
-
-    seed: int = 0
-    raises: float = 0.0
-    memory: int = 0
-    hangs: float = 0.0
-    breaks: float = 0.0
-    calm: str = ""
 
 
 class ChaosEngine:

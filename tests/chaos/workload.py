@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
 
 from streamer.settings import Settings
 from tests.chaos.history import NUMBER
-from tests.chaos.worker import EngineFaults
+from tests.chaos.orders import EngineFaults
+from tests.chaos.size import PLANNED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,33 +19,15 @@ if TYPE_CHECKING:
     from tests.chaos.faults import Fault
     from tests.chaos.images import Host
     from tests.chaos.pace import Pace
+    from tests.chaos.size import Size
     from tests.chaos.traffic import Event
 
-PER_SECOND = 1000
-SHORTEST_S = 8.0  # of publishing: the faults fall into it
 FIRST = 50  # events that are there before the first fault
 LOOK_EVERY = 25  # events, at the clock
 
 SESSION_TIMEOUT_S, CALM_SESSION_TIMEOUT_S = 6.0, 20.0
 DRAIN_TIMEOUT_S = 15.0
 INFERENCE_DEADLINE_S = 3.0
-
-PLANNED: tuple[Fault, ...] = ("terminate", "scale")
-"""Faults in which nobody vanishes: a worker that is only slow must not be given up."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large a run is."""
-
-    events: int = 50_000
-    partitions: int = 12
-    workers: int = 3
-
-    @property
-    def publishing_s(self) -> float:
-        """How long its events are published, in seconds."""
-        return max(SHORTEST_S, self.events / PER_SECOND)
 
 
 async def publish(  # noqa: PLR0917 - what a run is made of
