@@ -144,23 +144,32 @@ class _Run:
 
     async def _take_place(self, events: list[traffic.Event], befalling: Befalling) -> list[Span]:
         """Publish everything and let everything befall; return when what happened."""
-        size, first_outcome = self._size, asyncio.Event()
-        topic = self._settings.topics.updates
+        over = asyncio.Event()
         async with asyncio.TaskGroup() as group:  # if one fails, the others end with it
-            telling = group.create_task(self._keep_telling())
-            publishing = group.create_task(publish(self._bootstrap, topic, events, size, self._pace, first_outcome))
-            await self._until_first_outcome()
-            first_outcome.set()
-            began = self._pace.now()
-            steps = schedule(self._fault, self._seed, Setting(size.publishing_s, size.workers))
-            befallen = [group.create_task(befalling.step(step, began)) for step in steps]
-            await asyncio.wait([publishing, *befallen], return_when=asyncio.FIRST_EXCEPTION)
-            self._calm.touch()
-            telling.cancel()
+            group.create_task(self._keep_telling(over))
+            try:
+                befallen = await self._befall(events, befalling, group)
+            finally:
+                over.set()
         return [step.result() for step in befallen]
 
-    async def _keep_telling(self) -> None:
-        while True:
+    async def _befall(
+        self, events: list[traffic.Event], befalling: Befalling, group: asyncio.TaskGroup
+    ) -> list[asyncio.Task[Span]]:
+        size, first_outcome = self._size, asyncio.Event()
+        topic = self._settings.topics.updates
+        publishing = group.create_task(publish(self._bootstrap, topic, events, size, self._pace, first_outcome))
+        await self._until_first_outcome()
+        first_outcome.set()
+        began = self._pace.now()
+        steps = schedule(self._fault, self._seed, Setting(size.publishing_s, size.workers))
+        befallen = [group.create_task(befalling.step(step, began)) for step in steps]
+        await asyncio.wait([publishing, *befallen], return_when=asyncio.FIRST_EXCEPTION)
+        self._calm.touch()
+        return befallen
+
+    async def _keep_telling(self, over: asyncio.Event) -> None:
+        while not over.is_set():  # not cancelled: an aiokafka that waits for an answer may lose a cancellation
             self._tell("running", (await self._watch.committed() or 0) / self._size.events)
             await asyncio.sleep(LOOK_S)
 

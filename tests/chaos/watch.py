@@ -82,5 +82,6 @@ class Watch:
 
 async def _asked(question: Awaitable[T]) -> T | None:
     with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        return await asyncio.wait_for(question, ANSWER_S)
+        async with asyncio.timeout(ANSWER_S):
+            return await question
     return None
