@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
+.PHONY: help prometheus demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -25,6 +25,13 @@ $(VENV)/test: pyproject.toml | $(VENV)/pip
 $(VENV)/gpu: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[gpu,train]'
 	@touch $@
+
+$(VENV)/bin/prometheus: | $(VENV)/pip
+	cd $(VENV) && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb debian
+	mv $(VENV)/debian/usr/bin/prom* $(BIN)/
+	rm -r $(VENV)/debian $(VENV)/prometheus_*.deb
+
+prometheus: $(VENV)/bin/prometheus ## Debian's Prometheus and promtool, for the tests that ask them; nothing is started
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)

@@ -141,7 +141,7 @@ class Scorer:
         )
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
-        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
         self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
