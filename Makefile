@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help prometheus demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
+.PHONY: help prometheus asyncapi demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ $(VENV)/bin/prometheus: | $(VENV)/pip
 	rm -r $(VENV)/debian $(VENV)/prometheus_*.deb
 
 prometheus: $(VENV)/bin/prometheus ## Debian's Prometheus and promtool, for the tests that ask them; nothing is started
+
+$(VENV)/asyncapi/node_modules: | $(VENV)/pip
+	npm install --prefix $(VENV)/asyncapi --no-save --no-audit --no-fund --ignore-scripts @asyncapi/parser@3.6.3
+
+asyncapi: $(VENV)/asyncapi/node_modules ## The official AsyncAPI parser (npm), for the test that asks it
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)
