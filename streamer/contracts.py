@@ -17,6 +17,7 @@ import msgspec
 
 from streamer import __version__, reviews, topics
 from streamer.events import (
+    CLOUD_EVENT,
     REPLAYED_FROM,
     SCHEMA_VERSION,
     DeadLetter,
@@ -26,6 +27,7 @@ from streamer.events import (
     ProductUpdate,
 )
 from streamer.settings import BrokerSettings, LabelSettings, TopicSettings
+from streamer.tracing import CARRIED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -197,23 +199,23 @@ def _messages(channel: _Channel) -> Iterator[tuple[str, Json]]:
     body: Json = {"name": name, "title": name, "summary": summary, "payload": {"$ref": f"{_SCHEMAS}{name}"}}
     if description:
         body["description"] = description
-    if channel.contract is ProductUpdate:
-        body["headers"] = _REPLAYED
-    yield name, body | {"bindings": key}
+    if channel.contract is MismatchAlert:
+        body["contentType"] = "application/cloudevents+json"
+    yield name, body | {"headers": _headers(channel.contract), "bindings": key}
     if channel.null is not None:
         name, summary = channel.null
         yield name, {"name": name, "summary": summary, "payload": {"type": "null"}, "bindings": key}
 
 
-_REPLAYED: Json = {
-    "type": "object",
-    "properties": {
-        REPLAYED_FROM: {
-            "type": "string",
-            "description": "TOPIC/PARTITION/OFFSET where the update first stood, of one that is published again",
-        }
-    },
-}
+def _headers(contract: type[msgspec.Struct]) -> Json:
+    """Return the headers of a contract's messages; none is ever required."""
+    described: dict[str, str] = dict.fromkeys(CARRIED, "W3C Trace Context, of whoever traces")
+    if contract is ProductUpdate:
+        described[REPLAYED_FROM] = "TOPIC/PARTITION/OFFSET where the update first stood, of one that is published again"
+    if contract is MismatchAlert:
+        described[CLOUD_EVENT[0]] = f"{CLOUD_EVENT[1].decode()}: the value is the whole CloudEvent"
+    fields = {name: {"type": "string", "description": text} for name, text in described.items()}
+    return {"type": "object", "properties": fields}
 
 
 # -- payloads

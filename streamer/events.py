@@ -51,6 +51,9 @@ MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.
 REPLAYED_FROM = "replayed-from"
 """Header of an update that is published again: `TOPIC/PARTITION/OFFSET` where it first stood, which orders it still."""
 
+CLOUD_EVENT = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+"""Header of an alert. Source: Kafka protocol binding for CloudEvents 1.0.2, 3.3.1, structured content mode."""
+
 Contract = TypeVar("Contract", bound=msgspec.Struct)
 
 RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]

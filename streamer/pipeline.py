@@ -30,6 +30,7 @@ from streamer.events import Contradiction, DeadLetter, ProductScore, ProductUpda
 from streamer.fetch import NotModified
 from streamer.incoming import Incoming, dead_letter
 from streamer.succession import Succession, Turn
+from streamer.tracing import OFF, Span
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
     from streamer.telemetry import Telemetry
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +72,7 @@ class _Passage:
     serving: Serving | None = None
     started: float = field(default_factory=time.perf_counter)
     stages_ms: dict[str, float] = field(default_factory=dict)
+    span: Span = field(default_factory=Span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,9 @@ class Pipeline:
         settings: PipelineSettings,
         telemetry: Telemetry,
         keeper: Keeper | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
+        self._tracing = tracing
         self._keeper = keeper
         self._fetcher = fetcher
         self.serving = serving
@@ -159,7 +164,7 @@ class Pipeline:
             self._left.clear()
             await self._left.wait()
         passage, refused = self._parse(incoming)
-        task = asyncio.create_task(self._travel(passage, refused))
+        task = asyncio.create_task(self._traced(passage, refused))
         if passage.turn is not None:
             passage.turn.task = task
         self._tasks.add(task)
@@ -202,6 +207,11 @@ class Pipeline:
         passage.turn = Turn(order, place, replayed=passage.origin is not None, deletes=update.deleted)
         self._succession.enter(update.id, passage.turn)
         return passage, None
+
+    async def _traced(self, passage: _Passage, refused: RejectedEvent | None) -> None:
+        came = passage.incoming
+        with self._tracing.processing(came.position, came.headers, key=came.key, value=came.value) as passage.span:
+            await self._travel(passage, refused)
 
     async def _travel(self, passage: _Passage, refused: RejectedEvent | None) -> None:
         incoming, update, turn = passage.incoming, passage.update, passage.turn
@@ -297,7 +307,7 @@ class Pipeline:
     ) -> _Judgement:
         """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
         scored = await serving.lane.logit(pair)
-        self._clock(passage, "queue", scored.waited_s)
+        self._clock(passage, "queue", scored.waited_s, ended_s_ago=scored.infer_s)
         self._clock(passage, "engine", scored.infer_s)
         threshold, explainer = serving.threshold(update), serving.explainer
         explainer.count_scored()
@@ -338,7 +348,7 @@ class Pipeline:
                 )
         finally:
             fetched.release()
-        self._clock(passage, "decode", prepared.decode_s)
+        self._clock(passage, "decode", prepared.decode_s, ended_s_ago=prepared.tokenise_s)
         self._clock(passage, "tokenise", prepared.tokenise_s)
         if fetched.validator is not None and self._settings.score_cache_entries:
             self._seen[url] = _Seen(fetched.validator, prepared.image_sha256)
@@ -432,9 +442,11 @@ class Pipeline:
         }
         if isinstance(record, DeadLetter):
             self._telemetry.outcome("rejected", record.reason)
+            passage.span.end_as("rejected", error=record.reason, release=record.release)
             log.warning("event.rejected", reason=record.reason, message=record.message, outcome="rejected", **facts)
             return
         self._telemetry.outcome(record.outcome)
+        passage.span.end_as(record.outcome, release=record.release, probability=record.probability)
         if record.probability is not None:
             self._telemetry.probability(record.probability)
         log.debug("event.recorded", outcome=record.outcome, probability=record.probability, **facts)
@@ -448,9 +460,10 @@ class Pipeline:
         finally:
             self.depths[stage] -= 1
 
-    def _clock(self, passage: _Passage, stage: str, seconds: float) -> None:
+    def _clock(self, passage: _Passage, stage: str, seconds: float, *, ended_s_ago: float = 0.0) -> None:
         passage.stages_ms[f"{stage}_ms"] = round(seconds * 1e3, 2)
         self._telemetry.stage(stage, seconds)
+        passage.span.stage(stage, seconds, ended_s_ago=ended_s_ago)
 
     def _leave(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

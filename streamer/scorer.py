@@ -27,7 +27,7 @@ import uvloop
 
 from engines.store import ReleaseStore
 from streamer import alert as alerting
-from streamer import application, events, records, rotation, topics
+from streamer import application, events, records, rotation, topics, tracing
 from streamer.announcements import open_announcements
 from streamer.batch import Batcher
 from streamer.errors import FatalError, RejectedEvent, StreamerError
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from streamer.application import WorkerApp
     from streamer.reload import Loaded
     from streamer.settings import Settings
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +74,10 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    traced = tracing.start(group=settings.broker.group) if settings.telemetry.tracing else tracing.OFF
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, traced)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings, engine=engine, leaving=_end_within).run())
+        return runner.run(Scorer(settings, engine=engine, tracing=traced, leaving=_end_within).run())
 
 
 class Scorer:
@@ -84,6 +86,7 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        tracing: is told what becomes of each record.
         leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
@@ -92,10 +95,12 @@ class Scorer:
         settings: Settings,
         *,
         engine: Engine | None = None,
+        tracing: Tracing = tracing.OFF,
         leaving: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._leaving = leaving
+        self._tracing = tracing
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: WorkerApp
@@ -128,6 +133,7 @@ class Scorer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        stack.callback(self._tracing.close)
         partitions = await self._partitions()
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         self._rotation = Rotation(settings, executor, self.telemetry)
@@ -142,9 +148,9 @@ class Scorer:
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
-        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
-        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
         self._keeper = keeper_of(
             settings.evidence,
             publish=self._outbox.send,
@@ -162,6 +168,7 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
             keeper=self._keeper,
+            tracing=self._tracing,
         )
         if self._reloader is not None:
             self._following = asyncio.create_task(self._reloader.follow())
@@ -244,7 +251,7 @@ class Scorer:
     async def _alert(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         async for event in stream.noack().events():
             try:
-                change = await self._decide(event)
+                change = await self._traced(event)
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker stops
                 self._fail(error)
                 return  # raised, it would crash Faust, which then leaves its consumer running
@@ -252,6 +259,13 @@ class Scorer:
                 event.ack()
             else:
                 change.add_done_callback(partial(self._acknowledge, event))
+
+    async def _traced(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
+        if self._tracing is tracing.OFF:
+            return await self._decide(event)
+        came = _incoming(event)
+        with self._tracing.processing(came.position, came.headers, key=came.key, value=came.value):
+            return await self._decide(event)
 
     def _acknowledge(self, event: Any, change: asyncio.Future[Any]) -> None:  # noqa: ANN401 - Faust's event
         """Acknowledge an event whose change of state the broker has; a change that it refused stops the worker."""
@@ -279,7 +293,8 @@ class Scorer:
         if alert is not None:
             if self._keeper is not None and alert.data.reason == "mismatch":
                 await self._keeper.point(alert)
-            await self._alerts.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
+            topic, key, value = self._settings.topics.alerts, score.product_id.encode(), events.encode(alert)
+            await self._alerts.send(topic, key, value, [events.CLOUD_EVENT])
             self.telemetry.alert(alert.type.rpartition(".")[2])
             log.info(
                 alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability

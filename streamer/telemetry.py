@@ -19,6 +19,7 @@ from streamer import __version__
 from streamer.events import OUTCOMES, Outcome, Transition
 from streamer.labels import LABEL_OUTCOMES, LabelOutcome
 from streamer.reviews import Sampled
+from streamer.tracing import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.batch import BatchReport
+    from streamer.tracing import Tracing
 
 STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "keep", "publish")
 
@@ -240,10 +242,11 @@ def _probe(check: Callable[[], tuple[bool, str]]) -> Callable[[web.Request], Awa
     return answer
 
 
-def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
-    """Send structlog and the standard library's loggers to stderr, one line per event."""
+def configure_logging(level: str, log_format: Literal["json", "console"], tracing: Tracing = OFF) -> None:
+    """Send structlog and the standard library's loggers to stderr, one line per event, with the ids of its trace."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([lambda _, __, event: {**event, **tracing.ids()}] if tracing is not OFF else []),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
