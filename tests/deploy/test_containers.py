@@ -48,7 +48,7 @@ def test_dockerfile_with_an_unpinned_image_has_findings(tmp_path: Path) -> None:
 def test_image_runs_as_the_user_that_the_pod_names(dockerfile: Path) -> None:
     """A number: Kubernetes cannot tell whether a name is root."""
     users = [line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("USER")]
-    context = find("cpu", "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    context = find("cpu", "Deployment", "scorer")["spec"]["template"]["spec"]["securityContext"]
     assert users == [f"{context['runAsUser']}:{context['runAsGroup']}"]
 
 
