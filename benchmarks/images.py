@@ -3,7 +3,7 @@
     python benchmarks/images.py                     all but the GPU's, whose packages come from another index
     python benchmarks/images.py labeler trainer     some
 
-Follows the Dockerfile: a copy of what is committed, less `.dockerignore`; an empty environment; the `pip` steps of its
+Follows the Dockerfile: a copy of what is committed and `.dockerignore` lets through; an empty environment; the `pip` steps of its
 build stage; then the entry point with the default command and with `--version`, as the image's user where this runs as
 root, in an empty directory, with no variable of this shell. Without a broker a worker has to end with exit code 2 and
 say which one it missed. Prints one JSON object for each image.
@@ -38,10 +38,11 @@ def instruction(dockerfile: str, name: str) -> str:
 
 
 def copy_of_source(folder: Path) -> None:
-    """Write what is committed and not ignored by Docker."""
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, check=True, capture_output=True).stdout
-    ignored = [f"--exclude={line}" for line in (ROOT / ".dockerignore").read_text().split() if line[0] not in "#!*"]
-    subprocess.run(["tar", "--extract", "--directory", folder, *ignored], input=archive, check=True)
+    """Write what is committed, of the paths that `.dockerignore` lets through."""
+    lines = (ROOT / ".dockerignore").read_text().split()
+    taken = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    archive = subprocess.run(["git", "archive", "HEAD", *taken], cwd=ROOT, check=True, capture_output=True).stdout
+    subprocess.run(["tar", "--extract", "--directory", folder], input=archive, check=True)
 
 
 def install(dockerfile: str, app: Path, source: Path) -> str:
