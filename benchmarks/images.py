@@ -4,9 +4,9 @@
     python benchmarks/images.py labeler trainer     some
 
 Follows the Dockerfile: a copy of what is committed and `.dockerignore` lets through; an empty environment; the `pip`
-steps of its build stage; then the entry point with the default command and with `--version`, in an empty directory, with
-no variable of this shell. Without a broker a worker has to end with exit code 2 and say what it missed. Prints one JSON
-object for each image.
+steps of its build stage; then the entry point with the default command and with `--version`, in an empty directory,
+with no variable of this shell. Without a broker a worker has to end with exit code 2 and say what it missed. Prints one
+JSON object for each image.
 
 Unproven by it: the base image and what is in it, COPY between the stages, the image's user, a file system that is
 read-only, and everything of the GPU's image.
@@ -33,7 +33,8 @@ MIB = 1e6
 def instruction(dockerfile: str, name: str) -> str:
     """Return the last instruction of this name, without the name."""
     lines = re.sub(r"\\\n\s*", "", dockerfile)
-    return re.findall(rf"^{name} (.*)$", lines, flags=re.MULTILINE)[-1]
+    found: list[str] = re.findall(rf"^{name} (.*)$", lines, flags=re.MULTILINE)
+    return found[-1]
 
 
 def copy_of_source(folder: Path) -> None:
@@ -46,11 +47,12 @@ def copy_of_source(folder: Path) -> None:
 
 def install(dockerfile: str, app: Path, source: Path) -> str:
     """Run the build stage's `pip` steps in an empty environment; return them."""
-    (step,) = re.findall(r"^RUN (/app/bin/pip install .*)$", dockerfile, flags=re.MULTILINE)
+    steps: list[str] = re.findall(r"^RUN (/app/bin/pip install .*)$", dockerfile, flags=re.MULTILINE)
+    (step,) = steps
     subprocess.run([sys.executable, "-m", "venv", app], check=True)
-    command = str(step).replace("/app/bin/", f"{app}/bin/").replace("pip install", "pip install --quiet")
+    command = step.replace("/app/bin/", f"{app}/bin/").replace("pip install", "pip install --quiet")
     subprocess.run(command, shell=True, cwd=source, check=True, env=_environment(app))  # noqa: S602 - a file of ours
-    return str(step)
+    return step
 
 
 def run(app: Path, arguments: list[str], folder: Path) -> tuple[int, str]:

@@ -1,7 +1,8 @@
 # Adapts an engine to a catalogue, and retrains it on labels, on a GPU where there is one:
 #   docker build -f docker/trainer.Dockerfile .
 #   docker run --rm -v catalog:/data image adapt /data/catalog --family compact --out /data/releases
-# It installs 1.9 GB beside Python with a CPU build of torch (754 MB); one with CUDA is several GB more.
+# It installs 2.1 GB beside Python (benchmarks/images.py) with a CPU build of torch (751 MB); one with CUDA is several GB
+# more.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
