@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -145,11 +146,9 @@ def files_of(folder: Path, what: str | None = None) -> Iterator[tuple[str, Case[
     A file of lines (.jsonl, .ndjson) is one event a line.
     """
     kind = f"files of {folder.name}"
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in track(paths, kind, console=Console(stderr=True), transient=True):
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES)
-        name, ending = str(path.relative_to(folder)), path.suffix.lower()
+    for name in track(names_in(folder), kind, console=Console(stderr=True), transient=True):
+        data = head_of(folder / name)
+        ending = Path(name).suffix.lower()
         if what == "picture" or (what is None and ending not in JSON_NAMES):
             yield "picture", Case(kind, name, data, ANY_PICTURE)
         elif ending in LINES:
@@ -157,6 +156,17 @@ def files_of(folder: Path, what: str | None = None) -> Iterator[tuple[str, Case[
                 yield "event", Case(kind, f"{name}:{number}", (b"p", line), ANY_EVENT)
         else:
             yield "event", Case(kind, name, (b"p", data), ANY_EVENT)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the files below the folder, in order; names and no paths, which would weigh a kilobyte each."""
+    return sorted(os.path.relpath(Path(root, name), folder) for root, _, names in os.walk(folder) for name in names)
+
+
+def head_of(path: Path) -> bytes:
+    """Return the file's bytes, up to the limit; room for all of that is taken for large files only."""
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES) if path.stat().st_size > MAX_FILE_BYTES else file.read()
 
 
 def resident_mb() -> float:
