@@ -4,8 +4,8 @@
     python benchmarks/hostile.py --only-files --pictures DIR/pictures --json DIR/json
 
 Pictures are of every format that Pillow writes, in several modes and with metadata, animated where the format can be;
-most are of those that a worker decodes. Texts are updates and JSON of every kind. Each file is one of those, altered: bits
-flipped, bytes and lengths set to what breaks parsers, parts removed, doubled, cut off, or put together from two files.
+most are of those that a worker decodes. Texts are updates and JSON of every kind. Each file is one of those, altered:
+bits flipped, bytes and lengths set to what breaks parsers, parts removed, doubled, cut off, or put together from two.
 """
 
 from __future__ import annotations

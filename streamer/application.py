@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterable
 
+    from faust.types import FutureMessage
+
     from streamer.settings import BrokerSettings, Settings
     from streamer.transport import OrderedConsumer
 
@@ -51,10 +53,10 @@ class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
         for tp, offset in {event.message.tp: event.message.offset for event in events}.items():
             self.data.set_persisted_offset(tp, offset)  # of those that do not count, too
 
-    def _on_changelog_sent(self, change: asyncio.Future[Any]) -> None:
-        written = change.result()
+    def _on_changelog_sent(self, fut: FutureMessage) -> None:
+        written = fut.result()
         if fencing.follows(self.data.persisted_offset(written.topic_partition), written.offset):
-            super()._on_changelog_sent(change)
+            super()._on_changelog_sent(fut)
 
 
 class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy

@@ -45,9 +45,9 @@ class _Part:
     engine: Engine
     decoders: DecoderPool
 
-    def close(self) -> None:
-        self.decoders.__exit__()
-        self.engine.close()
+    async def close(self) -> None:
+        await self.decoders.__aexit__()
+        await asyncio.to_thread(self.engine.close)
 
 
 class Rotation:
@@ -55,7 +55,7 @@ class Rotation:
 
     Args:
         settings: of the worker.
-        executor: of its preprocessing.
+        executor: for what would hold up the event loop.
         telemetry: is told which engine runs.
     """
 
@@ -71,9 +71,10 @@ class Rotation:
         """How many engines are in memory."""
         return len(self._parts)
 
-    def begin(self, loaded: Loaded, batcher: Batcher) -> Serving:
+    async def begin(self, loaded: Loaded, batcher: Batcher) -> Serving:
         """Return the release that a worker starts with, at work on the batcher's own lane."""
-        serving = self._take(loaded, batcher.lane, _decoders(self._settings, loaded.engine.manifest.image).__enter__())
+        decoders = await _decoders(self._settings, loaded.engine.manifest.image).__aenter__()
+        serving = self._take(loaded, batcher.lane, decoders)
         self._telemetry.engine(loaded.engine)
         return serving
 
@@ -85,7 +86,7 @@ class Rotation:
             FatalError: decoder_unusable; nothing has changed then.
         """
         lane = batcher.open(loaded.engine, max_batch=max_batch(self._settings, loaded.engine))
-        decoders = await asyncio.to_thread(_begun, _decoders(self._settings, loaded.engine.manifest.image))
+        decoders = await _begun(_decoders(self._settings, loaded.engine.manifest.image))
         before = pipeline.swap(self._take(loaded, lane, decoders))
         self._telemetry.engine(loaded.engine)
         self._telemetry.engine_swapped()
@@ -100,7 +101,7 @@ class Rotation:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
         for part in self._parts.values():
-            part.close()
+            await part.close()
         self._parts.clear()
 
     def _take(self, loaded: Loaded, lane: Lane, decoders: DecoderPool) -> Serving:
@@ -117,7 +118,7 @@ class Rotation:
     async def _retire(self, serving: Serving) -> None:
         await serving.unused()
         part = self._parts.pop(serving)
-        await asyncio.shield(asyncio.to_thread(part.close))
+        await asyncio.shield(part.close())
         log.info("engine.closed", release=serving.release, loaded=self.loaded)
 
 
@@ -176,7 +177,7 @@ def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
     pipeline = settings.pipeline
     return DecoderPool(
         spec,
-        size=pipeline.preprocess_threads,
+        size=pipeline.decoders,
         max_bytes=settings.fetch.max_image_bytes,
         max_pixels=pipeline.max_pixels,
         memory_bytes=pipeline.decode_memory_mib * 2**20,
@@ -184,12 +185,12 @@ def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
     )
 
 
-def _begun(decoders: DecoderPool) -> DecoderPool:
+async def _begun(decoders: DecoderPool) -> DecoderPool:
     """Start the decoders and return once they have decoded something: the first product does not wait for them."""
     picture = io.BytesIO()
     Image.new("RGB", (1, 1)).save(picture, "PNG")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(decoders)
-        decoders.decode(picture.getvalue())
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(decoders)
+        await decoders.decode(picture.getvalue())
         stack.pop_all()
     return decoders

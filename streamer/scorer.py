@@ -53,6 +53,8 @@ SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
 
+_THREADS = 2  # for what would hold up the event loop: finding claims to explain, holding pictures for evidence
+
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
 
@@ -126,7 +128,7 @@ class Scorer:
         settings = self._settings
         stack.callback(self._tracing.close)
         partitions = await self._partitions()
-        executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        executor = stack.enter_context(ThreadPoolExecutor(_THREADS, "beside"))
         self._rotation = Rotation(settings, executor, self.telemetry)
         stack.push_async_callback(self._rotation.close)
         loaded = await self._first_release(stack)
@@ -137,7 +139,7 @@ class Scorer:
             deadline_s=settings.engine.deadline_s,
         )
         stack.push_async_callback(self._batcher.close)
-        serving = self._rotation.begin(loaded, self._batcher)
+        serving = await self._rotation.begin(loaded, self._batcher)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
         self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.

@@ -20,7 +20,7 @@ from streamer.pairs import Pair
 from streamer.updates import text_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
     from numpy.typing import NDArray
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class Decode(Protocol):
-    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused."""
 
-    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
+    def __call__(self, data: bytes) -> Awaitable[NDArray[np.uint8]]: ...
 
 
 class Said:
@@ -54,7 +54,7 @@ class Serving:
         lane: of its engine.
         tokenizer: of the release.
         decode: makes pictures of the size that its engine takes.
-        executor: finds claims to explain, beside decoding and tokenising.
+        executor: finds claims to explain.
         explained_share: of the scored products, how many alerts are explained at most, in the long run.
     """
 
@@ -107,7 +107,7 @@ class Serving:
         return Said(text, self._reader.read(update.columns()) if self._reader is not None else None)
 
     def pair(self, pixels: NDArray[np.uint8], said: Said) -> Pair:
-        """Return picture and text as the engine takes them; for threads."""
+        """Return picture and text as the engine takes them."""
         input_ids, attention_mask = self._tokenizer.encode([said.text])
         return Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
 

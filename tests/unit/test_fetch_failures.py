@@ -18,7 +18,7 @@ from aiohttp import web
 from streamer.answers import MAX_WAIT_S, retry_after_s
 from streamer.errors import TransientError
 from streamer.fetch import Fetched, Fetcher
-from tests.sites import PICTURE, FixedResolver, Site, error_of, settings
+from tests.sites import DIGEST, PICTURE, FixedResolver, Site, error_of, settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -136,7 +136,7 @@ async def test_get_failure_then_success_returns_with_attempts(site: Site) -> Non
     """A server that recovers costs tries, not the event."""
     url = site.respond({"status": 503}, {"status": 429}, {"body": PICTURE})
     async with Fetcher(settings(site, attempts=3)) as fetcher:
-        assert await fetcher.get(url) == Fetched(PICTURE, None, attempts=3)
+        assert await fetcher.get(url) == Fetched(PICTURE, DIGEST, None, attempts=3)
 
 
 class Pauses:

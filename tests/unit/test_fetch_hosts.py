@@ -29,11 +29,12 @@ from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from streamer.serving import Decode
     from streamer.settings import FetchSettings
 
 
@@ -67,9 +68,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(
-    fetch: FetchSettings, *, in_flight: int, decoded: Callable[[bytes], NDArray[np.uint8]] | None = None
-) -> AsyncIterator[Worker]:
+async def worker(fetch: FetchSettings, *, in_flight: int, decoded: Decode | None = None) -> AsyncIterator[Worker]:
     """Yield a worker that holds so many events in flight; `decoded` stands for its decoders."""
     engine, published, telemetry = FakeEngine(), Published(), Telemetry()
     batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
@@ -372,14 +371,14 @@ async def test_gate_of_one_host_is_not_the_others(site: Site) -> None:
 
 async def test_refused_picture_holds_no_memory_while_it_waits_for_the_older_one(site: Site) -> None:
     """The older update's picture wants the bytes that the newer one's had: both end."""
-    loop, decoding = asyncio.get_running_loop(), asyncio.Event()
+    decoding = asyncio.Event()
 
     async def slow(_: web.Request) -> web.StreamResponse:
         await decoding.wait()
         return web.Response(body=png(0) + bytes(2000))
 
-    def decoded(data: bytes) -> NDArray[np.uint8]:
-        loop.call_soon_threadsafe(decoding.set)
+    async def decoded(data: bytes) -> NDArray[np.uint8]:
+        decoding.set()
         return decode(data, FakeEngine().manifest.image, max_pixels=10**6)
 
     broken = site.respond({"body": bytes(2000)}, path="/broken.png")
