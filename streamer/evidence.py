@@ -93,7 +93,8 @@ class EvidenceStore:
         assert label.text_sha256 is not None
         if label.release is not None:
             name = item_id(label.product_id, label.image_sha256, label.text_sha256, label.release)
-            return self._item(label.product_id, name)
+            if (item := self._item(label.product_id, name)) is not None:
+                return item  # else another release has decided than the one that scored
         judged = (label.image_sha256, label.text_sha256)
         found = [item for item in self.items(label.product_id) if (item.image_sha256, item.text_sha256) == judged]
         return max(found, key=lambda item: item.scored_at, default=None)

@@ -123,12 +123,17 @@ class Keeper:
                 request = request_of(item, datetime.now(UTC))
                 await self._publish(self._reviews, item.product_id.encode(), encode(request))
 
-    async def point(self, alert: MismatchAlert) -> None:
-        """Remember what an alert is about, before it is published."""
+    async def point(self, alert: MismatchAlert, *, scored_by: str | None) -> None:
+        """Remember what an alert is about, before it is published.
+
+        Args:
+            alert: that a mismatch leads to.
+            scored_by: the release that scored it, by whose name the evidence was kept; another one may have decided.
+        """
         data = alert.data
-        if data.image_sha256 is None or data.text_sha256 is None or data.release is None:
+        if data.image_sha256 is None or data.text_sha256 is None or scored_by is None:
             return
-        item = item_id(data.product_id, data.image_sha256, data.text_sha256, data.release)
+        item = item_id(data.product_id, data.image_sha256, data.text_sha256, scored_by)
         await self._try(lambda: self._store.point(data.product_id, alert.id, item))
 
     def _write(self, item: ScoredItem, picture: IO[bytes] | None) -> None:

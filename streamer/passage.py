@@ -80,6 +80,8 @@ class Passage:
             probability=probability,
             threshold=threshold,
             release=serving.release if serving else None,
+            logit=judgement.logit if judgement else msgspec.UNSET,
+            model=serving.model if serving else msgspec.UNSET,
             superseded_by=turn.superseded_by,
             contradicts=(judgement and alerts and judgement.contradicts) or msgspec.UNSET,
             origin=self.origin or msgspec.UNSET,

@@ -1,7 +1,8 @@
 """Composition root of the scoring worker: settings → engine, fetcher, pipeline → a Faust app with two agents.
 
     product-updates ─► [score] ─► product-scores ─► [alert] ─► mismatch-alerts
-                          └──────► dead-letters ◄──────┘
+                          └──────► dead-letters ◄──────┘ ▲
+                                                         └─ alert-redecisions
 
 `score` holds many events in flight; `alert` takes one at a time and keeps one table entry per product. Both
 acknowledge by hand, after the broker has what the event led to. An error that no outcome covers stops the worker
@@ -34,6 +35,7 @@ from streamer.keeping import Keeper, keeper_of
 from streamer.leaving import LEAVE_S, end_within
 from streamer.outbox import Outbox
 from streamer.pipeline import Pipeline
+from streamer.redecision import Redecider
 from streamer.reload import Reloader
 from streamer.rotation import Rotation
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.application import WorkerApp
+    from streamer.policy import Policy
     from streamer.reload import Loaded
     from streamer.settings import Settings
 
@@ -101,6 +104,7 @@ class Scorer:
         self._following: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
         self._alert_agent: AlertAgent
+        self._redecider: Redecider
         self._stopping = asyncio.Event()
         self._liveness = Liveness(STALLED_AFTER_S)
 
@@ -154,14 +158,12 @@ class Scorer:
             telemetry=self.telemetry,
             keeper=self._keeper,
         )
-        if self._reloader is not None:
-            self._following = asyncio.create_task(self._reloader.follow())
-            stack.callback(self._following.cancel)
         records.read_any_header_name()
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
         self._add_agents(partitions)
+        self._start_tasks(stack)
         await self._serve_health(stack)
 
     async def _first_release(self, stack: AsyncExitStack) -> Loaded:
@@ -186,6 +188,7 @@ class Scorer:
 
     async def _adopt(self, loaded: Loaded) -> None:
         await self._rotation.adopt(loaded, self._pipeline, self._batcher)
+        self._redecider.look()
 
     async def _partitions(self) -> int:
         """Return how many partitions product-scores has; the state is partitioned alike."""
@@ -197,7 +200,14 @@ class Scorer:
         missing = [name for name in needed if name not in existing]
         if missing:
             raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
-        return existing[names.scores].partitions
+        scores, redecisions = existing[names.scores].partitions, existing[names.redecisions].partitions
+        if scores != redecisions:
+            raise FatalError(
+                "topics_differ",
+                f"{names.scores} has {scores} partitions, {names.redecisions} has {redecisions}: one worker must own a "
+                f"product in both; delete {names.redecisions} and run `streamer topics create --partitions {scores}`",
+            )
+        return scores
 
     def _add_agents(self, partitions: int) -> None:
         app, names = self._app, self._settings.topics
@@ -210,8 +220,16 @@ class Scorer:
         table = app.Table(
             "alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.STAMPED_BY_THE_BROKER
         )
+        self._redecider = Redecider(
+            table=table,
+            policy=self._policy,
+            publish=self._outbox.send,
+            topic=names.redecisions,
+            on_disk=self._settings.state.store == "rocksdb",
+        )
         self._alert_agent = AlertAgent(
             table=table,
+            policy=self._policy,
             settings=self._settings,
             publish_alert=self._alerts.send,
             publish=self._outbox.send,
@@ -219,7 +237,18 @@ class Scorer:
             telemetry=self.telemetry,
         )
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
-        app.agent(app.topic(names.scores, **raw), name="alert")(self._alert_agent.run)
+        app.agent(app.topic(names.scores, names.redecisions, **raw), name="alert")(self._alert_agent.run)
+
+    def _policy(self) -> Policy:
+        return self._pipeline.serving.policy
+
+    def _start_tasks(self, stack: AsyncExitStack) -> None:
+        self._app.assigned = self._redecider.look
+        redeciding = asyncio.create_task(self._redecider.run())
+        stack.callback(redeciding.cancel)
+        if self._reloader is not None:
+            self._following = asyncio.create_task(self._reloader.follow())
+            stack.callback(self._following.cancel)
 
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         telemetry = self._settings.telemetry
@@ -227,7 +256,8 @@ class Scorer:
         for stage in self._pipeline.depths:
             self.telemetry.watch_depth(stage, partial(self._pipeline.depths.__getitem__, stage))
         self.telemetry.watch_depth("engine", lambda: self._batcher.waiting)
-        for topic in (self._settings.topics.updates, self._settings.topics.scores):
+        names = self._settings.topics
+        for topic in (names.updates, names.scores, names.redecisions):
             self.telemetry.watch_lag(topic, partial(self._lag, topic))
         if telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)

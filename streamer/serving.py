@@ -10,19 +10,18 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from engines import calibration, releases
 from engines.attributes import AttributeReader
 from engines.text import compose
 from streamer.explain import Explainer
 from streamer.pairs import Pair
+from streamer.policy import Policy
 from streamer.updates import text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from concurrent.futures import Executor
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from engines.text import Tokenizer
@@ -64,8 +63,8 @@ class Serving:
         self.lane = lane
         self.manifest = lane.engine.manifest
         self.decode = decode
-        self.model = releases.model_digest(self.manifest)
-        """What decides a logit: releases that differ in calibration or thresholds only have the same."""
+        self.policy = Policy(self.manifest)
+        self.model = self.policy.model
         self._tokenizer = tokenizer
         self._reader = AttributeReader(self.manifest.attributes) if self.manifest.attributes is not None else None
         self.explainer = Explainer(
@@ -113,8 +112,8 @@ class Serving:
 
     def probability(self, logit: float) -> float:
         """Return the calibrated P(mismatch), 0..1."""
-        return float(calibration.apply(self.manifest.calibration, np.asarray([logit]))[0])
+        return self.policy.probability(logit)
 
     def threshold(self, update: ProductUpdate) -> float:
         """Return the probability from which on the update's category alerts."""
-        return self.manifest.threshold_of(update.category)
+        return self.policy.threshold(update.category)

@@ -52,6 +52,7 @@ class TopicSettings(_Section):
     reviews: str = events.REVIEW_REQUESTS
     labels: str = events.CONFIRMED_LABELS
     releases: str = events.ENGINE_RELEASES
+    redecisions: str = events.ALERT_REDECISIONS
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 

@@ -64,6 +64,9 @@ class Telemetry:
         self._refused = Counter(
             "streamer_engine_refused", "Announced releases that were refused, by reason", ["reason"], registry=r
         )
+        self._redecided = Counter(
+            "streamer_alerts_redecided", "Alerts that another calibration or threshold has changed", registry=r
+        )
         self._kept = Counter("streamer_evidence", "Scored products kept for review, by why", ["sampled"], registry=r)
         self._not_kept = Counter(
             "streamer_evidence_failed", "Scored products or alerts that the evidence store did not take", registry=r
@@ -87,6 +90,9 @@ class Telemetry:
 
     def alert(self, transition: str) -> None:
         self._alerts.labels(transition).inc()
+
+    def redecided(self) -> None:
+        self._redecided.inc()
 
     def batch(self, report: BatchReport) -> None:
         self._batch.observe(report.size)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from streamer.settings import BrokerSettings, TopicSettings
 
 PARTITIONS = 4
-_ROLES = ("updates", "scores", "alerts", "dead_letters", "reviews", "labels", "releases")
+_ROLES = ("updates", "scores", "alerts", "dead_letters", "redecisions", "reviews", "labels", "releases")
 
 
 @dataclass(frozen=True, kw_only=True)

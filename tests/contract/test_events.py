@@ -26,7 +26,9 @@ from streamer.events import (
     MismatchAlert,
     MismatchData,
     ProductScore,
+    Redecision,
     alert_id,
+    parse_redecision,
     parse_release,
     parse_score,
 )
@@ -75,6 +77,8 @@ SCORE = ProductScore(
     probability=0.9375,
     threshold=0.5,
     release=RELEASE,
+    logit=2.75,
+    model="0123456789abcdef",
 )
 ALERT = MismatchAlert(
     id=alert_id(SCORE, "opened", UPDATE.order),
@@ -137,6 +141,7 @@ EVENTS: dict[str, msgspec.Struct] = {
         ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
     ),
     "dead-letter": DEAD_LETTER,
+    "redecision": Redecision(product_id="mug-blue", release=RELEASE),
     "engine-release": EngineRelease(
         release=RELEASE,
         manifest_sha256=IMAGE_SHA256,
@@ -183,6 +188,7 @@ def test_update_golden_files_are_read_by_the_stream() -> None:
     assert parse_update(b"mug-blue", (GOLDEN / "product-update.json").read_bytes()) == UPDATE
     assert parse_update(b"mug-blue", (GOLDEN / "product-update-tombstone.json").read_bytes()) == TOMBSTONE
     assert parse_score((GOLDEN / "product-score.json").read_bytes()) == SCORE
+    assert parse_redecision((GOLDEN / "redecision.json").read_bytes()) == EVENTS["redecision"]
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,7 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             f"group {GROUP}": {"Read"},
             f"topic {names.updates}": {"Read", "Describe"},
             f"topic {names.scores}": {"Read", "Write", "Describe"},
+            f"topic {names.redecisions}": {"Read", "Write", "Describe"},
             f"topic {names.alerts}": {"Write", "Describe"},
             f"topic {names.dead_letters}": {"Write", "Describe"},
             f"topic {names.reviews}": {"Write", "Describe"},

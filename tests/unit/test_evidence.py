@@ -53,7 +53,6 @@ def test_item_of_two_releases_is_the_later_one_where_a_label_does_not_say(store:
     [
         {"product_id": "other"},
         {"image_sha256": "0" * 64},
-        {"release": "fusion-ffffffffffff"},
         {"alert_id": "b" * 32, "image_sha256": None},
     ],
 )

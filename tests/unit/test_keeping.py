@@ -17,6 +17,7 @@ from streamer.errors import RejectedEvent, TransientError
 from streamer.events import PRODUCT_SCORES, ProductScore
 from streamer.evidence import EvidenceStore
 from streamer.keeping import TRIES, Keeper
+from streamer.policy import Policy
 from streamer.reviews import ConfirmedLabel
 from streamer.sampling import AuditSampler
 from streamer.settings import PipelineSettings
@@ -139,7 +140,7 @@ async def test_picture_that_has_not_changed_is_fetched_again_where_evidence_lack
     """It did not alert at first; now it does, in a category with another threshold, and its bytes are needed."""
     async for kept in keeping(tmp_path):
         strict = msgspec.structs.replace(kept.bench.pipeline.serving.manifest, thresholds={"Mugs": 0.0})
-        kept.bench.pipeline.serving.manifest = strict
+        kept.bench.pipeline.serving.policy = Policy(strict)
         await kept.bench.send(update(1, RIGHT))
         await kept.bench.settle()
         await kept.bench.send(update(2, RIGHT) | {"product_type": "Mugs"})
@@ -156,8 +157,17 @@ async def test_alert_points_to_its_item(tmp_path: Path) -> None:
         (score,) = await kept.bench.settle()
         _, alert = alerting.decide(None, msgspec.convert(score, ProductScore), source="/test")
         assert alert is not None
-        await kept.keeper.point(alert)
+        await kept.keeper.point(alert, scored_by=score["release"])
         label = msgspec.structs.replace(by_digests(score), alert_id=alert.id, image_sha256=None, text_sha256=None)
+        assert kept.store.find(label) == kept.items()[0]
+
+
+async def test_label_that_names_the_release_that_decided_finds_what_another_has_scored(tmp_path: Path) -> None:
+    """An alert that was decided anew names the release that decided; picture and text are those that were scored."""
+    async for kept in keeping(tmp_path):
+        await kept.bench.send(update(1, WRONG))
+        (score,) = await kept.bench.settle()
+        label = msgspec.structs.replace(by_digests(score), release="fake-222222222222")
         assert kept.store.find(label) == kept.items()[0]
 
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from engines.contract import AttributeColumns, Calibration
-from streamer.alert import AlertState, decide
+from streamer.alert import decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.alert_state import AlertState
     from streamer.keeping import Keeper
     from streamer.serving import Serving
 
