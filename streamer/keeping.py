@@ -8,8 +8,6 @@ goes out without evidence, is counted, and a label for it will find nothing (doc
 from __future__ import annotations
 
 import asyncio
-import io
-import tempfile
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING
 
@@ -37,9 +35,6 @@ TRIES = 3
 RETRY_S = 0.2  # before the second try; doubles
 TRY_S = 5.0
 """For one write: a store that hangs must not hold scores back, nor the offsets behind them."""
-
-IN_MEMORY_BYTES = 256 * 2**10
-"""Of a picture that waits for its score; a larger one waits in a file without a name, which no crash leaves behind."""
 
 REMEMBERED = 100_000
 
@@ -75,17 +70,6 @@ class Keeper:
         self._pictures: FIFOCache[str, None] = FIFOCache(REMEMBERED)
         self._items: FIFOCache[str, None] = FIFOCache(REMEMBERED)
 
-    @staticmethod
-    def hold(picture: bytes) -> IO[bytes]:
-        """Return the picture where it costs little memory until its score is there; for threads."""
-        held = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - whoever holds it last ends it
-        try:
-            held.write(picture)
-        except OSError:  # a full disk, or no place for temporary files: no reason to stop scoring
-            held.close()
-            return io.BytesIO(picture)
-        return held
-
     def lacks(self, image_sha256: str) -> bool:
         """Whether this worker has not kept the picture yet: then its bytes are needed, though it has not changed."""
         return image_sha256 not in self._pictures
@@ -100,7 +84,7 @@ class Keeper:
             update: that was scored.
             text: as the engine read it.
             logit: of the engine.
-            picture: its bytes, from `hold`; None where it has not changed since it was scored before.
+            picture: its bytes, from `streamer.held`; None where it has not changed since it was scored before.
         """
         assert score.probability is not None
         assert score.threshold is not None

@@ -38,6 +38,7 @@ from streamer.pipeline import Pipeline
 from streamer.redecision import Redecider
 from streamer.reload import Reloader
 from streamer.rotation import Rotation
+from streamer.shadow import Shadow
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ log = structlog.get_logger(__name__)
 SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
+
+SHADOW_LEAVES_WITHIN_S = 1.0
+"""For a challenger when its worker leaves; one that hangs ends with the process."""
 
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
@@ -103,6 +107,7 @@ class Scorer:
         self._reloader: Reloader | None = None
         self._following: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
+        self._shadow: Shadow | None = None
         self._alert_agent: AlertAgent
         self._redecider: Redecider
         self._stopping = asyncio.Event()
@@ -124,6 +129,9 @@ class Scorer:
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         partitions = await self._partitions()
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         self._rotation = Rotation(settings, executor, self.telemetry)
         stack.push_async_callback(self._rotation.close)
@@ -137,9 +145,6 @@ class Scorer:
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
-        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
-        # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
-        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
         self._keeper = keeper_of(
             settings.evidence,
             publish=self._outbox.send,
@@ -157,6 +162,7 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
             keeper=self._keeper,
+            shadow=self._shadow,
         )
         records.read_any_header_name()
         self._app = application.create(settings)
@@ -171,6 +177,13 @@ class Scorer:
         settings = self._settings
         if settings.releases.store is not None:
             announced = await stack.enter_async_context(open_announcements(settings.broker, settings.topics.releases))
+            self._shadow = Shadow(
+                publish=self._outbox.send,
+                topic=settings.topics.shadow_scores,
+                ready=partial(rotation.challenger, settings),
+                telemetry=self.telemetry,
+            )
+            stack.push_async_callback(self._shadow.end, within_s=SHADOW_LEAVES_WITHIN_S)
             self._reloader = Reloader(
                 announced=announced,
                 store=await asyncio.to_thread(ReleaseStore, settings.releases.store),
@@ -179,6 +192,8 @@ class Scorer:
                 report=self.telemetry,
                 scratch=settings.state.directory,
                 retry_s=settings.releases.retry_s,
+                shadow=self._shadow,
+                load_challenger=partial(rotation.load_challenger, settings),
             )
             stack.callback(self._reloader.close)
             loaded = await self._reloader.first(rotation.configured_release(settings, self._given_engine))
@@ -196,6 +211,7 @@ class Scorer:
         async with topics.admin(self._settings.broker) as client:
             existing = await topics.describe(client)
         needed = [spec.name for spec in topics.stream_specs(names)]
+        needed += [names.shadow_scores] * (self._settings.releases.store is not None)
         needed += [names.reviews] * bool(self._settings.evidence.store and self._settings.evidence.audit_share)
         missing = [name for name in needed if name not in existing]
         if missing:

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from streamer import events
 from streamer.errors import FatalError
+from streamer.shadow_events import SHADOW_SCORES
 
 
 class _Section(BaseModel):
@@ -53,6 +54,7 @@ class TopicSettings(_Section):
     labels: str = events.CONFIRMED_LABELS
     releases: str = events.ENGINE_RELEASES
     redecisions: str = events.ALERT_REDECISIONS
+    shadow_scores: str = SHADOW_SCORES
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 

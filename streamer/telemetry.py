@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.batch import BatchReport
+    from streamer.shadow_events import Agreement
 
 STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "keep", "publish")
 
@@ -67,6 +68,19 @@ class Telemetry:
         self._redecided = Counter(
             "streamer_alerts_redecided", "Alerts that another calibration or threshold has changed", registry=r
         )
+        self._shadow = Gauge("streamer_shadow_info", "The challenger that is tried", ["release"], registry=r)
+        self._compared = Counter(
+            "streamer_shadow_compared", "Products that champion and challenger scored", ["agreement"], registry=r
+        )
+        self._skipped = Counter(
+            "streamer_shadow_skipped",
+            "Products of the challenger's share that it did not score",
+            ["reason"],
+            registry=r,
+        )
+        self._shadow_refused = Counter(
+            "streamer_shadow_refused", "Challengers that were refused or given up", ["reason"], registry=r
+        )
         self._kept = Counter("streamer_evidence", "Scored products kept for review, by why", ["sampled"], registry=r)
         self._not_kept = Counter(
             "streamer_evidence_failed", "Scored products or alerts that the evidence store did not take", registry=r
@@ -108,6 +122,21 @@ class Telemetry:
 
     def engine_refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
+
+    def shadow(self, release: str | None) -> None:
+        """Show the challenger that is tried, None where there is none."""
+        self._shadow.clear()
+        if release is not None:
+            self._shadow.labels(release).set(1)
+
+    def shadow_compared(self, agreement: Agreement) -> None:
+        self._compared.labels(agreement).inc()
+
+    def shadow_skipped(self, reason: Literal["busy", "failed"]) -> None:
+        self._skipped.labels(reason).inc()
+
+    def shadow_refused(self, reason: str) -> None:
+        self._shadow_refused.labels(reason).inc()
 
     def kept(self, sampled: str) -> None:
         self._kept.labels(sampled).inc()

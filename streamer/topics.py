@@ -91,6 +91,7 @@ def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
         ),
         _spec(topics, topics.redecisions, "among workers: alerts to decide anew", days=1, ours=True),
         _spec(topics, topics.reviews, "out: products that people are asked about", days=30, ours=True),
+        _spec(topics, topics.shadow_scores, "out: what a challenger says", days=7, ours=True),
         _spec(topics, topics.labels, "in: what people say", days=30),
         _announcements(topics),
     )

@@ -154,6 +154,7 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             f"topic {names.alerts}": {"Write", "Describe"},
             f"topic {names.dead_letters}": {"Write", "Describe"},
             f"topic {names.reviews}": {"Write", "Describe"},
+            f"topic {names.shadow_scores}": {"Write", "Describe"},
             f"topic {names.releases}": {"Read", "Describe"},
             f"topic {CHANGELOG}": {"Create", "Read", "Write", "Describe"},
         },

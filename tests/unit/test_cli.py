@@ -26,6 +26,8 @@ COMMANDS = (
         "releases show",
         "releases promote",
         "releases rollback",
+        "releases shadow",
+        "releases compare",
         "labels",
         "labels erase",
         "labels stats",

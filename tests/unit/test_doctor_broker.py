@@ -41,7 +41,7 @@ async def test_broker_without_topics_fails_with_the_command_to_run(tansu: Embedd
     findings = by_check(await doctor_broker.examine(settings(tansu.bootstrap)))
     assert findings["broker"].status == "ok"
     missing = [finding for name, finding in findings.items() if name.startswith("topic ")]
-    assert [finding.status for finding in missing] == ["fail"] * 5 + ["warn"] * 3
+    assert [finding.status for finding in missing] == ["fail"] * 5 + ["warn"] * 4
     assert all("streamer topics create" in finding.advice for finding in missing)
 
 

@@ -16,6 +16,7 @@ from streamer import alert as alerting
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import PRODUCT_SCORES, ProductScore
 from streamer.evidence import EvidenceStore
+from streamer.held import hold
 from streamer.keeping import TRIES, Keeper
 from streamer.policy import Policy
 from streamer.reviews import ConfirmedLabel
@@ -220,6 +221,6 @@ def test_picture_that_waits_for_its_score_is_whole_however_large(
     monkeypatch.setattr(tempfile, "tempdir", place)
     for size in (10, 2**20):
         body = hashlib.sha256(b"x").digest() * (size // 10)
-        with Keeper.hold(body) as held:
+        with hold(body) as held:
             held.seek(0)
             assert held.read() == body

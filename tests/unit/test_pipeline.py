@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from streamer.alert_state import AlertState
     from streamer.keeping import Keeper
     from streamer.serving import Serving
+    from streamer.shadow import Shadow
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -88,6 +89,7 @@ async def build(
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
     keeper: Keeper | None = None,
+    shadow: Shadow | None = None,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
@@ -104,6 +106,7 @@ async def build(
             settings=settings,
             telemetry=telemetry,
             keeper=keeper,
+            shadow=shadow,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()
