@@ -57,14 +57,29 @@ class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
     share: float
 
 
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """Cheap statistics of what an engine was given: by them drift is seen (`streamer.drift`).
+
+    Of the picture as the engine takes it, 0..1: `brightness` and `contrast` (mean and standard deviation of all
+    channels), `saturation` (mean of the largest channel less the smallest). Of the text: `tokens` that were read, and
+    the share of them that the tokenizer does not know.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    tokens: int
+    unknown_share: float
+
+
 class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one product update that was not rejected.
 
     `probability`, `threshold`, `release`, the digests, `logit` and `model` are set when outcome is `scored` or
     `unchanged`; releases that differ in calibration or thresholds only have the same `model`, and their logits mean the
-    same. `order` is null only for a tombstone without a version. `contradicts`, the worst first, is there when the
-    score calls for an alert and the claims could be told. Times are RFC 3339 in UTC. `origin` is there when the update
-    was published again from the dead letters: where it first stood.
+    same. `features` are there when it is `scored`. `order` is null only for a tombstone without a version.
+    `contradicts`, the worst first, is there when the score calls for an alert and the claims could be told. Times are
+    RFC 3339 in UTC. `origin` is there when the update was published again from the dead letters: where it first stood.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -84,6 +99,7 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     release: str | None = None
     logit: float | msgspec.UnsetType = msgspec.UNSET
     model: str | msgspec.UnsetType = msgspec.UNSET
+    features: Features | msgspec.UnsetType = msgspec.UNSET
     superseded_by: int | None = None
     contradicts: tuple[Contradiction, ...] | msgspec.UnsetType = msgspec.UNSET
     origin: SourcePosition | msgspec.UnsetType = msgspec.UNSET

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from streamer.batch import Batcher
-    from streamer.events import RecordedOutcome
+    from streamer.events import Features, RecordedOutcome
     from streamer.fetch import Fetcher
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
@@ -65,6 +65,7 @@ class _Prepared:
     image_sha256: str
     pair: Pair | None = None
     judgement: Judgement | None = None
+    features: Features | None = None  # with `pair`
     picture: IO[bytes] | None = None  # its bytes, held for evidence or for a challenger
     decode_s: float = 0.0
     tokenise_s: float = 0.0
@@ -232,9 +233,16 @@ class Pipeline:
         pixels = serving.decode(body)
         decoded = time.perf_counter()
         pair = serving.pair(pixels, said)
+        features = serving.features(pair)
         tokenise_s = time.perf_counter() - decoded
-        picture = self._hold(product_id, body)  # last: a picture that is refused is not held
-        return _Prepared(image_sha256, pair, picture=picture, decode_s=decoded - started, tokenise_s=tokenise_s)
+        return _Prepared(
+            image_sha256,
+            pair,
+            features=features,
+            picture=self._hold(product_id, body),  # last: a picture that is refused is not held
+            decode_s=decoded - started,
+            tokenise_s=tokenise_s,
+        )
 
     def _hold(self, product_id: str, body: bytes) -> IO[bytes] | None:
         needed = self._keeper is not None or (self._shadow is not None and self._shadow.wants(product_id))
@@ -258,6 +266,7 @@ class Pipeline:
         outcome: RecordedOutcome = "unchanged"
         if judgement is None:
             assert prepared.pair is not None
+            passage.features = prepared.features
             outcome, judgement = "scored", await self._judge(serving, passage, update, said, prepared.pair)
             self._judgements.remember(prepared.image_sha256, said.sha256, serving.model, judgement)
         record = passage.score(outcome, prepared.image_sha256, said.sha256, judgement)

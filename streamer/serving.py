@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from engines.attributes import AttributeReader
 from engines.text import compose
 from streamer.explain import Explainer
+from streamer.features import features_of
 from streamer.pairs import Pair
 from streamer.policy import Policy
 from streamer.updates import text_digest
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engines.contract import Manifest
     from engines.text import Tokenizer
     from streamer.batch import Lane
+    from streamer.events import Features
     from streamer.updates import ProductUpdate
 
 
@@ -76,6 +78,10 @@ class Reading:
         """Return picture and text as the engine takes them."""
         input_ids, attention_mask = self.tokenizer.encode([said.text])
         return Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
+
+    def features(self, pair: Pair) -> Features:
+        """Return cheap statistics of what the engine is given."""
+        return features_of(pair, self.tokenizer.unknown_id)
 
 
 class Serving(Reading):

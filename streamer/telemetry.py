@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import structlog
 from aiohttp import web
@@ -205,6 +205,13 @@ class LabelTelemetry:
         self._version.set(version)
 
 
+class Registered(Protocol):
+    """Has metrics in a registry of its own."""
+
+    @property
+    def registry(self) -> CollectorRegistry: ...
+
+
 class HealthServer:
     """Serves `/metrics`, `/healthz` and `/readyz`.
 
@@ -216,7 +223,7 @@ class HealthServer:
 
     def __init__(
         self,
-        telemetry: Telemetry | LabelTelemetry,
+        telemetry: Registered,
         *,
         alive: Callable[[], tuple[bool, str]],
         ready: Callable[[], tuple[bool, str]],

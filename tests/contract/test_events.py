@@ -23,6 +23,7 @@ from streamer.events import (
     Contradiction,
     DeadLetter,
     EngineRelease,
+    Features,
     MismatchAlert,
     MismatchData,
     ProductScore,
@@ -80,6 +81,7 @@ SCORE = ProductScore(
     release=RELEASE,
     logit=2.75,
     model="0123456789abcdef",
+    features=Features(brightness=0.75, contrast=0.125, saturation=0.5, tokens=12, unknown_share=0.25),
 )
 ALERT = MismatchAlert(
     id=alert_id(SCORE, "opened", UPDATE.order),

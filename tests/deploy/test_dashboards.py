@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import promql_parser
 import pytest
 import yaml
 
+from streamer.drift import Kind
+from streamer.drift_telemetry import DriftTelemetry
 from streamer.settings import TopicSettings
 from streamer.telemetry import STAGES, Telemetry
 from tests.deploy.rendering import ROOT, find
@@ -19,6 +21,8 @@ from tests.deploy.rendering import ROOT, find
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from prometheus_client import CollectorRegistry
 
 DASHBOARD = json.loads((ROOT / "k8s/base/dashboards/scorer.json").read_text())
 RULES = [rule for group in find("cpu", "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
@@ -34,13 +38,17 @@ SCRAPED = {"instance", "job", "pod", "namespace"}  # labels that Prometheus adds
 
 
 def _exposed() -> dict[str, set[str]]:
-    """Return the labels of each series of a worker, by its name."""
+    """Return the labels of each series of a scorer and of the drift watcher, by its name."""
     telemetry = Telemetry()
     names = TopicSettings()
     telemetry.watch_lag(names.updates, lambda: 0)
+    return _series(telemetry.registry) | _series(DriftTelemetry().registry)
+
+
+def _series(registry: CollectorRegistry) -> dict[str, set[str]]:
     exposed: dict[str, set[str]] = {}
-    for family in telemetry.registry.collect():
-        metric = telemetry.registry._names_to_collectors[family.name]
+    for family in registry.collect():
+        metric = registry._names_to_collectors[family.name]
         suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
         for suffix in suffixes:
             labels = set(metric._labelnames)  # type: ignore[attr-defined]
@@ -99,6 +107,7 @@ def test_labels_that_queries_name_have_values_that_occur() -> None:
     names = TopicSettings()
     assert set(re.findall(r'topic="([^"]+)"', text)) == {names.updates, names.scores}
     assert set(re.findall(r'outcome="([^"]+)"', text)) == {"rejected"}
+    assert set(re.findall(r'kind="([^"]+)"', text)) == set(get_args(Kind))
     buckets = {
         sample.labels["le"]
         for family in Telemetry().registry.collect()

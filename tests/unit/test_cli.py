@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("demo", "score", "publish", "collect", "adapt", "compile", "doctor", "settings", "topics create", "topics list"),
+    "drift",
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *(
         "releases list",
