@@ -21,8 +21,9 @@ import structlog
 from streamer.alert import decide, redecide, stems_from
 from streamer.alert_state import AlertState, from_table, to_table
 from streamer.errors import FatalError, RejectedEvent, StreamerError
-from streamer.events import parse_redecision, parse_score
+from streamer.events import CLOUD_EVENT, parse_redecision, parse_score
 from streamer.incoming import dead_letter, incoming_of
+from streamer.tracing import OFF
 from streamer.wire import encode
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from streamer.policy import Policy
     from streamer.settings import Settings
     from streamer.telemetry import Telemetry
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,7 @@ class AlertAgent:
         publish: sends a dead letter.
         keeper: remembers what alerts are about, where evidence is kept.
         telemetry: is told of every alert.
+        tracing: is told what becomes of each score.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class AlertAgent:
         publish: Publish,
         keeper: Keeper | None,
         telemetry: Telemetry,
+        tracing: Tracing = OFF,
     ) -> None:
         self._table = table
         self._policy = policy
@@ -72,13 +76,14 @@ class AlertAgent:
         self._publish = publish
         self._keeper = keeper
         self._telemetry = telemetry
+        self._tracing = tracing
         self.fatal: asyncio.Future[StreamerError] = asyncio.get_running_loop().create_future()
 
     async def run(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         """Take one record after the other; what goes wrong ends in `fatal`, and the record is not acknowledged."""
         async for event in stream.noack().events():
             try:
-                change = await self._take(event)
+                change = await self._traced(event)
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker stops
                 self._fail(error)
                 return  # raised, it would crash Faust, which then leaves its consumer running
@@ -86,6 +91,13 @@ class AlertAgent:
                 event.ack()
             else:
                 change.add_done_callback(partial(self._acknowledge, event))
+
+    async def _traced(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
+        if self._tracing is OFF:
+            return await self._take(event)
+        came = incoming_of(event)
+        with self._tracing.processing(came.position, came.headers, key=came.key, value=came.value):
+            return await self._take(event)
 
     async def _take(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
         """Carry out what the record leads to; return the delivery of the state's change, None when nothing changed."""
@@ -120,7 +132,7 @@ class AlertAgent:
         data = alert.data
         if self._keeper is not None and data.reason == "mismatch":
             await self._keeper.point(alert, scored_by=following.scored_by if following else data.release)
-        await self._publish_alert(self._topics.alerts, data.product_id.encode(), encode(alert))
+        await self._publish_alert(self._topics.alerts, data.product_id.encode(), encode(alert), [CLOUD_EVENT])
         self._telemetry.alert(alert.type.rpartition(".")[2])
         log.info(alert.type, product_id=data.product_id, alert_id=data.alert_id, probability=data.probability)
 

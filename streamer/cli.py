@@ -15,6 +15,7 @@ from engines.errors import EngineError
 from streamer import __version__, command
 from streamer.cli_adapt import PASSES_ON, adapt, audit, collect_feed
 from streamer.cli_compile import compile_plan
+from streamer.cli_contracts import contracts
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
 from streamer.cli_releases import releases_app
@@ -32,6 +33,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
 app.command("compile")(compile_plan)
+app.command("contracts")(contracts)
 app.command("collect")(collect_feed)
 app.command("adapt", context_settings=PASSES_ON)(adapt)
 app.command("audit", context_settings=PASSES_ON)(audit)

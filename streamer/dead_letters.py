@@ -1,7 +1,7 @@
 """Dead letters as people use them: read the topic, choose by reason, time, host and product, publish again.
 
 A replay is the original event: its key, bytes and headers, to the partition where it stood, and a header that says
-where that was (`events.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
+where that was (`wire.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
 tell, so the pipeline and the alert agent treat it as if it had come in time: what is newer stays settled. Of several
 letters of one event, left by replays that were rejected again, the last one is replayed.
 """

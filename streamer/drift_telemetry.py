@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Counter, Gauge
+
+from streamer.telemetry import WorkerTelemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,11 +14,11 @@ if TYPE_CHECKING:
     from streamer.drift import Statistic
 
 
-class DriftTelemetry:
+class DriftTelemetry(WorkerTelemetry):
     """What has drifted, in a registry of its own; what is not compared any more is not shown any more."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         r = self.registry
         self._distance = Gauge(
             "streamer_drift_distance",

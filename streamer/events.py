@@ -34,6 +34,9 @@ ALERT_REDECISIONS = "alert-redecisions"
 
 MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.message.bytes of 2 MiB
 
+CLOUD_EVENT = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+"""Header of an alert. Source: Kafka protocol binding for CloudEvents 1.0.2, 3.3.1, structured content mode."""
+
 RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]
 Outcome = RecordedOutcome | Literal["rejected"]
 """What became of one product update; every event ends in exactly one."""

@@ -30,11 +30,12 @@ from streamer.in_flight import InFlight, room_of
 from streamer.judgements import Judgement, Judgements
 from streamer.passage import Passage
 from streamer.succession import Succession, Turn
+from streamer.tracing import OFF
 from streamer.updates import parse_update
 from streamer.wire import encode, origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
     from concurrent.futures import Executor
 
     from streamer.batch import Batcher
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from streamer.settings import PipelineSettings, TopicSettings
     from streamer.shadow import Shadow
     from streamer.telemetry import Telemetry
+    from streamer.tracing import Tracing
     from streamer.updates import ProductUpdate
 
 log = structlog.get_logger(__name__)
@@ -55,7 +57,9 @@ log = structlog.get_logger(__name__)
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
-    def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
+    def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,9 @@ class Pipeline:
         telemetry: Telemetry,
         keeper: Keeper | None = None,
         shadow: Shadow | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
+        self._tracing = tracing
         self._keeper = keeper
         self._shadow = shadow
         self._fetcher = fetcher
@@ -114,7 +120,7 @@ class Pipeline:
         """Wait for room, then start the event on its way. Call in the order of the partition, one at a time."""
         await self._in_flight.wait_for_room()
         passage, refused = self._parse(incoming)
-        task = self._in_flight.begin(self._travel(passage, refused))
+        task = self._in_flight.begin(self._traced(passage, refused))
         if passage.turn is not None:
             passage.turn.task = task
 
@@ -132,6 +138,11 @@ class Pipeline:
         passage.turn = Turn(order, place, replayed=passage.origin is not None, deletes=update.deleted)
         self._succession.enter(update.id, passage.turn)
         return passage, None
+
+    async def _traced(self, passage: Passage, refused: RejectedEvent | None) -> None:
+        came = passage.incoming
+        with self._tracing.processing(came.position, came.headers, key=came.key, value=came.value) as passage.span:
+            await self._travel(passage, refused)
 
     async def _travel(self, passage: Passage, refused: RejectedEvent | None) -> None:
         incoming, update, turn = passage.incoming, passage.update, passage.turn
@@ -217,7 +228,7 @@ class Pipeline:
                 )
         finally:
             fetched.release()
-        passage.clock("decode", prepared.decode_s)
+        passage.clock("decode", prepared.decode_s, ended_s_ago=prepared.tokenise_s)
         passage.clock("tokenise", prepared.tokenise_s)
         self._judgements.shows(url, fetched.validator, prepared.image_sha256)
         return prepared
@@ -283,7 +294,7 @@ class Pipeline:
     ) -> Judgement:
         """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
         scored = await serving.lane.logit(pair)
-        passage.clock("queue", scored.waited_s)
+        passage.clock("queue", scored.waited_s, ended_s_ago=scored.infer_s)
         passage.clock("engine", scored.infer_s)
         threshold, explainer = serving.threshold(update), serving.explainer
         explainer.count_scored()

@@ -4,7 +4,7 @@
     confirmed-labels    ConfirmedLabel    in, from any review tool; a null value erases the product that its key names
 
 A ScoredItem is what was scored, kept in the evidence store (`streamer.evidence`) so that a verdict can be joined with
-it and not with what the URL shows today. JSON as in `streamer.events`; golden files pin the bytes. No I/O, no clock.
+it and not with what the URL shows today. JSON as in `streamer.wire`; golden files pin the bytes. No I/O, no clock.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import structlog
 import uvloop
 
 from engines.store import ReleaseStore
-from streamer import application, records, rotation, topics
+from streamer import application, records, rotation, topics, tracing
 from streamer.alert_agent import AlertAgent
 from streamer.announcements import open_announcements
 from streamer.batch import Batcher
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from streamer.policy import Policy
     from streamer.reload import Loaded
     from streamer.settings import Settings
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +74,10 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    traced = tracing.start(group=settings.broker.group) if settings.telemetry.tracing else tracing.OFF
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, traced)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings, engine=engine, leaving=end_within).run())
+        return runner.run(Scorer(settings, engine=engine, tracing=traced, leaving=end_within).run())
 
 
 class Scorer:
@@ -84,6 +86,7 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        tracing: is told what becomes of each record.
         leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
@@ -92,10 +95,12 @@ class Scorer:
         settings: Settings,
         *,
         engine: Engine | None = None,
+        tracing: Tracing = tracing.OFF,
         leaving: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._leaving = leaving
+        self._tracing = tracing
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: WorkerApp
@@ -128,10 +133,11 @@ class Scorer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        stack.callback(self._tracing.close)
         partitions = await self._partitions()
-        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
-        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         self._rotation = Rotation(settings, executor, self.telemetry)
         stack.push_async_callback(self._rotation.close)
@@ -144,7 +150,7 @@ class Scorer:
         )
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
-        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
         self._keeper = keeper_of(
             settings.evidence,
             publish=self._outbox.send,
@@ -163,6 +169,7 @@ class Scorer:
             telemetry=self.telemetry,
             keeper=self._keeper,
             shadow=self._shadow,
+            tracing=self._tracing,
         )
         records.read_any_header_name()
         self._app = application.create(settings)
@@ -251,6 +258,7 @@ class Scorer:
             publish=self._outbox.send,
             keeper=self._keeper,
             telemetry=self.telemetry,
+            tracing=self._tracing,
         )
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
         app.agent(app.topic(names.scores, names.redecisions, **raw), name="alert")(self._alert_agent.run)
