@@ -1,7 +1,10 @@
 """What has been scored and rejected, taken in record by record → comparisons, and a retraining asked for when it lasts.
 
-References are kept beside the releases (`STORE/drift/<release>.json`), so a watcher that starts anew compares with what
-the release judged at first, not with what it judges then.
+    STORE/drift/<release>.json             its Reference: a watcher that starts anew compares with what the release
+                                           judged at first, not with what it judges then
+    STORE/drift/<release>.request.json     what was asked for: once for each release, however often a watcher starts
+
+STORE is `STREAMER_RELEASES__STORE`.
 """
 
 from __future__ import annotations
@@ -146,29 +149,36 @@ class DriftWatch:
         if self._blobs is None:
             return
         known = retrain_request.pending(self._blobs)
-        if known is None or known.release != release:
-            reason = _WORDS[worst.kind].format(
-                name=worst.name, value=worst.value, limit=worst.limit, reference=worst.reference
-            )
-            request = RetrainRequest(
-                requested_by=REQUESTED_BY,
-                reason=reason,
-                requested_at=self._clock(),
-                statistic=f"{worst.kind}:{worst.name}",
-                value=worst.value,
-                limit=worst.limit,
-                since=self._since[worst.kind, worst.name],
-                release=release,
-            )
+        if known is None or known.release not in (None, release):  # else somebody has asked already
+            request = self._request_of(release, worst)
             retrain_request.write(self._blobs, request)
+            self._blobs.put(_asked(release), encode(request))
             self._telemetry.requested()
-            log.warning("retraining.requested", release=release, reason=reason)
+            log.warning("retraining.requested", release=release, reason=request.reason)
         self._requested.add(release)
+
+    def _request_of(self, release: str, worst: Statistic) -> RetrainRequest:
+        return RetrainRequest(
+            requested_by=REQUESTED_BY,
+            reason=_WORDS[worst.kind].format(
+                name=worst.name, value=worst.value, limit=worst.limit, reference=worst.reference
+            ),
+            requested_at=self._clock(),
+            statistic=f"{worst.kind}:{worst.name}",
+            value=worst.value,
+            limit=worst.limit,
+            since=self._since[worst.kind, worst.name],
+            release=release,
+        )
 
     # -- references
 
     def _load(self, release: str) -> Reference | None:
-        content = None if self._blobs is None else self._blobs.get(f"{FOLDER}/{release}.json")
+        if self._blobs is None:
+            return None
+        content = self._blobs.get(_kept(release))
+        if self._blobs.get(_asked(release)) is not None:
+            self._requested.add(release)
         try:
             reference = None if content is None else msgspec.json.decode(content, type=Reference)
         except msgspec.DecodeError as error:
@@ -182,12 +192,20 @@ class DriftWatch:
         if self._blobs is None or window.reference is None or window.release in self._kept:
             return
         try:
-            self._blobs.put(f"{FOLDER}/{window.release}.json", encode(window.reference))
+            self._blobs.put(_kept(window.release), encode(window.reference))
         except TransientError as error:  # a comparison is worth more than its repetition after a restart
             log.warning("drift.reference_not_kept", release=window.release, message=str(error))
             return
         self._kept.add(window.release)
         log.info("drift.reference_kept", release=window.release, products=window.reference.products)
+
+
+def _kept(release: str) -> str:
+    return f"{FOLDER}/{release}.json"
+
+
+def _asked(release: str) -> str:
+    return f"{FOLDER}/{release}.request.json"
 
 
 def _excess(one: Statistic) -> float:

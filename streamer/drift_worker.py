@@ -58,7 +58,8 @@ class DriftWorker:
         self._settings = settings
         self.telemetry = DriftTelemetry()
         self._stopping = asyncio.Event()
-        self._caught_up = False
+        self._unread: dict[TopicPartition, int]
+        """Where partitions ended at the start, of those that it has not read so far yet."""
         self._turned = time.monotonic()
 
     async def run(self) -> int:
@@ -106,6 +107,7 @@ class DriftWorker:
         consumer: Any = AIOKafkaConsumer(
             **topics.client_kwargs(settings.broker),
             enable_auto_commit=False,
+            auto_offset_reset="earliest",  # where what it stood at is gone
             max_partition_fetch_bytes=2 * topics.MAX_DEAD_LETTER_BYTES,
         )
         with topics.connecting(settings.broker):
@@ -119,6 +121,7 @@ class DriftWorker:
         for partition in partitions:
             start = found.get(partition)
             consumer.seek(partition, ends[partition] if start is None else start.offset)
+        self._unread = ends
         return consumer
 
     async def _follow(self, consumer: AIOKafkaConsumer, watch: DriftWatch) -> None:
@@ -130,24 +133,27 @@ class DriftWorker:
             try:
                 if not todo:
                     batches: dict[Any, list[Any]] = await consumer.getmany(timeout_ms=POLL_MS, max_records=AT_A_TIME)
-                    self._caught_up = self._caught_up or not batches
                     for partition, records in batches.items():
                         take = watch.score if partition.topic == scores else watch.letter
                         todo.extend((take, record.value) for record in records)
                 await asyncio.to_thread(_take_all, todo)
-                if time.monotonic() >= due and self._caught_up:
+                await self._note_progress(consumer)
+                if time.monotonic() >= due and not self._unread:
                     await asyncio.to_thread(watch.check)
                     due = time.monotonic() + self._settings.drift.check_every_s
             except (KafkaError, TransientError) as error:
                 log.warning("drift.not_reached", error=repr(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
 
+    async def _note_progress(self, consumer: AIOKafkaConsumer) -> None:
+        self._unread = {at: end for at, end in self._unread.items() if await consumer.position(at) < end}
+
     def _alive(self) -> tuple[bool, str]:
         silent_s = time.monotonic() - self._turned
         return silent_s < STALLED_AFTER_S, f"the last turn was {silent_s:.0f} s ago"
 
     def _ready(self) -> tuple[bool, str]:
-        return (True, "ready") if self._caught_up else (False, "reading what has been judged already")
+        return (False, "reading what has been judged already") if self._unread else (True, "ready")
 
 
 def _take_all(todo: deque[tuple[Callable[[bytes | None], None], bytes | None]]) -> None:

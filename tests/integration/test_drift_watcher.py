@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from io import StringIO
 from typing import TYPE_CHECKING
 
@@ -42,9 +43,15 @@ async def test_watcher_tells_drift_and_asks_for_a_retraining(kafka: Kafka, tmp_p
             async def send(*values: tuple[str, bytes]) -> None:
                 await asyncio.gather(*[await sender.send(topic, value, key=b"k") for topic, value in values])
 
+            async def flow() -> None:
+                for one in itertools.cycle(drawn(WINDOW, 2)):
+                    await sender.send_and_wait(names.scores, encode(one), key=b"k")
+
             await send(*((names.scores, encode(one)) for one in drawn(2 * WINDOW, 0)))
             with running_worker(settings_variables(sections), tmp_path / "drift.log", command="drift") as worker:
-                await worker.wait_until_ready(session)
+                flowing = asyncio.create_task(flow())
+                await worker.wait_until_ready(session)  # though there is always a record more
+                flowing.cancel()
 
                 async def until(line: str) -> None:
                     async with asyncio.timeout(30):
