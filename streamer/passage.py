@@ -87,7 +87,7 @@ class Passage:
             release=serving.release if serving else None,
             logit=judgement.logit if judgement else msgspec.UNSET,
             model=serving.model if serving else msgspec.UNSET,
-            features=self.features or msgspec.UNSET,
+            features=(self.features if outcome == "scored" else None) or msgspec.UNSET,
             superseded_by=turn.superseded_by,
             contradicts=(judgement and alerts and judgement.contradicts) or msgspec.UNSET,
             origin=self.origin or msgspec.UNSET,

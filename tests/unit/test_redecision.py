@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from datetime import UTC, datetime
 from itertools import pairwise
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,54 +14,15 @@ from hypothesis import strategies as st
 
 from engines.contract import Calibration
 from streamer.alert import decide, redecide
-from streamer.alert_agent import AlertAgent
 from streamer.alert_state import AlertState, from_table, to_table
-from streamer.events import ALERT_REDECISIONS, MISMATCH_ALERTS, PRODUCT_SCORES, MismatchAlert, ProductScore
+from streamer.events import ALERT_REDECISIONS, PRODUCT_SCORES, MismatchAlert, ProductScore
 from streamer.policy import Policy
 from streamer.redecision import AT_A_TIME, Redecider
-from streamer.settings import Settings
-from streamer.telemetry import Telemetry
 from streamer.wire import SourcePosition, encode
-from tests.fakes import Published, manifest
+from tests.deciding import FOREIGN, LENIENT, NOW, STRICT, UNSURE, Owner, Table, policy, score
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-MODEL = {"model.onnx": "the same"}
-OTHER_MODEL = {"model.onnx": "another"}
-
-
-def policy(release: str, threshold: float = 0.5, *, files: dict[str, str] = MODEL, **changes: object) -> Policy:
-    """Return how a release of one model decides."""
-    return Policy(manifest(release=release, threshold=threshold, files=files, **changes))
-
-
-LENIENT, STRICT = policy("r-lenient", 0.9), policy("r-strict", 0.5)
-FOREIGN = policy("r-foreign", 0.1, files=OTHER_MODEL)
-
-
-def score(order: int, logit: float, by: Policy, *, product: str = "p", category: str | None = None) -> ProductScore:
-    """Return what a worker that runs the release makes of an update."""
-    return ProductScore(
-        product_id=product,
-        order=order,
-        outcome="scored",
-        source=SourcePosition(topic="product-updates", partition=0, offset=order),
-        published_at=NOW,
-        scored_at=NOW,
-        title="Blue mug",
-        category=category,
-        image_url="https://cdn.example/mug.jpg",
-        image_sha256="a",
-        text_sha256="t",
-        probability=by.probability(logit),
-        threshold=by.threshold(category or ""),
-        release=by.release,
-        logit=logit,
-        model=by.model,
-    )
-
+    from collections.abc import Iterable
 
 Step = ProductScore | Policy
 """A score that arrives, or a release that the owner runs from now on."""
@@ -89,9 +49,6 @@ def run(
 def kinds(alerts: Iterable[MismatchAlert]) -> list[str]:
     """Return the transitions."""
     return [alert.type.rpartition(".")[2] for alert in alerts]
-
-
-UNSURE = 1.0  # logit of a probability of 0.73: an alert to the strict release, none to the lenient one
 
 
 def test_alert_that_a_new_threshold_calls_for_opens_from_the_stored_logit() -> None:
@@ -219,39 +176,11 @@ def test_alerts_end_as_if_the_last_release_had_decided_all_along(sequence: list[
         assert (state.alert is not None) == (ruled.probability >= (ruled.threshold or 0))
 
 
-class Table(dict[str, Any]):
-    """Faust's table: a change that the broker has at once, or has not yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.last_change: asyncio.Future[None]
-        self.lost = 0
-
-    def __setitem__(self, key: str, value: object) -> None:
-        if self.lost:
-            raise SystemError("killed before the state was written")
-        super().__setitem__(key, value)
-        self.last_change = asyncio.get_running_loop().create_future()
-        self.last_change.set_result(None)
-
-
-class Worker:
-    """An alert agent, a redecider and what they share, without a broker."""
+class Worker(Owner):
+    """An owner of products that also looks for those to decide anew."""
 
     def __init__(self, runs: Policy, table: Table | None = None) -> None:
-        self.runs = runs
-        self.table = table if table is not None else Table()
-        self.published = Published()
-        self.acknowledged: list[int] = []
-        self.agent = AlertAgent(
-            table=self.table,
-            policy=lambda: self.runs,
-            settings=Settings(),
-            publish_alert=self.published,
-            publish=self.published,
-            keeper=None,
-            telemetry=Telemetry(),
-        )
+        super().__init__(runs, table)
         self.redecider = Redecider(
             table=self.table,
             policy=lambda: self.runs,
@@ -260,11 +189,6 @@ class Worker:
             on_disk=False,
             retry_s=0.0,
         )
-
-    async def take(self, *records: tuple[str, bytes]) -> None:
-        """Give the agent records of topics."""
-        await self.agent.run(Stream(records, self.acknowledged))
-        await asyncio.sleep(0)  # what acknowledges is called by the loop
 
     async def look(self) -> list[str]:
         """Look through the table; return the products that are to be decided anew."""
@@ -279,30 +203,6 @@ class Worker:
     async def redecide(self, *products: str) -> None:
         """Give the agent what `look` has published."""
         await self.take(*[(ALERT_REDECISIONS, request(product)) for product in products])
-
-    @property
-    def alerts(self) -> list[dict[str, Any]]:
-        return self.published.topic(MISMATCH_ALERTS)
-
-
-class Stream:
-    """Faust's stream of a few records."""
-
-    def __init__(self, records: Iterable[tuple[str, bytes]], acknowledged: list[int]) -> None:
-        self._records = list(records)
-        self._acknowledged = acknowledged
-
-    def noack(self) -> Stream:
-        return self
-
-    async def events(self) -> AsyncIterator[Any]:
-        for offset, (topic, value) in enumerate(self._records):
-            message = SimpleNamespace(
-                topic=topic, partition=0, offset=offset, key=b"k", value=value, headers=None, timestamp=0.0
-            )
-            yield SimpleNamespace(
-                message=message, value=value, ack=lambda offset=offset: self._acknowledged.append(offset)
-            )
 
 
 def request(product: str) -> bytes:
@@ -338,11 +238,11 @@ async def test_worker_that_is_killed_before_it_has_written_a_redecision_leaves_i
     table = Table()
     worker = Worker(LENIENT, table)
     await worker.take((PRODUCT_SCORES, encode(score(1, UNSURE, LENIENT))))
-    worker.runs, table.lost = STRICT, 1
+    worker.runs, table.lost = STRICT, True
     await worker.redecide("p")
     assert worker.agent.fatal.done()
     assert worker.acknowledged == [0]  # of the score
-    table.lost = 0
+    table.lost = False
     successor = Worker(STRICT, table)
     assert await successor.look() == ["p"]
     await successor.redecide("p", "p")
@@ -357,14 +257,6 @@ async def test_owner_that_runs_another_release_still_is_not_hurried_by_a_request
     await worker.redecide("p", "unknown")
     assert worker.alerts == []
     assert worker.acknowledged == [0, 0, 1]
-
-
-async def test_request_that_no_worker_wrote_goes_to_the_dead_letters() -> None:
-    """And stops nobody."""
-    worker = Worker(STRICT)
-    await worker.take((ALERT_REDECISIONS, b"{"), (PRODUCT_SCORES, b"{"))
-    assert worker.acknowledged == [0, 1]
-    assert [one["reason"] for one in worker.published.topic("dead-letters")] == ["malformed_json", "malformed_event"]
 
 
 async def test_table_that_cannot_be_read_is_read_again() -> None:
