@@ -60,9 +60,9 @@ class Tally(msgspec.Struct):
     total: int = 0
     positive: int = 0
 
-    def add(self, positive: bool, times: int = 1) -> None:
-        self.total += times
-        self.positive += times * positive
+    def add(self, positive: bool) -> None:
+        self.total += 1
+        self.positive += positive
 
     @property
     def share(self) -> float:
@@ -148,16 +148,19 @@ class Window:
     def add(self, score: ProductScore) -> None:
         """Take in an outcome of the release; of what it has not scored anew, nothing can be told."""
         seen = _seen(score)
-        if seen is None:
-            return
+        if seen is not None:
+            self.take(seen)
+
+    def take(self, seen: Seen) -> None:
+        """Take in a scored product, whose picture was fetched."""
         self._fetched(failed=False)
-        if self.reference is None:
-            self._first.append(seen)
-            if len(self._first) >= self.size:
-                self.reference = _reference(self.release, self._first, self._first_fetches)
-                self._first.clear()
+        if self.reference is not None:
+            self._products.append(seen)
             return
-        self._products.append(seen)
+        self._first.append(seen)
+        if len(self._first) >= self.size:
+            self.reference = _reference(self.release, self._first, self._first_fetches)
+            self._first.clear()
 
     def reject(self, letter: DeadLetter) -> None:
         """Take in a rejection: of a picture that could not be had, or for a reason that says nothing here."""

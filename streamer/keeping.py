@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import structlog
 from cachetools import FIFOCache
@@ -37,6 +37,8 @@ TRY_S = 5.0
 """For one write: a store that hangs must not hold scores back, nor the offsets behind them."""
 
 REMEMBERED = 100_000
+
+T = TypeVar("T")
 
 
 class Keeper:
@@ -99,12 +101,13 @@ class Keeper:
             return
         if not alerts and self._sampler is not None and not self._sampler.draws(item.item_id, chance):
             return
-        if await self._try(lambda: self._write(item, picture)):
+        kept = await self._try(lambda: self._write(item, picture))
+        if kept is not None:
             self._pictures[item.image_sha256] = None
             self._items[item.item_id] = None
             self._telemetry.kept(item.sampled)
             if not alerts:
-                request = request_of(item, datetime.now(UTC))
+                request = request_of(kept, datetime.now(UTC))
                 await self._publish(self._reviews, item.product_id.encode(), encode(request))
 
     async def point(self, alert: MismatchAlert, *, scored_by: str | None) -> None:
@@ -120,19 +123,19 @@ class Keeper:
         item = item_id(data.product_id, data.image_sha256, data.text_sha256, scored_by)
         await self._try(lambda: self._store.point(data.product_id, alert.id, item))
 
-    def _write(self, item: ScoredItem, picture: IO[bytes] | None) -> None:
+    def _write(self, item: ScoredItem, picture: IO[bytes] | None) -> ScoredItem:
         content = None
         if picture is not None:
             picture.seek(0)
             content = picture.read()
-        self._store.keep(item, content)
+        return self._store.keep(item, content)
 
-    async def _try(self, write: Callable[[], None]) -> bool:
-        """Write in a thread; return whether it was written in the end."""
+    async def _try(self, write: Callable[[], T]) -> T | None:
+        """Write in a thread; return what it returns, None where it was not written in the end."""
         for attempt in range(TRIES):
             try:
                 async with asyncio.timeout(TRY_S):
-                    await asyncio.get_running_loop().run_in_executor(self._executor, write)
+                    return await asyncio.get_running_loop().run_in_executor(self._executor, write)
             except TimeoutError:  # its thread may hang on: another try would only take another one
                 log.warning("evidence.not_kept", reason="store_hangs", message=f"no answer within {TRY_S:g} s")
                 break
@@ -140,10 +143,8 @@ class Keeper:
                 log.warning("evidence.not_kept", reason=error.code, message=str(error), attempt=attempt + 1)
                 if attempt + 1 < TRIES:
                     await asyncio.sleep(RETRY_S * 2**attempt)
-            else:
-                return True
         self._telemetry.evidence_failed()
-        return False
+        return None
 
 
 def keeper_of(

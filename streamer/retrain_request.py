@@ -2,8 +2,8 @@
 
     STORE/retraining/request.json
 
-STORE is `STREAMER_RELEASES__STORE`. The drift watcher writes one, and so may a person; a newer request takes the place of
-an older one, and the job takes it away. Blocks: for threads.
+STORE is `STREAMER_RELEASES__STORE`. The drift watcher writes one, and so may a person; a newer request takes the place
+of an older one, and the job takes it away. Blocks: for threads.
 """
 
 from __future__ import annotations

@@ -240,9 +240,7 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        table = app.Table(
-            "alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.STAMPED_BY_THE_BROKER
-        )
+        table = app.Table("alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.CHANGELOG)
         self._redecider = Redecider(
             table=table,
             policy=self._policy,

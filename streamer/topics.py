@@ -43,6 +43,9 @@ STAMPED_BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
 """For what workers write: Kafka refuses a record whose time is an hour ahead of its own, and a worker whose clock has
 jumped would stand still. Events carry their own times."""
 
+CHANGELOG = STAMPED_BY_THE_BROKER | {"max.compaction.lag.ms": str(30 * DAY_MS)}
+"""Of the alert agent's state, which is kept for ever: the title of a deleted product goes as soon as its alerts do."""
+
 
 @dataclass(frozen=True)
 class TopicSpec:

@@ -98,9 +98,9 @@ def assemble(
         files[releases.GOLDEN_FILE] = golden_pairs.write(
             engine,
             Tokenizer(source.tokenizer, source.text),
-            test.catalog,
-            test.texts,
+            source.attributes,
             Path(scratch) / releases.GOLDEN_FILE,
+            progress,
         )
         engine.close()
         probabilities = calibration.apply(fitted, tested)

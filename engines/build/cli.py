@@ -213,19 +213,14 @@ def audit(  # noqa: PLR0917 - as above
 def golden(
     release: Annotated[Path, typer.Argument(help="Directory of a release that was made without golden pairs.")],
     out: Out,
-    catalog: Annotated[
-        Path | None, typer.Option(help="Folder to take products from; for a release that knows drawn ones only: none.")
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of the drawn products; 3 are those that the shipped one was measured on.")
-    ] = 3,
 ) -> None:
-    """Give a release golden pairs: what it answers here, for every scorer that loads it to ask again.
+    """Give a release golden pairs: what it answers here for some products, for every scorer that loads it to ask again.
 
-    Nothing is trained. The release gets another name, since its files are others; its model is the same.
+    The products are drawn, and nothing is trained. The release gets another name, since its files are others; its model
+    is the same.
     """
     with _reported(1) as progress:
-        made = golden_pairs.add(release, out, folder=catalog, seed=seed, progress=progress)
+        made = golden_pairs.add(release, out, progress=progress)
     typer.echo(made)
 
 

@@ -125,6 +125,18 @@ async def test_audited_product_is_kept_and_people_are_asked(tmp_path: Path) -> N
         assert len(kept.asked.records) == 1
 
 
+async def test_product_that_is_audited_again_is_asked_about_with_its_greatest_chance(tmp_path: Path) -> None:
+    """A worker that starts anew scores it once more, when the budget leaves it another chance."""
+    told = []
+    for share in (1.0, 0.999):
+        async for kept in keeping(tmp_path, share=share):
+            await kept.bench.send(update(1, RIGHT))
+            await kept.bench.settle()
+            told += [(one["request_id"], one["sampling_probability"]) for one in kept.asked.topic("review-requests")]
+    assert len(told) == 2
+    assert set(told) == {(told[0][0], 1.0)}
+
+
 async def test_product_with_another_s_picture_and_text_has_evidence_of_its_own(tmp_path: Path) -> None:
     """It costs no inference, and its server may say that the picture has not changed."""
     async for kept in keeping(tmp_path):
