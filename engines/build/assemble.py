@@ -96,11 +96,7 @@ def assemble(
         chosen = candidates if cross_fitted is not None and cross_fitted.helps else candidates.alone()
         tested = _score(engine, test, progress)
         files[releases.GOLDEN_FILE] = golden_pairs.write(
-            engine,
-            Tokenizer(source.tokenizer, source.text),
-            source.attributes,
-            Path(scratch) / releases.GOLDEN_FILE,
-            progress,
+            engine, Tokenizer(source.tokenizer, source.text), Path(scratch) / releases.GOLDEN_FILE
         )
         engine.close()
         probabilities = calibration.apply(fitted, tested)

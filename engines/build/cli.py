@@ -219,8 +219,8 @@ def golden(
     The products are drawn, and nothing is trained. The release gets another name, since its files are others; its model
     is the same.
     """
-    with _reported(1) as progress:
-        made = golden_pairs.add(release, out, progress=progress)
+    with _reported(1):
+        made = golden_pairs.add(release, out)
     typer.echo(made)
 
 
