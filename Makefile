@@ -19,7 +19,7 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 	@touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,feeds,labels,state,tracing,train,test]'
+	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,train,test]'
 	@touch $@ $(VENV)/demo
 
 $(VENV)/gpu: pyproject.toml | $(VENV)/pip

@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import structlog
 import typer
@@ -35,7 +35,7 @@ from engines.errors import EngineError
 from engines.runtime import loader
 from engines.text import compose
 from streamer.addresses import refuse
-from streamer.decoding import DecoderPool
+from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.settings import FetchSettings, PipelineSettings
@@ -45,11 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
-    import numpy as np
     from hostile_events import Record
-    from numpy.typing import NDArray
 
-    from engines.contract import ImageSpec, Manifest
+    from engines.contract import Manifest
     from engines.text import Tokenizer
 
 HANG_S = 2.0
@@ -178,26 +176,6 @@ def resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
-class Decoders:
-    """A worker's decoders, one picture after the other; a context manager."""
-
-    def __init__(self, spec: ImageSpec, **limits: Any) -> None:  # noqa: ANN401 - as the pool takes them
-        self._pool = DecoderPool(spec, **limits)
-        self._runner = asyncio.Runner()
-
-    def __enter__(self) -> Self:
-        self._runner.run(self._pool.__aenter__())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._runner.run(self._pool.__aexit__())
-        self._runner.close()
-
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Return the picture as the engine takes it, or raise ImageRefused."""
-        return self._runner.run(self._pool.decode(data))
-
-
 Folders = list[Path] | None
 
 
@@ -219,14 +197,15 @@ def main(
     engine.close()
     limits = PipelineSettings()
     trial = Trial()
-    with Decoders(
+    pool = DecoderPool(
         manifest.image,
         size=limits.decoders,
         max_bytes=MAX_FILE_BYTES,
         max_pixels=limits.max_pixels,
         memory_bytes=limits.decode_memory_mib * 2**20,
         cpu_s=limits.decode_cpu_s,
-    ) as decoders:
+    )
+    with BlockingDecoders(pool) as decoders:
 
         def event(record: Record) -> None:
             score_event(record, manifest, tokenizer)

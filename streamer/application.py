@@ -15,7 +15,7 @@ from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from faust.types import FutureMessage
 
@@ -59,11 +59,22 @@ class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
             super()._on_changelog_sent(fut)
 
 
+def _unheard() -> None:
+    """Nobody wants to know."""
+
+
 class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
     """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
 
     def _new_transport(self) -> OrderedTransport:
         return OrderedTransport(self.conf.broker_consumer, self)
+
+    assigned: Callable[[], None] = staticmethod(_unheard)
+    """Is told after each rebalance, once the state of the partitions that the worker has now is here."""
+
+    def on_rebalance_end(self) -> None:
+        super().on_rebalance_end()
+        self.assigned()
 
     @property
     def ordered(self) -> OrderedConsumer:

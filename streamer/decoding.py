@@ -2,19 +2,14 @@
 
 `DecoderPool.decode` stands for `engines.image.decode` with the same pixels and the same refusals, and two more: a
 decoder that crashed, and one that took too long. No thread waits for a decoder: the event loop hands pictures over and
-is told of answers, several at a time when there are many. The other side is `streamer.decoder`.
+is told of answers, several at a time when there are many. The other side is `streamer.decoder`, kept
+by a `streamer.nursery`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
@@ -23,11 +18,12 @@ import msgspec
 import numpy as np
 
 from engines.errors import ImageRefused
-from streamer.decoder import ANSWER, MAX_REFUSAL_BYTES, REQUEST, WALL_PER_CPU, Orders, Refusal, Slots, environment
+from streamer.decoder import REQUEST, WALL_PER_CPU, Orders, Refusal
 from streamer.errors import FatalError
+from streamer.nursery import Nursery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -55,7 +51,6 @@ _START_S = 30.0  # for a nursery on a busy machine to begin, before it is taken 
 _LEAVE_S = 0.5  # for decoders to see that nobody wants them any more
 _LOOK_S = 1.0  # between two looks at the oldest picture
 _LARGE_BYTES = 4 * 2**20  # of a picture: its slot's memory is given back after it
-_READ_BYTES = 2**16  # of a pipe at once: all that it holds
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +96,7 @@ class DecoderPool:
         self._waiting: deque[_Picture] = deque()
         self._inside: dict[int, _Picture] = {}  # by number, in the order in which they were handed over
         self._free: list[int] = []  # slots
-        self._nursery: _Nursery | None = None
+        self._nursery: Nursery | None = None
         self._answers = 0  # of this nursery
         self._fruitless = 0  # nurseries in a row that died without an answer
         self._ended = False
@@ -140,8 +135,8 @@ class DecoderPool:
 
     # -- to the decoders
 
-    def _begin(self) -> _Nursery:
-        self._nursery = _Nursery(self._orders, answered=self._take_answers, died=self._nursery_died)
+    def _begin(self) -> Nursery:
+        self._nursery = Nursery(self._orders, answered=self._take_answers, died=self._nursery_died)
         self._free, self._answers = list(range(self._orders.slots)), 0
         return self._nursery
 
@@ -232,75 +227,32 @@ class DecoderPool:
                 self._nursery_died()
 
 
-class _Nursery:
-    """The process that keeps the decoders, and this side of its pipes.
+class BlockingDecoders:
+    """A pool for threads without an event loop, one picture after the other; a context manager.
 
     Args:
-        orders: what to tell it.
-        answered: is given answers: the number of each picture, and the words of its refusal, if any.
-        died: is told when the nursery is gone, or has written what no decoder writes.
+        pool: not entered yet, and used by nobody else.
     """
 
-    def __init__(
-        self, orders: Orders, *, answered: Callable[[list[tuple[int, bytes]]], None], died: Callable[[], None]
-    ) -> None:
-        self._answered, self._died = answered, died
-        self._unread = b""
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            try:
-                requests, self._requests = _pipe(theirs, ours)
-                os.set_blocking(requests, False)
-                self._answers, answers = _pipe(ours, theirs)
-                self._alive, alive = _pipe(ours, theirs)
-                memory = _memory(Slots.size_of(orders))
-                theirs.callback(os.close, memory)
-                self.slots = Slots(memory, orders)
-                self._process = _spawn(
-                    msgspec.structs.replace(orders, requests=requests, answers=answers, alive=alive, memory=memory)
-                )
-            except OSError as error:
-                raise FatalError("decoder_unusable", f"no decoder can be started: {error}") from error
-            self._ours = ours.pop_all()
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._answers, self._read)
-        self._loop.add_reader(self._alive, died)
+    def __init__(self, pool: DecoderPool) -> None:
+        self._pool = pool
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
 
-    def ask(self, request: bytes) -> None:
-        """Hand a request over; that the nursery is dead is told by `died`."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._requests, request)
+    def __enter__(self) -> Self:
+        self._runner.run(self._pool.__aenter__())
+        return self
 
-    def _read(self) -> None:
-        received = self._unread + (chunk := os.read(self._answers, _READ_BYTES))
-        answers, at = [], 0
-        while len(received) - at >= ANSWER.size:
-            number, size = ANSWER.unpack_from(received, at)
-            if size > MAX_REFUSAL_BYTES:  # a decoder that a picture has taken over
-                self._died()
-                return
-            end = at + ANSWER.size + size
-            if end > len(received):
-                break
-            answers.append((number, received[at + ANSWER.size : end]))
-            at = end
-        self._unread = received[at:]
-        self._answered(answers)
-        if not chunk:
-            self._died()
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._pool.__aexit__())
+        self._runner.close()
 
-    def let_go(self) -> None:
-        """Hear of it no more."""
-        self._loop.remove_reader(self._answers)
-        self._loop.remove_reader(self._alive)
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Return what `DecoderPool.decode` does, when it is there.
 
-    def end(self, within_s: float) -> None:
-        """End the decoders, also in the middle of a picture; blocks."""
-        self._ours.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(within_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # and decoders that have outlived their nursery
-        self._process.wait()
+        Raises:
+            ImageRefused, FatalError: as there.
+        """
+        return self._runner.run(self._pool.decode(data))
 
 
 def _refused(words: bytes) -> ImageRefused:
@@ -310,38 +262,3 @@ def _refused(words: bytes) -> ImageRefused:
         refusal = Refusal("image_decoder_crashed", "the decoder answered nonsense")
     code = refusal.code if refusal.code in _CODES else "image_decoder_crashed"
     return ImageRefused(refusal.message, code=code)
-
-
-def _pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
-    """Return the two ends of a pipe, which are closed with these."""
-    ends = os.pipe()
-    for end, whose in zip(ends, (reader, writer), strict=True):
-        whose.callback(os.close, end)
-    return ends
-
-
-def _spawn(orders: Orders) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - this Python, this package
-        [sys.executable, "-m", "streamer.decoder", msgspec.json.encode(orders).decode()],
-        pass_fds=(orders.requests, orders.answers, orders.alive, orders.memory),
-        env=environment(os.environ),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        process_group=0,  # Ctrl-C is for the worker, which still has pictures in work
-    )
-
-
-def _memory(size: int) -> int:
-    """Return the descriptor of memory without a name that can be shared; pages are taken as they are written."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("pictures")
-    else:  # pragma: no cover - not Linux
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    try:
-        os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd

@@ -2,6 +2,7 @@
 
     admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate
           → if it alerts: what is contradicted? → keep evidence, where that is on → publish
+                                                  (and offer it to a challenger, for which nothing waits)
 
 Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
 goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
@@ -23,6 +24,7 @@ from engines.errors import EngineError
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.events import DeadLetter, ProductScore
 from streamer.fetch import NotModified
+from streamer.held import hold
 from streamer.in_flight import InFlight, room_of
 from streamer.judgements import Judgement, Judgements
 from streamer.passage import Passage
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from streamer.batch import Batcher
-    from streamer.events import RecordedOutcome
+    from streamer.events import Features, RecordedOutcome
     from streamer.fetch import Fetched, Fetcher
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
     from streamer.pairs import Pair
     from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
+    from streamer.shadow import Shadow
     from streamer.telemetry import Telemetry
     from streamer.tracing import Tracing
     from streamer.updates import ProductUpdate
@@ -65,7 +68,8 @@ class _Prepared:
     image_sha256: str
     pair: Pair | None = None
     judgement: Judgement | None = None
-    picture: IO[bytes] | None = None  # its bytes, held for evidence
+    features: Features | None = None  # with `pair`
+    picture: IO[bytes] | None = None  # its bytes, held for evidence or for a challenger
 
 
 class Pipeline:
@@ -83,10 +87,12 @@ class Pipeline:
         settings: PipelineSettings,
         telemetry: Telemetry,
         keeper: Keeper | None = None,
+        shadow: Shadow | None = None,
         tracing: Tracing = OFF,
     ) -> None:
         self._tracing = tracing
         self._keeper = keeper
+        self._shadow = shadow
         self._fetcher = fetcher
         self.serving = serving
         """The release that judges what comes from now on; see `swap`."""
@@ -214,30 +220,34 @@ class Pipeline:
             return _Prepared(shown.image_sha256, judgement=known)
         try:
             with self._in_flight.inside("preprocess"):
-                prepared = await self._make_ready(serving, passage, fetched, said)
+                prepared = await self._make_ready(serving, passage, update.id, fetched, said)
         finally:
             fetched.release()
         self._judgements.shows(url, fetched.validator, prepared.image_sha256)
         return prepared
 
-    async def _make_ready(self, serving: Serving, passage: Passage, fetched: Fetched, said: Said) -> _Prepared:
+    async def _make_ready(
+        self, serving: Serving, passage: Passage, product_id: str, fetched: Fetched, said: Said
+    ) -> _Prepared:
         """Decode and tokenise, unless this picture was scored with this text before."""
-        judgement, pair = self._judgements.known(fetched.sha256, said.sha256, serving.model), None
+        judgement = self._judgements.known(fetched.sha256, said.sha256, serving.model)
+        pair = features = None
         started = time.perf_counter()
         if judgement is None:
             pixels = await serving.decode(fetched.body)
             decoded = time.perf_counter()
             passage.clock("decode", decoded - started)
             pair = serving.pair(pixels, said)
+            features = serving.features(pair)
             passage.clock("tokenise", time.perf_counter() - decoded)
-        picture = await self._hold(fetched.body)  # last: a picture that is refused is not held
-        return _Prepared(fetched.sha256, pair, judgement, picture)
+        picture = await self._hold(product_id, fetched.body)  # last: a picture that is refused is not held
+        return _Prepared(fetched.sha256, pair, judgement, features, picture)
 
-    async def _hold(self, body: bytes) -> IO[bytes] | None:
-        """Put the picture where it costs little until its score is there, if evidence is kept."""
-        if self._keeper is None:
+    async def _hold(self, product_id: str, body: bytes) -> IO[bytes] | None:
+        """Put the picture where it costs little until its score is there, if somebody needs it then."""
+        if self._keeper is None and not (self._shadow is not None and self._shadow.wants(product_id)):
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._keeper.hold, body)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, hold, body)
 
     async def _conclude(  # noqa: PLR0917 - all that is known of the event by now
         self,
@@ -257,6 +267,7 @@ class Pipeline:
         outcome: RecordedOutcome = "unchanged"
         if judgement is None:
             assert prepared.pair is not None
+            passage.features = prepared.features
             outcome, judgement = "scored", await self._judge(serving, passage, update, said, prepared.pair)
             self._judgements.remember(prepared.image_sha256, said.sha256, serving.model, judgement)
         record = passage.score(outcome, prepared.image_sha256, said.sha256, judgement)
@@ -264,6 +275,8 @@ class Pipeline:
             started = time.perf_counter()
             await self._keeper.keep(record, update, said.text, judgement.logit, prepared.picture)
             passage.clock("keep", time.perf_counter() - started)
+        if self._shadow is not None and outcome == "scored" and prepared.picture is not None:
+            self._shadow.offer(record, update, prepared.picture)
         return record
 
     async def _judge(

@@ -19,10 +19,11 @@ from PIL import Image
 from engines import releases
 from engines.errors import EngineError
 from engines.runtime import loader
-from streamer.decoding import DecoderPool
+from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import FatalError
 from streamer.reload import Loaded
-from streamer.serving import Serving
+from streamer.serving import Reading, Serving
+from streamer.shadow import Challenger
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -155,6 +156,31 @@ def load(settings: Settings, directory: Path) -> Loaded:
     return Loaded(engine, tokenizer)
 
 
+def load_challenger(settings: Settings, directory: Path) -> Loaded:
+    """Return the release in a directory as `load` does, to be tried with one product at a time; blocks.
+
+    Raises:
+        EngineError: what is wrong with it, by its code.
+    """
+    engine = settings.engine.model_copy(update={"threads": 1, "max_batch": 1})
+    return load(settings.model_copy(update={"engine": engine}), directory)
+
+
+def challenger(settings: Settings, loaded: Loaded) -> Challenger:
+    """Return a loaded release with a decoder of its own; blocks.
+
+    Raises:
+        FatalError: decoder_unusable.
+    """
+    manifest = loaded.engine.manifest
+    with contextlib.ExitStack() as stack:
+        decoders = stack.enter_context(BlockingDecoders(_decoders(settings, manifest.image, size=1)))
+        decoders.decode(_probe())
+        stack.callback(loaded.engine.close)
+        freeing = stack.pop_all()
+    return Challenger(Reading(manifest, loaded.tokenizer), decoders.decode, loaded.engine, freeing.close)
+
+
 def configured_release(settings: Settings, engine: Engine | None = None) -> str:
     """Return the name of the release that the settings name.
 
@@ -173,11 +199,11 @@ def max_batch(settings: Settings, engine: Engine) -> int:
     return min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
 
 
-def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
+def _decoders(settings: Settings, spec: ImageSpec, *, size: int | None = None) -> DecoderPool:
     pipeline = settings.pipeline
     return DecoderPool(
         spec,
-        size=pipeline.decoders,
+        size=size or pipeline.decoders,
         max_bytes=settings.fetch.max_image_bytes,
         max_pixels=pipeline.max_pixels,
         memory_bytes=pipeline.decode_memory_mib * 2**20,
@@ -187,10 +213,14 @@ def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
 
 async def _begun(decoders: DecoderPool) -> DecoderPool:
     """Start the decoders and return once they have decoded something: the first product does not wait for them."""
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "PNG")
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(decoders)
-        await decoders.decode(picture.getvalue())
+        await decoders.decode(_probe())
         stack.pop_all()
     return decoders
+
+
+def _probe() -> bytes:
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    return picture.getvalue()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ from PIL import Image
 from engines.contract import ImageSpec
 from engines.errors import ImageRefused
 from engines.image import decode
-from streamer import decoding
+from streamer import nursery as keeping
 from streamer.decoder import ANSWER, MAX_REFUSAL_BYTES
-from streamer.decoding import SLOTS_PER_DECODER, DecoderPool
+from streamer.decoding import SLOTS_PER_DECODER, BlockingDecoders, DecoderPool
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ async def test_decoder_that_writes_what_none_writes_is_ended() -> None:
 
 async def test_decode_where_no_decoder_can_live_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which decoders cannot run has a worker that stops, not one that rejects every picture."""
-    monkeypatch.setattr(decoding, "environment", lambda variables: {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/"})
+    monkeypatch.setattr(keeping, "environment", lambda variables: {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/"})
     async with pool() as decoders:
         for _ in range(2):
             with pytest.raises(FatalError) as caught:
@@ -282,6 +283,18 @@ async def test_decoder_knows_no_secret_of_the_worker(monkeypatch: pytest.MonkeyP
         await decoders.decode(GOOD)
         for pid in (nursery(), await await_decoder()):
             assert b"sesame" not in environment_of(pid)
+
+
+def test_blocking_decode_after_decoders_died_between_two_pictures_starts_others() -> None:
+    """Nobody listens to them meanwhile: the next picture finds it out, whichever thread asks."""
+    with BlockingDecoders(DecoderPool(SPEC, **LIMITS)) as decoders, ThreadPoolExecutor(1) as another:
+        decoders.decode(GOOD)
+        killed = nursery()
+        os.kill(killed, signal.SIGKILL)
+        assert another.submit(decoders.decode, GOOD).result().shape == (3, 32, 24)
+        assert nursery() != killed
+        with pytest.raises(ImageRefused):
+            decoders.decode(b"<html>")
 
 
 async def test_large_pictures_leave_no_memory_behind() -> None:
@@ -344,7 +357,7 @@ async def test_pool_without_descriptors_left_says_so(monkeypatch: pytest.MonkeyP
     def none_left(*_: object) -> int:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(decoding, "_memory", none_left)
+    monkeypatch.setattr(keeping, "_memory", none_left)
     before = open_files()
     with pytest.raises(FatalError) as caught:
         async with pool():

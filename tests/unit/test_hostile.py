@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hostile import Decoders, Trial, refuse_address, score_event, try_urls
+from hostile import Trial, refuse_address, score_event, try_urls
 from hostile_addresses import addresses
 from hostile_cases import OK, case
 from hostile_events import records, update
 from hostile_pictures import KINDS, encoded, noise, pictures
 
 from engines.runtime import loader
+from streamer.decoding import BlockingDecoders, DecoderPool
 
 if TYPE_CHECKING:
     from hostile_events import Record
@@ -39,7 +40,7 @@ def test_hostile_pictures_give_pixels_or_a_typed_rejection() -> None:
     engine.close()
     limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 1.0}
     trial = Trial()
-    with Decoders(engine.manifest.image, size=1, **limits) as decoders:
+    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
         for picture in pictures():
             trial.run("picture", picture, decoders.decode)
     assert {name: cases for name, cases in wrong(trial).items() if name != "picture: bomb"} == {}
