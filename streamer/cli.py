@@ -17,6 +17,7 @@ from streamer.cli_compile import compile_plan
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
 from streamer.cli_releases import releases_app
+from streamer.cli_retrain import retrain_engine
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
 
@@ -31,6 +32,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
 app.command("compile")(compile_plan)
+app.command("retrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(retrain_engine)
 
 Release = Annotated[
     Path | None,

@@ -157,6 +157,18 @@ class LabelSettings(_Section):
     )
 
 
+class RetrainSettings(_Section):
+    """When an engine is retrained, and where."""
+
+    min_labels: int = Field(
+        default=200, ge=1, description="newly judged items after which `streamer retrain --if-needed` has work to do"
+    )
+    work: Path = Field(default=Path("retraining"), description="directory of runs; one that was killed goes on there")
+    catalog: Path | None = Field(
+        default=None, description="folder (`streamer collect`) of the catalogue that the engine was adapted to"
+    )
+
+
 class PipelineSettings(_Section):
     """How much work is held at once. When a bound is reached, consumption stops until there is room."""
 
@@ -217,6 +229,7 @@ class Settings(BaseSettings):
     releases: ReleaseSettings = ReleaseSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     labels: LabelSettings = LabelSettings()
+    retrain: RetrainSettings = RetrainSettings()
     pipeline: PipelineSettings = PipelineSettings()
     state: StateSettings = StateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

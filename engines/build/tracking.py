@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXPERIMENT: Final = "mismatch-streamer"
+REGISTERED: Final = "mismatch-engine"
+"""The name under which the registry of models has the releases, each a version; `champion` and `challenger` are its
+aliases."""
+
+CHAMPION, CHALLENGER = "champion", "challenger"
 TRACKING_FOLDER: Final = "mlruns"
 _MAX_VALUE_CHARS: Final = 500  # MLflow's own limit of a parameter
 
@@ -42,6 +47,18 @@ def run(name: str, work: Path, *, enabled: bool = True) -> Generator[None]:
     if not enabled or find_spec("mlflow") is None:
         yield
         return
+    client = _connected(work)
+    client.set_experiment(EXPERIMENT)
+    with client.start_run(run_name=name):
+        _active.append(client)
+        try:
+            yield
+        finally:
+            _active.pop()
+
+
+def _connected(work: Path) -> Any:  # noqa: ANN401 - a module that may not be installed
+    """Return MLflow, told where runs go."""
     local = not os.environ.get("MLFLOW_TRACKING_URI")
     if local:  # files need neither a server nor the database packages that `mlflow-skinny` leaves out
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -50,13 +67,7 @@ def run(name: str, work: Path, *, enabled: bool = True) -> Generator[None]:
     if local:
         work.mkdir(parents=True, exist_ok=True)
         client.set_tracking_uri((work / TRACKING_FOLDER).absolute().as_uri())
-    client.set_experiment(EXPERIMENT)
-    with client.start_run(run_name=name):
-        _active.append(client)
-        try:
-            yield
-        finally:
-            _active.pop()
+    return client
 
 
 def params(values: Mapping[str, object], prefix: str = "") -> None:
@@ -80,6 +91,45 @@ def artifacts(path: Path) -> None:
         _active[-1].log_artifacts(str(path), artifact_path=path.name)
     elif _active:
         _active[-1].log_artifact(str(path))
+
+
+def register(release: Path, alias: str) -> None:
+    """Enter a release into the registry, with the files of this run, and give it an alias."""
+    if not _active:
+        return
+    client = _active[-1]
+    client.log_artifacts(str(release), artifact_path=release.name)
+    registry = client.MlflowClient()
+    _ensure_registered(client, registry)
+    run_id = client.active_run().info.run_id
+    version = registry.create_model_version(
+        REGISTERED, source=client.get_artifact_uri(release.name), run_id=run_id, tags={"release": release.name}
+    )
+    registry.set_registered_model_alias(REGISTERED, alias, version.version)
+
+
+def promoted(release: str, work: Path) -> bool:
+    """Give the alias `champion` to a release that was registered; return False where MLflow has no such version."""
+    if find_spec("mlflow") is None:
+        return False
+    client = _connected(work)
+    registry = client.MlflowClient()
+    found = [
+        one for one in registry.search_model_versions(f"name='{REGISTERED}'") if one.tags.get("release") == release
+    ]
+    if not found:
+        return False
+    newest = max(found, key=lambda one: int(one.version))
+    registry.set_registered_model_alias(REGISTERED, CHAMPION, newest.version)
+    return True
+
+
+def _ensure_registered(client: Any, registry: Any) -> None:  # noqa: ANN401 - as above
+    try:
+        registry.create_registered_model(REGISTERED)
+    except client.exceptions.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def by_epoch(on_step: Callable[[StepT], None], steps_per_epoch: int, names: Sequence[str]) -> Callable[[StepT], None]:
