@@ -16,6 +16,7 @@ from streamer import __version__, command
 from streamer.cli_compile import compile_plan
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
+from streamer.cli_loop import loop
 from streamer.cli_releases import releases_app
 from streamer.cli_retrain import retrain_engine
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
@@ -32,6 +33,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
 app.command("compile")(compile_plan)
+app.command("loop")(loop)
 app.command("retrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(retrain_engine)
 
 Release = Annotated[

@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from streamer import command
+from streamer.cli_labels import Dataset
+from streamer.cli_releases import Store
 from streamer.command import Bootstrap
 
 
@@ -37,12 +39,8 @@ def retrain_engine(
         bool, typer.Option("--dry-run", help="Train and judge, but publish and announce nothing.")
     ] = False,
     by: Annotated[str, typer.Option(help="Who announces it.")] = "streamer retrain",
-    store: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_URL", help="Of releases; wins over the settings.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="DIR_OR_URL", help="Of labels; wins over the settings.")
-    ] = None,
+    store: Store = None,
+    dataset: Dataset = None,
     bootstrap: Bootstrap = None,
 ) -> None:
     """Make tomorrow's engine from today's and what people said of its alerts, and put it to work if it is no worse.

@@ -1,15 +1,14 @@
 """`streamer retrain`: labels pinned → champion fetched → trained and judged → published → announced → recorded.
 
-Training and judging are a program of their own (`python -m engines.build retrain`): torch never enters this process. Each
-step may be killed; the next run finds what there is and goes on. What has been done is not done twice: a release is
-published and announced under the name that its content gives it.
+Training and judging are a program of their own (`python -m engines.build retrain`): torch never enters this process.
+Each step may be killed; the next run finds what there is and goes on. What has been done is not done twice: a release
+is published and announced under the name that its content gives it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -25,10 +24,11 @@ from streamer.dataset import LabelDataset
 from streamer.errors import FatalError
 from streamer.pinning import pin
 from streamer.retrain_log import LastRetraining, RetrainLog
-from streamer.retrain_runs import CARD_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs
+from streamer.retrain_runs import CARD_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs, alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -140,9 +140,11 @@ class Retrainer:
     def _gone(self, run: Run, current: str) -> str | None:
         """Return why a run cannot be gone on with."""
         folder = self._runs.folder(run)
+        if current == _challenger(folder):
+            return None  # it was announced: all that is left is to say so
         if self._options.restart:
             return "you asked for a new one"
-        if current not in (run.champion, _challenger(folder)):
+        if current != run.champion:
             return f"{current} runs by now"
         if judged.read_pinned(folder / LABELS_FOLDER) is not None:
             kept = {item_id for item_id, _ in self._dataset.verdicts()}
@@ -272,10 +274,11 @@ def retrain(
     """Run the job; return 0 when a challenger was promoted or nothing was to do, 1 when it was refused, 2 otherwise.
 
     Raises:
-        FatalError: train_not_installed, labels_not_installed, and as `Retrainer.retrain`.
+        FatalError: train_not_installed, work_in_use, and as `Retrainer.retrain`.
     """
     require(needs, "train")
-    return Retrainer(options, settings, console, run, program=program).retrain()
+    with alone(options.work):
+        return Retrainer(options, settings, console, run, program=program).retrain()
 
 
 def _challenger(folder: Path) -> str | None:

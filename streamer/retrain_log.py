@@ -33,7 +33,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody wants a retraining: `requested_by` is a program or a person, `reason` for people, `figures` what it saw."""
+    """Somebody wants a retraining.
+
+    `requested_by` is a program or a person, `reason` for people, `figures` what it saw.
+    """
 
     schema_version: int = SCHEMA_VERSION
     requested_by: str

@@ -10,11 +10,12 @@ What stands in between belongs to `engines.build.retrain`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
+from contextlib import contextmanager
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
@@ -22,13 +23,15 @@ import msgspec
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
+    from pathlib import Path
 
 RUN_FILE: Final = "run.json"
 ENDED_FILE: Final = "ended.json"
 LABELS_FOLDER: Final = "labels"
 CHAMPION_FOLDER: Final = "champion"
 CARD_FOLDER: Final = "card"
+LOCK_FILE: Final = ".lock"
 _KEPT: Final = frozenset({RUN_FILE, ENDED_FILE, "decision.json", "challenger.json", "challenger", CARD_FOLDER})
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -63,10 +66,14 @@ class Runs:
         self.work = work
 
     def unfinished(self) -> Run | None:
-        """Return the run that has begun and not ended; the last one, should there be more."""
-        found = [path.parent for path in sorted(self.work.glob(f"*/{RUN_FILE}"))]
-        open_ones = [folder for folder in found if not (folder / ENDED_FILE).exists()]
-        return _read(open_ones[-1] / RUN_FILE, Run) if open_ones else None
+        """Return the run that has begun and not ended; the last one, should there be more.
+
+        What runs that have ended should not have kept, since they were killed as they ended, is removed.
+        """
+        runs = [_read(path, Run) for path in sorted(self.work.glob(f"*/{RUN_FILE}"))]
+        for run in (ended := [run for run in runs if (self.folder(run) / ENDED_FILE).exists()]):
+            self.tidy(run)
+        return next((run for run in reversed(runs) if run not in ended), None)
 
     def begin(self, *, reason: str, at: datetime, champion: str, catalog: Path | None, passed: Sequence[str]) -> Run:
         """Return a new run; it is unfinished from now on."""
@@ -101,6 +108,22 @@ class Runs:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+@contextmanager
+def alone(work: Path) -> Generator[None]:
+    """Keep other processes out of the directory.
+
+    Raises:
+        FatalError: work_in_use.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FatalError("work_in_use", f"another retraining is at work in {work}: wait for it") from error
+        yield
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -150,7 +150,7 @@ def gather_parts(
 def _in_processes(
     work: Callable[[Item], Result], items: Iterable[Item], title: str, progress: Progress
 ) -> list[Result]:
-    """Return `work` of each item, in order, on every core, unless there are so few that starting processes is longer."""
+    """Return `work` of each item, in order; on every core, unless starting processes would take longer."""
     todo = list(items)
     if len(todo) < _FEW:
         return [work(item) for item in progress.track(todo, description=title)]

@@ -11,6 +11,7 @@ error of the run: the decision says why, and what there is can be looked at.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from engines.contract import Manifest
 
 DECISION_FILE: Final = "decision.json"
+LOCK_FILE: Final = ".lock"
 CHALLENGER_FILE: Final = "challenger.json"
 CHALLENGER_FOLDER: Final = "challenger"
 CARD_FOLDER: Final = "card"
@@ -108,10 +110,17 @@ def retrain(run: Retraining, progress: Progress) -> Decision:
         EngineError: the champion cannot be gone on from, or labels or catalogue cannot be used.
         OSError: the disk is full.
     """
-    path = run.work / DECISION_FILE
-    if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=Decision)
     run.work.mkdir(parents=True, exist_ok=True)
+    with (run.work / LOCK_FILE).open("a") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # whoever started this may have been killed, and another one after it
+        path = run.work / DECISION_FILE
+        if not path.exists():
+            write_whole(path, msgspec.json.format(msgspec.json.encode(_decide(run, progress)), indent=2))
+        return msgspec.json.decode(path.read_bytes(), type=Decision)
+
+
+def _decide(run: Retraining, progress: Progress) -> Decision:
+    """Return the decision, its card written."""
     known = _read(run, progress)
     tracking.params(_facts(run, known))
     sets = _frozen(known)
@@ -139,7 +148,6 @@ def retrain(run: Retraining, progress: Progress) -> Decision:
     card = write_card(story, run.work / CARD_FOLDER)
     tracking.metrics(_figures(decision), step=0)
     tracking.artifacts(card)
-    write_whole(path, msgspec.json.format(msgspec.json.encode(decision), indent=2))
     return decision
 
 
