@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from streamer import command
-from streamer.cli_labels import Dataset
-from streamer.cli_releases import Store
-from streamer.command import Bootstrap
+from streamer.command import Bootstrap, Dataset, Store
 
 
 def retrain_engine(

@@ -1,7 +1,7 @@
 """A world of colored tiles for tests of retraining: a catalogue folder, a champion trained on it, and what people say.
 
-A title names the tile's color. The champion knows three colors; labels are of party goods in two new ones. Everything is
-so small that training and export take seconds.
+A title names the tile's color. The champion knows three colors; labels are of party goods in two new ones. Everything
+is so small that training and export take seconds.
 """
 
 from __future__ import annotations

@@ -53,7 +53,13 @@ class Scored(NamedTuple):
 
     def rows(self, chosen: NDArray[Any]) -> Scored:
         """Return some of the pairs."""
-        return Scored(*(column[chosen] for column in self))
+        return Scored(
+            probabilities=self.probabilities[chosen],
+            labels=self.labels[chosen],
+            categories=self.categories[chosen],
+            groups=self.groups[chosen],
+            weights=self.weights[chosen],
+        )
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,13 @@ def scored(
 def joined(parts: Sequence[Scored]) -> Scored:
     """Return the pairs of several catalogues, none of which shares an item with another."""
     shifts = np.cumsum([0, *(int(part.groups.max(initial=-1)) + 1 for part in parts)])
-    moved = [part._replace(groups=part.groups + shift) for part, shift in zip(parts, shifts[:-1], strict=True)]
-    return Scored(*(np.concatenate(column) for column in zip(*moved, strict=True)))
+    return Scored(
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        categories=np.concatenate([part.categories for part in parts]),
+        groups=np.concatenate([part.groups + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
 
 
 def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:

@@ -40,10 +40,9 @@ class Reviewers:
         offer = self._offers.get(question.product_id)
         if offer is None:
             return
-        first, second, third = (self._says(person, offer) for person in PEOPLE)
-        for person, verdict in zip(PEOPLE, (first, second, third), strict=True):
-            if person == PEOPLE[2] and first == second:
-                return
+        verdicts = [self._says(person, offer) for person in PEOPLE]
+        agreed = verdicts[0] == verdicts[1]
+        for person, verdict in zip(PEOPLE, verdicts[:2] if agreed else verdicts, strict=False):
             yield self._label(person, verdict, question)
 
     def _says(self, person: str, offer: Offer) -> Verdict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -239,14 +240,14 @@ class _Run:
 
     async def _load(self, store: ReleaseStore, stop: asyncio.Event) -> None:
         """Publish usual products: calmly while an engine is trained, as fast as they are judged once one is there."""
-        while not stop.is_set():
-            for offer in self.season.load:
-                await self.publisher.publish([offer])
-                if stop.is_set():
-                    return
-                if not await asyncio.to_thread(store.names):
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(stop.wait(), 1 / CALM_RATE)
+        for number in itertools.count():
+            offer = self.season.load[number % len(self.season.load)]
+            await self.publisher.publish([offer.reworded(number)])
+            if stop.is_set():
+                return
+            if not await asyncio.to_thread(store.names):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 1 / CALM_RATE)
 
     async def _swapped(self, challenger: str | None) -> None:
         outcomes = self.progress.ledger.outcomes

@@ -10,7 +10,7 @@ load        usual products again and again, while the engine is swapped
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -63,6 +63,10 @@ class Offer:
     picture: str
     group: str
     fields: dict[str, str]
+
+    def reworded(self, number: int) -> Offer:
+        """Return the offer with a text that it did not have before: an engine has to look at it again."""
+        return replace(self, purpose="load", fields=self.fields | {"description": f"Batch {number}."})
 
     def record(self, version: int, image_url: Callable[[str], str]) -> bytes:
         """Return the update."""

@@ -124,20 +124,30 @@ def _share(mismatch: NDArray[np.float64], weight: NDArray[np.float64]) -> Interv
         raise ValueError("no items were judged: there is no share of mismatches to tell")
     value = float(np.average(mismatch, weights=weight))
     spread = math.sqrt(float((weight**2 * (mismatch - value) ** 2).sum())) / float(weight.sum())
-    return _interval(value, spread, 1 / len(mismatch))
+    return _interval(value, spread, _effective(weight))
 
 
 def _leaning(mismatch: NDArray[np.float64], weight: NDArray[np.float64], overall: float) -> Interval:
     """Return a category's share, drawn toward the overall one as by so many more items."""
-    effective = float(weight.sum() ** 2 / (weight**2).sum())
+    effective = _effective(weight)
     own = float(np.average(mismatch, weights=weight))
     value = (own * effective + overall * _STRENGTH) / (effective + _STRENGTH)
-    return _interval(value, math.sqrt(value * (1 - value) / (effective + _STRENGTH)), 1 / (effective + _STRENGTH))
+    return _interval(value, 0.0, effective + _STRENGTH)
 
 
-def _interval(value: float, spread: float, least: float) -> Interval:
-    """Return the interval on the log-odds, where it is nearly normal and stays between 0 and 1."""
-    value = min(max(value, least / 2), 1 - least / 2)  # none seen is not none there
+def _effective(weight: NDArray[np.float64]) -> float:
+    """Return of how many items with equal weights these say as much. Source: Kish 1965, "Survey Sampling"."""
+    return float(weight.sum() ** 2 / (weight**2).sum())
+
+
+def _interval(value: float, spread: float, effective: float) -> Interval:
+    """Return the interval on the log-odds, where it is nearly normal and stays between 0 and 1.
+
+    None seen is not none there: the share is taken for that of half an item at least, and no surer than so many items
+    that are drawn alike can be.
+    """
+    value = min(max(value, 0.5 / effective), 1 - 0.5 / effective)
+    spread = max(spread, math.sqrt(value * (1 - value) / effective))
     odds, width = math.log(value / (1 - value)), _Z * spread / (value * (1 - value))
     low, high = (1 / (1 + math.exp(-(odds + side * width))) for side in (-1, 1))
     return Interval(value, low, high)
