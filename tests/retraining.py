@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
+import os
+import signal
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import orjson
+import pytest
+import torch
 from PIL import Image
 from rich.progress import Progress
 
+from engines.build import run as building
 from engines.build.recipe import Recipe, RetrainRecipe
 from engines.build.retrain.gate import GateRules
-from engines.build.run import build_folder
+from engines.build.retrain.run import Retraining, retrain
 from engines.catalogs.judged import Judged, Pinned, image_path, write_pinned
 
 if TYPE_CHECKING:
@@ -58,13 +65,45 @@ class World(NamedTuple):
     champion: Path
 
 
+class Point(NamedTuple):
+    """Before which call of which function a run is killed."""
+
+    module: str
+    function: str
+    call: int = 1
+
+
 def make(folder: Path) -> World:
     """Write the catalogue and train the champion."""
     catalog = folder / "shop"
     write_catalogue(catalog)
-    with Progress(disable=True) as progress:
-        champion = build_folder(catalog, folder / "releases", RECIPE, precision=0.5, progress=progress)
+    with Progress(disable=True) as progress, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(building, "rehearse", lambda _: None)  # an export takes longer than all the rest
+        champion = building.build_folder(catalog, folder / "releases", RECIPE, precision=0.5, progress=progress)
     return World(catalog, champion)
+
+
+def retraining(world: World, labels: Path, work: Path) -> Retraining:
+    """Return a run."""
+    return Retraining(
+        champion=world.champion, labels=labels, catalog=world.catalog, work=work, recipe=RETRAIN, rules=RULES
+    )
+
+
+def run_until(point: Point, world: World, labels: Path, work: Path) -> None:
+    """Retrain, and end by SIGKILL at this point; for a process of its own."""
+    torch.set_num_threads(1)
+    module = import_module(point.module)
+    original, calls = getattr(module, point.function), itertools.count(1)
+
+    def dying(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
+        if next(calls) == point.call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(module, point.function, dying)
+    with Progress(disable=True) as progress:
+        retrain(retraining(world, labels, work), progress)
 
 
 def tile(color: tuple[int, int, int], seed: int) -> bytes:
@@ -75,7 +114,7 @@ def tile(color: tuple[int, int, int], seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def write_catalogue(folder: Path, *, count: int = 360) -> None:
+def write_catalogue(folder: Path, *, count: int = 480) -> None:
     """Write a folder of tiles: groups of three colors."""
     (folder / "images").mkdir(parents=True)
     colors = list(KNOWN)

@@ -260,11 +260,7 @@ class Tuner:
             "generators": [self._generator.bit_generator.state, *(pool.state for pool in self._pools.values())],
             "torch": torch.get_rng_state(),
         }
-        buffer = io.BytesIO()  # torch tells a full disk from other errors by no type
-        torch.save(state, buffer)
-        partial = file.with_suffix(".partial")
-        partial.write_bytes(buffer.getbuffer())
-        partial.replace(file)
+        save_state(state, file)
 
     def _restore(self, file: Path, optimizer: torch.optim.Optimizer, average: Average) -> int:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -276,6 +272,19 @@ class Tuner:
             pool.state = drawn
         torch.set_rng_state(state["torch"])
         return int(state["number"])
+
+
+def save_state(state: dict[str, Any], file: Path) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        OSError: the disk is full; the checkpoint before is still there.
+    """
+    buffer = io.BytesIO()  # torch tells a full disk from other errors by no type
+    torch.save(state, buffer)
+    partial = file.with_suffix(".partial")
+    partial.write_bytes(buffer.getbuffer())
+    partial.replace(file)
 
 
 def _items(taught: Taught) -> dict[str, Weighted]:
