@@ -92,7 +92,7 @@ def with_words(source: Source, words: list[str]) -> Source:
     assert isinstance(model, small.SmallFusion)
     described = msgspec.json.decode(source.tokenizer.to_str())
     vocabulary: dict[str, int] = described["model"]["vocab"]
-    spelt = [source.tokenizer.encode(word).ids for word in words]
+    spelt = [_ids(source.tokenizer, word) for word in words]
     for word in words:
         vocabulary[word] = len(vocabulary)
     state = model.state_dict()
@@ -108,6 +108,12 @@ def with_words(source: Source, words: list[str]) -> Source:
         tokenizer=tokenizers.Tokenizer.from_str(msgspec.json.encode(described).decode()),
         provenance=source.provenance | {"model": config.as_dict()},
     )
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, word: str) -> list[int]:
+    """Return the tokens of a word, whether the tokenizer pads or not."""
+    encoded = tokenizer.encode(word)
+    return [token for token, real in zip(encoded.ids, encoded.attention_mask, strict=True) if real]
 
 
 # -- the graph of a small release

