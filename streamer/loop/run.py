@@ -67,6 +67,7 @@ AUDIT_SHARE: Final = 0.6
 CALM_RATE: Final = 6.0
 """Updates a second while an engine is trained beside the scorer."""
 
+RECORD_TIMEOUT_S: Final = 300.0
 AFTER_SWAP: Final = 150
 """Updates that the new engine judges before the load ends."""
 
@@ -101,7 +102,7 @@ def run_loop(options: LoopOptions) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("\nstopped; broker, image host and workers are gone")
         return INTERRUPTED
-    except (StreamerError, EngineError, KafkaError, ValueError, OSError) as error:
+    except (StreamerError, EngineError, KafkaError, ValueError, OSError) as error:  # of which a timeout is one
         console.print(f"[bold red]the loop cannot run:[/bold red] {escape(str(error))}")
         return NOT_STARTED
     page = write_report(options.report, outcome, last, seed=options.seed)
@@ -166,6 +167,7 @@ class _Run:
     progress: Progress
     publisher: Publisher
     questions: asyncio.Queue[Question]
+    at_work: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def through(self) -> tuple[Outcome, LastRetraining | None]:
         """Take the loop from its first update to its figures."""
@@ -202,26 +204,29 @@ class _Run:
         ), last
 
     async def review(self) -> None:
-        """Let people answer what they are asked, for ever."""
+        """Let people answer what they are asked, once they have come to work, for ever."""
         offers = {offer.id: offer for offer in self.season.season}
         people = Reviewers(offers, seed=self.options.seed)
+        await self.at_work.wait()
         async with producer(self.settings.broker) as kafka:
             while True:
                 question = await self.questions.get()
                 for label in people.judge(question):
                     key, value = record(label)
-                    await kafka.send_and_wait(self.settings.topics.labels, value, key=key)
+                    await kafka.send(self.settings.topics.labels, value, key=key)
                     self.progress.labels += 1
                 self.questions.task_done()
 
     async def _recorded(self) -> None:
-        """Return when every label stands in the data set."""
+        """Let people judge what they were asked, and return when every label stands in the data set."""
+        self.at_work.set()
         await self.questions.join()
         dataset = LabelDataset(self.settings.labels.dataset)
         self.progress.ledger.ask = lambda _: None  # what comes from now on is not learned from
-        while self.progress.recorded < self.progress.labels:
-            self.progress.recorded = len(list(await asyncio.to_thread(dataset.verdicts)))
-            await asyncio.sleep(_POLL_S)
+        async with asyncio.timeout(RECORD_TIMEOUT_S):
+            while self.progress.recorded < self.progress.labels:
+                self.progress.recorded = len(list(await asyncio.to_thread(dataset.verdicts)))
+                await asyncio.sleep(_POLL_S)
 
     async def _retrained(self) -> LastRetraining | None:
         """Retrain while updates go on coming, and return how it ended when the scorer has swapped."""
