@@ -31,12 +31,12 @@ from rich.table import Table
 from engines.errors import EngineError
 from engines.runtime import loader
 from engines.text import compose
-from streamer import events
 from streamer.addresses import refuse
 from streamer.decoding import DecoderPool
 from streamer.errors import RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.settings import FetchSettings, PipelineSettings
+from streamer.updates import parse_update, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -101,12 +101,12 @@ class Trial:
 
 def score_event(record: Record, manifest: Manifest, tokenizer: Tokenizer) -> None:
     """Take a record as far as the pipeline does before it fetches."""
-    update = events.parse_update(*record)
+    update = parse_update(*record)
     if update.deleted and update.version is None and update.updated_at is None:
         return
     _ = update.order, update.category
     text = compose(update.text_fields(), manifest.text)
-    events.text_digest(text)
+    text_digest(text)
     tokenizer.encode([text])
 
 

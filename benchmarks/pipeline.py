@@ -46,13 +46,14 @@ from engines.image import decode
 from engines.inference import infer_all
 from engines.runtime import loader
 from engines.text import compose
-from streamer import events, topics
+from streamer import topics
 from streamer.demo.broker import EmbeddedBroker
 from streamer.demo.images import ImageHost
 from streamer.fetch import Fetched, Fetcher
 from streamer.outbox import Outbox
 from streamer.scorer import Scorer
 from streamer.settings import Settings
+from streamer.updates import parse_update, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -135,7 +136,7 @@ def alone(engine: Engine, site: Site, seconds: float) -> float:
     manifest = engine.manifest
     pictures = [site.pictures[i % len(site.pictures)] for i in range(manifest.max_batch)]
     pixels = np.stack([decode(picture, manifest.image, max_pixels=10**8) for picture in pictures])
-    fields = events.parse_update(None, site.updates[0]).text_fields()
+    fields = parse_update(None, site.updates[0]).text_fields()
     ids, mask = loader.load_tokenizer(site.release).encode([compose(fields, manifest.text)] * manifest.max_batch)
     batch = Batch(pixels, ids, mask)
     engine.infer(batch)
@@ -272,10 +273,10 @@ def stage_costs(site: Site, side: int, count: int, seed: int) -> dict[str, float
     tokenizer = loader.load_tokenizer(site.release)
 
     def text(i: int) -> str:
-        return compose(events.parse_update(None, updates[i]).text_fields(), manifest.text)
+        return compose(parse_update(None, updates[i]).text_fields(), manifest.text)
 
     return {
-        "parse": _cpu_ms(lambda i: events.text_digest(text(i)), count),
+        "parse": _cpu_ms(lambda i: text_digest(text(i)), count),
         "fetch": _fetch_cost(pictures),
         "decode": _cpu_ms(lambda i: decode(pictures[i], manifest.image, max_pixels=10**8), count),
         "parse + tokenise": _cpu_ms(lambda i: tokenizer.encode([text(i)]), count),

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from yarl import URL
 
 from streamer.errors import RejectedEvent
-from streamer.events import MAX_URL_CHARS
+from streamer.updates import MAX_URL_CHARS
 
 # Source: IANA IPv4 Special-Purpose Address Registry, https://www.iana.org/assignments/iana-ipv4-special-registry;
 # written out because what `ipaddress` calls private has changed between patch releases of Python.

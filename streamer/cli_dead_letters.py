@@ -100,7 +100,7 @@ def show_letter(
     Settings: STREAMER_TOPICS__DEAD_LETTERS and STREAMER_BROKER__….
     """
     from streamer import dead_letters, terminal_letters  # noqa: PLC0415
-    from streamer.events import encode  # noqa: PLC0415
+    from streamer.wire import encode  # noqa: PLC0415
 
     wanted = dead_letters.Place.parse(place)
     settings = command.settings(bootstrap=bootstrap)

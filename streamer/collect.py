@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from engines.catalogs.collection import Refusal
-    from streamer.events import ProductUpdate
     from streamer.settings import Settings
+    from streamer.updates import ProductUpdate
 
 WINDOW: Final = 1024
 """Rows between the one that is read and the one that is written: enough that a host that answers in ten seconds does

@@ -23,8 +23,9 @@ from yarl import URL
 
 from streamer import topics
 from streamer.errors import FatalError
-from streamer.events import REPLAYED_FROM, DeadLetter, SourcePosition, origin_header
+from streamer.events import DeadLetter
 from streamer.outbox import producer
+from streamer.wire import REPLAYED_FROM, SourcePosition, origin_header
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

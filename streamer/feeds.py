@@ -28,7 +28,7 @@ import msgspec
 import orjson
 
 from streamer.errors import FatalError, RejectedEvent
-from streamer.events import ProductUpdate, parse_update
+from streamer.updates import ProductUpdate, parse_update
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader  # the standard library gives the type no other name

@@ -17,18 +17,19 @@ import structlog
 from cachetools import FIFOCache
 
 from streamer.errors import TransientError
-from streamer.events import encode
 from streamer.evidence import EvidenceStore
 from streamer.reviews import Sampled, ScoredItem, item_id, request_of
 from streamer.sampling import AuditSampler
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Executor
 
-    from streamer.events import MismatchAlert, ProductScore, ProductUpdate
+    from streamer.events import MismatchAlert, ProductScore
     from streamer.settings import EvidenceSettings
     from streamer.telemetry import Telemetry
+    from streamer.updates import ProductUpdate
 
 log = structlog.get_logger(__name__)
 

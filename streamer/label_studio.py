@@ -17,8 +17,8 @@ import structlog
 from aiohttp import web
 
 from streamer.errors import RejectedEvent
-from streamer.events import encode
 from streamer.reviews import ConfirmedLabel, parse_label
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 import uvloop
 
-from streamer import application, events, topics
+from streamer import application, topics
 from streamer.dataset import LabelDataset
 from streamer.errors import FatalError, StreamerError
 from streamer.evidence import EvidenceStore
-from streamer.incoming import Incoming
+from streamer.incoming import Incoming, incoming_of
 from streamer.label_studio import Webhook
 from streamer.outbox import Outbox
 from streamer.recording import Recorder
@@ -101,6 +101,7 @@ class LabelWorker:
             names.labels, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
         self._app.agent(topic, name="label")(self._label)
+        self.telemetry.watch_lag(names.labels, self._lag)
         if settings.telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)
             await health.start(settings.telemetry.host, settings.telemetry.port)
@@ -135,20 +136,8 @@ class LabelWorker:
 
     async def _label(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         async for event in stream.noack().events():
-            message = event.message
             self._idle.clear()
-            await self._waiting.put(
-                Incoming(
-                    key=message.key,
-                    value=message.value,
-                    headers=list(message.headers or ()),
-                    position=events.SourcePosition(
-                        topic=message.topic, partition=message.partition, offset=message.offset
-                    ),
-                    published_at=events.claimed_time(message.timestamp),
-                    acknowledge=event.ack,
-                )
-            )
+            await self._waiting.put(incoming_of(event))
 
     async def _record(self, recorder: Recorder) -> None:
         """Record what has come, batch after batch, for ever."""
@@ -198,6 +187,9 @@ class LabelWorker:
 
     def _alive(self) -> tuple[bool, str]:
         return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
+
+    def _lag(self) -> int:
+        return sum(max(0, end - committed) for committed, end in self._app.ordered.progress().values())
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")

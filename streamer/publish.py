@@ -19,10 +19,10 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from streamer import topics
 from streamer.errors import FatalError, RejectedEvent
-from streamer.events import encode
 from streamer.feeds import Feed, Row, file_time, open_feed, product_update
 from streamer.outbox import producer
 from streamer.publish_state import PublishOptions, PublishState, begin, feed_status, save
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer

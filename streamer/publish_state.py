@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from streamer.errors import FatalError
-from streamer.events import encode
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from streamer.errors import RejectedEvent, TransientError
-from streamer.events import encode
 from streamer.incoming import Incoming, dead_letter
 from streamer.labels import Joined, LabelOutcome, decide
 from streamer.reviews import ConfirmedLabel, erased_product, parse_label
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

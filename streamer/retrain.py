@@ -95,7 +95,7 @@ class Retrainer:
         current = self._champion()
         run = self._unfinished(current)
         if run is None:
-            reason = self._reason()
+            reason = self._reason(current)
             if reason is None:
                 return PROMOTED
             run = self._runs.begin(
@@ -152,12 +152,15 @@ class Retrainer:
                 return "something that it learns from was erased"
         return None
 
-    def _reason(self) -> str | None:
+    def _reason(self, current: str) -> str | None:
         """Return why there is a retraining now, None where there is no reason."""
         if not self._options.if_needed:
             return "asked for"
         wanted, last = self._log.pending(), self._log.last()
-        if wanted is not None:
+        if last is not None and (last.champion, last.dataset_version) == (current, self._dataset.version):
+            self._say(f"nothing to do: run {last.run} went on from {current} with the labels that there are")
+            return None
+        if wanted is not None and wanted.release == current:
             return f"{wanted.requested_by}: {wanted.reason}"
         sure = {item_id for item_id, verdict in self._dataset.verdicts() if verdict != "unsure"}
         new = len(sure) - (last.items if last is not None else 0)

@@ -18,16 +18,8 @@ import orjson
 from msgspec import Meta
 
 from streamer.errors import RejectedEvent
-from streamer.events import (
-    MAX_ID_CHARS,
-    SCHEMA_VERSION,
-    AttributeValue,
-    ProductId,
-    Sha256,
-    SourcePosition,
-    encode,
-    parse,
-)
+from streamer.updates import MAX_ID_CHARS, AttributeValue, ProductId
+from streamer.wire import SCHEMA_VERSION, Sha256, SourcePosition, encode, parse
 
 MAX_WORDS = 256
 

@@ -11,11 +11,8 @@ without committing: another worker, or its next start, is given the event again.
 from __future__ import annotations
 
 import asyncio
-import faulthandler
-import os
 import signal
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -26,14 +23,15 @@ import structlog
 import uvloop
 
 from engines.store import ReleaseStore
-from streamer import alert as alerting
-from streamer import application, events, records, rotation, topics
+from streamer import application, records, rotation, topics, tracing
+from streamer.alert_agent import AlertAgent
 from streamer.announcements import open_announcements
 from streamer.batch import Batcher
-from streamer.errors import FatalError, RejectedEvent, StreamerError
+from streamer.errors import FatalError
 from streamer.fetch import Fetcher
-from streamer.incoming import Incoming, dead_letter
+from streamer.incoming import incoming_of
 from streamer.keeping import Keeper, keeper_of
+from streamer.leaving import LEAVE_S, end_within
 from streamer.outbox import Outbox
 from streamer.pipeline import Pipeline
 from streamer.reload import Reloader
@@ -47,17 +45,13 @@ if TYPE_CHECKING:
     from streamer.application import WorkerApp
     from streamer.reload import Loaded
     from streamer.settings import Settings
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
-
-LEAVE_S = 5.0
-"""For a worker that has drained, or failed, to close what it holds and leave its group."""
-
-EXIT_HUNG = 3
 
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
@@ -73,9 +67,10 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    traced = tracing.start(group=settings.broker.group) if settings.telemetry.tracing else tracing.OFF
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, traced)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings, engine=engine, leaving=_end_within).run())
+        return runner.run(Scorer(settings, engine=engine, tracing=traced, leaving=end_within).run())
 
 
 class Scorer:
@@ -84,6 +79,7 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        tracing: is told what becomes of each record.
         leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
@@ -92,10 +88,12 @@ class Scorer:
         settings: Settings,
         *,
         engine: Engine | None = None,
+        tracing: Tracing = tracing.OFF,
         leaving: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._leaving = leaving
+        self._tracing = tracing
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: WorkerApp
@@ -107,15 +105,13 @@ class Scorer:
         self._reloader: Reloader | None = None
         self._following: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
-        self._state: Any  # the alert agent's Faust table
-        self._fatal: asyncio.Future[StreamerError]
+        self._alert_agent: AlertAgent
         self._stopping = asyncio.Event()
         self._liveness = Liveness(STALLED_AFTER_S)
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._fatal = asyncio.get_running_loop().create_future()
         async with AsyncExitStack() as stack:
             await self._build(stack)
             self._on_signals()
@@ -128,6 +124,7 @@ class Scorer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        stack.callback(self._tracing.close)
         partitions = await self._partitions()
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         self._rotation = Rotation(settings, executor, self.telemetry)
@@ -141,10 +138,10 @@ class Scorer:
         )
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
-        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
-        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
-        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
         self._keeper = keeper_of(
             settings.evidence,
             publish=self._outbox.send,
@@ -162,6 +159,7 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
             keeper=self._keeper,
+            tracing=self._tracing,
         )
         if self._reloader is not None:
             self._following = asyncio.create_task(self._reloader.follow())
@@ -216,11 +214,20 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        self._state = app.Table(
+        table = app.Table(
             "alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.STAMPED_BY_THE_BROKER
         )
+        self._alert_agent = AlertAgent(
+            table=table,
+            settings=self._settings,
+            publish_alert=self._alerts.send,
+            publish=self._outbox.send,
+            keeper=self._keeper,
+            telemetry=self.telemetry,
+            tracing=self._tracing,
+        )
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
-        app.agent(app.topic(names.scores, **raw), name="alert")(self._alert)
+        app.agent(app.topic(names.scores, **raw), name="alert")(self._alert_agent.run)
 
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         telemetry = self._settings.telemetry
@@ -235,81 +242,9 @@ class Scorer:
             await health.start(telemetry.host, telemetry.port)
             stack.push_async_callback(health.stop)
 
-    # -- the two agents
-
     async def _score(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
         async for event in stream.noack().events():
-            await self._pipeline.admit(_incoming(event))
-
-    async def _alert(self, stream: Any) -> None:  # noqa: ANN401 - Faust's stream
-        async for event in stream.noack().events():
-            try:
-                change = await self._decide(event)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the worker stops
-                self._fail(error)
-                return  # raised, it would crash Faust, which then leaves its consumer running
-            if change is None:
-                event.ack()
-            else:
-                change.add_done_callback(partial(self._acknowledge, event))
-
-    def _acknowledge(self, event: Any, change: asyncio.Future[Any]) -> None:  # noqa: ANN401 - Faust's event
-        """Acknowledge an event whose change of state the broker has; a change that it refused stops the worker."""
-        if change.cancelled():
-            return
-        error = change.exception()
-        if error is None:
-            event.ack()
-        else:
-            self._fail(FatalError("state_not_written", f"the changelog did not take a change: {error!r}"))
-
-    async def _decide(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
-        """Publish what the score changes, then write the state: a crash in between repeats the alert, same id.
-
-        Returns the delivery of the state's change, None when nothing has changed.
-        """
-        try:
-            score = events.parse_score(event.value)
-        except RejectedEvent as error:
-            await self._reject(_incoming(event), error)
-            return None
-        state = alerting.from_table(self._state.get(score.product_id))
-        source = f"/{self._settings.broker.group}"
-        next_state, alert = alerting.decide(state, score, source=source)
-        if alert is not None:
-            if self._keeper is not None and alert.data.reason == "mismatch":
-                await self._keeper.point(alert)
-            await self._alerts.send(self._settings.topics.alerts, score.product_id.encode(), events.encode(alert))
-            self.telemetry.alert(alert.type.rpartition(".")[2])
-            log.info(
-                alert.type, product_id=score.product_id, alert_id=alert.data.alert_id, probability=score.probability
-            )
-        if next_state is not None and (next_state != state or alerting.stems_from(next_state, score)):
-            return self._remember(score.product_id, next_state)
-        return None
-
-    def _remember(self, product_id: str, state: alerting.AlertState) -> asyncio.Future[Any]:
-        """Write the state; return the delivery of its record in the changelog.
-
-        Raises:
-            FatalError: state_not_written. The next start rebuilds the state from its changelog.
-        """
-        try:
-            self._state[product_id] = alerting.to_table(state)
-        except Exception as error:  # the stores' errors have no common base
-            directory = self._settings.state.directory
-            raise FatalError(
-                "state_not_written", f"is the disk of {directory} full? The store says: {error}"
-            ) from error
-        change: asyncio.Future[Any] = self._state.last_change
-        return change
-
-    async def _reject(self, incoming: Incoming, error: RejectedEvent) -> None:
-        """Send a record of product-scores that no scorer wrote to the dead letters."""
-        log.warning("event.rejected", reason=error.code, message=str(error), source=incoming.position)
-        await self._outbox.send(
-            self._settings.topics.dead_letters, incoming.key, events.encode(dead_letter(incoming, error))
-        )
+            await self._pipeline.admit(incoming_of(event))
 
     # -- life
 
@@ -334,7 +269,7 @@ class Scorer:
         """
         told = asyncio.ensure_future(self._stopping.wait())
         crashed = asyncio.ensure_future(self._app.wait_crashed())
-        failures = (self._fatal, self._pipeline.fatal, self._batcher.fatal)
+        failures = (self._alert_agent.fatal, self._pipeline.fatal, self._batcher.fatal)
         waiters: set[asyncio.Future[Any]] = {told, crashed, *failures}
         if self._following is not None:
             waiters.add(self._following)
@@ -367,12 +302,6 @@ class Scorer:
         consumer.drain_timeout_s = 0.0  # Faust's own stop has nothing left to wait for
         log.info("worker.drained", seconds=round(time.monotonic() - started, 3))
 
-    def _fail(self, error: Exception) -> None:
-        log.error("worker.failed", error=repr(error), exc_info=error)
-        if not self._fatal.done():
-            wrapped = FatalError("alert_agent_failed", f"{type(error).__name__}: {error}")
-            self._fatal.set_result(error if isinstance(error, FatalError) else wrapped)
-
     def _alive(self) -> tuple[bool, str]:
         return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
 
@@ -382,32 +311,3 @@ class Scorer:
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
-
-
-def _end_within(seconds: float) -> None:
-    """End the process, come what may, that many seconds from now.
-
-    While a worker that is leaving hangs, its group waits for it: in an engine that does not answer, in a Faust that
-    waits for what has crashed, on a broker that is away. What it has not committed by then is another's to do.
-    """
-
-    def end() -> None:
-        log.error("worker.hung", seconds=seconds)
-        faulthandler.dump_traceback()
-        os._exit(EXIT_HUNG)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
-def _incoming(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
-    message = event.message
-    return Incoming(
-        key=message.key,
-        value=message.value,
-        headers=list(message.headers or ()),
-        position=events.SourcePosition(topic=message.topic, partition=message.partition, offset=message.offset),
-        published_at=events.claimed_time(message.timestamp),
-        acknowledge=event.ack,
-    )

@@ -15,9 +15,9 @@ import numpy as np
 from engines import calibration, releases
 from engines.attributes import AttributeReader
 from engines.text import compose
-from streamer import events
 from streamer.explain import Explainer
 from streamer.pairs import Pair
+from streamer.updates import text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from engines.text import Tokenizer
     from streamer.batch import Lane
-    from streamer.events import ProductUpdate
+    from streamer.updates import ProductUpdate
 
 
 class Decode(Protocol):
@@ -44,7 +44,7 @@ class Said:
     def __init__(self, text: str, attributes: NDArray[np.float32] | None) -> None:
         self.text = text
         self.attributes = attributes
-        self.sha256 = events.text_digest(text, b"" if attributes is None else attributes.tobytes())
+        self.sha256 = text_digest(text, b"" if attributes is None else attributes.tobytes())
 
 
 class Serving:

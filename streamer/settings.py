@@ -206,6 +206,11 @@ class TelemetrySettings(_Section):
     port: int = Field(default=9102, ge=0, le=65535, description="/metrics, /healthz, /readyz; 0 turns them off")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    tracing: bool = Field(
+        default=False,
+        description="traces of what becomes of each update, by OpenTelemetry: where to and how many is said by its own "
+        "variables, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …",
+    )
 
 
 class StateSettings(_Section):

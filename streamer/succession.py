@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cachetools import FIFOCache
 
 if TYPE_CHECKING:
-    from streamer.events import SourcePosition
+    from streamer.wire import SourcePosition
 
 
 @dataclass(slots=True, eq=False)

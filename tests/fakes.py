@@ -169,7 +169,9 @@ class Published:
         self.records: list[tuple[str, bytes | None, dict[str, object]]] = []
         self.gate: asyncio.Event | None = None
 
-    async def __call__(self, topic: str, key: bytes | None, value: bytes) -> None:
+    async def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         if self.gate is not None:
             await self.gate.wait()
         self.records.append((topic, key, orjson.loads(value)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
-from streamer.events import SourcePosition
 from streamer.reviews import ConfirmedLabel, ScoredItem, item_id
+from streamer.wire import SourcePosition
 
 PICTURE = b"the bytes of a picture"
 IMAGE_SHA256 = hashlib.sha256(PICTURE).hexdigest()

@@ -14,7 +14,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streamer.alert import decide
-from streamer.events import DeadLetter, MismatchAlert, ProductScore, SourcePosition
+from streamer.events import DeadLetter, MismatchAlert, ProductScore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamer.alert import AlertState
     from streamer.events import Contradiction, Outcome, Transition
     from streamer.settings import TopicSettings
+    from streamer.wire import SourcePosition
 
 T = TypeVar("T", bound=msgspec.Struct)
 Position = tuple[str, int, int]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from streamer.events import ProductUpdate
+from streamer.updates import ProductUpdate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

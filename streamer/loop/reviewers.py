@@ -9,8 +9,8 @@ import random
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from streamer.events import encode
 from streamer.reviews import ConfirmedLabel
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -26,18 +26,13 @@ from streamer.events import (
     MismatchAlert,
     MismatchData,
     ProductScore,
-    ProductUpdate,
-    SourcePosition,
     alert_id,
-    claimed_time,
-    encode,
-    encode_bytes,
     parse_release,
     parse_score,
-    parse_update,
-    text_digest,
 )
 from streamer.reviews import erased_product, parse_label, request_of
+from streamer.updates import ProductUpdate, parse_update, text_digest
+from streamer.wire import SourcePosition, claimed_time, encode, encode_bytes
 from tests.review import ITEM, LABEL
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["streamer", "engines", "PIL", "msgspec"
     from engines.image import decode
     from engines.text import OTHER_FIELDS, compose
     from streamer.errors import RejectedEvent
-    from streamer.events import parse_update, text_digest
+    from streamer.updates import parse_update, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,10 +17,12 @@ from streamer import topics
 from streamer.cli import main
 from streamer.dead_letters import Choice, open_dead_letters
 from streamer.errors import RejectedEvent
-from streamer.events import DEAD_LETTERS, PRODUCT_UPDATES, SourcePosition, encode, origin_of, parse_update
+from streamer.events import DEAD_LETTERS, PRODUCT_UPDATES
 from streamer.incoming import Incoming, dead_letter
 from streamer.outbox import producer
 from streamer.settings import BrokerSettings, TopicSettings
+from streamer.updates import parse_update
+from streamer.wire import SourcePosition, encode, origin_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,11 +23,11 @@ from streamer.dead_letters import Choice, replay
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
 from streamer.demo.worker import Worker, running_worker, settings_variables
-from streamer.events import encode
 from streamer.evidence import EvidenceStore
 from streamer.outbox import producer
 from streamer.reviews import ConfirmedLabel
 from streamer.settings import EngineSettings, EvidenceSettings, FetchSettings, LabelSettings, Settings, StateSettings
+from streamer.wire import encode
 from tests import tiny_release
 from tests.brokers import committed, end_offsets, read_all
 from tests.fakes import png

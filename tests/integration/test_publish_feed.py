@@ -14,10 +14,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamer import doctor_broker
 from streamer.errors import FatalError
-from streamer.events import parse_update
 from streamer.publish import Published, PublishOptions, publish
 from streamer.settings import BrokerSettings, Settings, TopicSettings
 from streamer.topics import admin, create, describe, specs
+from streamer.updates import parse_update
 from tests.brokers import create_topics, read_all, read_count
 
 if TYPE_CHECKING:

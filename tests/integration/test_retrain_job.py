@@ -19,12 +19,14 @@ import pytest
 from rich.console import Console
 
 from engines.catalogs import judged
-from streamer import promotion, topics
+from streamer import promotion, retrain_request, topics
+from streamer.blobs import Blobs
 from streamer.dataset import LabelDataset
 from streamer.errors import FatalError
 from streamer.labels import Joined
 from streamer.retrain import RetrainOptions, retrain
-from streamer.retrain_log import RetrainLog, RetrainRequest
+from streamer.retrain_log import RetrainLog
+from streamer.retrain_request import RetrainRequest
 from streamer.retrain_runs import alone
 from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
 from tests import tiny_release
@@ -72,6 +74,21 @@ class Place(NamedTuple):
         """Run the job."""
         console = Console(file=StringIO())
         return retrain(self.options(verdict, **changes), self.settings, console, asyncio.run, program=PROGRAM, needs=())
+
+    def request(self, release: str, at: datetime | None = None) -> None:
+        """Ask for a retraining as the drift watcher does."""
+        moment = at or datetime.now(UTC)
+        wanted = RetrainRequest(
+            requested_by="drift",
+            reason="scores have moved",
+            requested_at=moment,
+            statistic="score",
+            value=0.4,
+            limit=0.2,
+            since=moment - timedelta(hours=1),
+            release=release,
+        )
+        retrain_request.write(Blobs(str(self.folder / "store"), setting="releases"), wanted)
 
     def runs(self) -> list[Path]:
         return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
@@ -135,10 +152,8 @@ def _killed(point: tuple[str, str, int], place: Place) -> None:
 
 def test_job_killed_at_each_step_goes_on_and_promotes_once(place: Place) -> None:
     """SIGKILL from the pinned labels to the last tidying: one run, one release, one announcement."""
-    place.log.request(
-        RetrainRequest(requested_by="drift", reason="scores have moved", requested_at=datetime(2026, 1, 1, tzinfo=UTC))
-    )
     champion = tiny_release.write(place.folder / "made").name
+    place.request(champion, at=datetime(2026, 1, 1, tzinfo=UTC))
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["streamer.retrain", "streamer.promotion"])
     for point in POINTS:
@@ -164,16 +179,17 @@ def test_job_killed_at_each_step_goes_on_and_promotes_once(place: Place) -> None
 
 
 def test_job_runs_when_enough_is_judged_or_somebody_asks(place: Place) -> None:
-    """Six new items are awaited; a request does not wait for them, and is answered whatever comes of it."""
+    """Six new items are awaited; a request about what runs does not wait for them, and is answered either way."""
     assert place.retrain(if_needed=True) == 0
     assert len(place.runs()) == 1
     assert place.retrain(if_needed=True) == 0
     judge(place, range(ITEMS, 2 * ITEMS - 1))
     assert place.retrain(if_needed=True) == 0
     assert len(place.runs()) == 1
-    asked = RetrainRequest(requested_by="ops", reason="spring", requested_at=datetime.now(UTC))
-    place.log.request(asked)
-    assert place.log.pending() == asked
+    place.request("small-000000000000")
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    place.request(place.announced()[0])
     assert place.retrain("refuse", if_needed=True) == 1
     assert len(place.runs()) == 2
     assert place.log.pending() is None
@@ -182,10 +198,21 @@ def test_job_runs_when_enough_is_judged_or_somebody_asks(place: Place) -> None:
     assert (last.outcome, last.reasons, last.items) == ("refused", ("benchmark_loss",), 2 * ITEMS - 1)
 
 
+def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> None:
+    """Drift is seen again after a refusal: the same labels would train the same challenger."""
+    champion = tiny_release.write(place.folder / "made").name
+    assert place.retrain("refuse") == 1
+    place.request(champion)
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    judge(place, range(ITEMS, ITEMS + 1))
+    assert place.retrain("refuse", if_needed=True) == 1
+    assert place.log.pending() is None
+
+
 def test_request_that_comes_during_a_run_stays(place: Place) -> None:
     """What somebody saw after a run began is not answered by it."""
-    later = datetime.now(UTC) + timedelta(hours=1)
-    place.log.request(RetrainRequest(requested_by="drift", reason="moved", requested_at=later))
+    place.request(tiny_release.write(place.folder / "made").name, at=datetime.now(UTC) + timedelta(hours=1))
     assert place.retrain() == 0
     assert place.log.pending() is not None
 

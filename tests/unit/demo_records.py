@@ -12,7 +12,8 @@ from streamer.demo.evaluation import Evaluation, PublishedEvent
 from streamer.demo.observe import Ledger
 from streamer.demo.products import DemoProduct, Fact
 from streamer.demo.traffic import Kind, Truth
-from streamer.events import Contradiction, DeadLetter, MismatchAlert, ProductScore, SourcePosition
+from streamer.events import Contradiction, DeadLetter, MismatchAlert, ProductScore
+from streamer.wire import SourcePosition
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 COLOURS = ("red", "blue", "green", "black")

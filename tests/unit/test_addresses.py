@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from streamer.addresses import acceptable_url, refuse
 from streamer.errors import RejectedEvent
-from streamer.events import MAX_URL_CHARS
+from streamer.updates import MAX_URL_CHARS
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
 from streamer.alert import AlertState, decide, from_table, stems_from, to_table
-from streamer.events import Contradiction, MismatchAlert, ProductScore, RecordedOutcome, SourcePosition
+from streamer.events import Contradiction, MismatchAlert, ProductScore, RecordedOutcome
+from streamer.wire import SourcePosition
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

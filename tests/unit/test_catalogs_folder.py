@@ -9,7 +9,7 @@ import pytest
 
 from engines.catalogs.folder import NAMED_FIELDS, read_folder, text_fields
 from engines.errors import CatalogInvalid
-from streamer.events import ProductUpdate
+from streamer.updates import ProductUpdate
 
 if TYPE_CHECKING:
     from pathlib import Path

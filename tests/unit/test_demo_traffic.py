@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamer.demo.traffic import BAD_INPUT, FOLLOW_UPS, PlannedEvent, plan
 from streamer.errors import RejectedEvent
-from streamer.events import parse_update
+from streamer.updates import parse_update
 from tests.unit.demo_records import products
 
 BASE_URL = "http://127.0.0.1:8080"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from streamer.errors import FatalError, RejectedEvent
-from streamer.events import ProductUpdate, encode, parse_update
 from streamer.feeds import Row, file_time, open_feed, product_update
+from streamer.updates import ProductUpdate, parse_update
+from streamer.wire import encode
 
 if TYPE_CHECKING:
     from pathlib import Path

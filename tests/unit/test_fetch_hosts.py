@@ -17,12 +17,13 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engines.image import decode
 from streamer.batch import Batcher
-from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, SourcePosition
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES
 from streamer.fetch import WAITING_SHARE, Fetched, Fetcher
 from streamer.incoming import Incoming
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
+from streamer.wire import SourcePosition
 from tests.fakes import FakeEngine, Published, fake_serving, png
 from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 

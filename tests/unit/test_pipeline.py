@@ -17,12 +17,14 @@ from engines.contract import AttributeColumns, Calibration
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
-from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore, SourcePosition
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
 from streamer.incoming import Incoming
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
+from streamer.tracing import OFF
+from streamer.wire import SourcePosition
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from engines.contract import Batch
     from streamer.keeping import Keeper
     from streamer.serving import Serving
+    from streamer.tracing import Tracing
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -86,6 +89,7 @@ async def build(
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
     keeper: Keeper | None = None,
+    tracing: Tracing = OFF,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
@@ -102,6 +106,7 @@ async def build(
             settings=settings,
             telemetry=telemetry,
             keeper=keeper,
+            tracing=tracing,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()

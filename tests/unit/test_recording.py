@@ -9,11 +9,11 @@ import pytest
 
 from streamer.dataset import LabelDataset
 from streamer.errors import TransientError
-from streamer.events import SourcePosition, encode
 from streamer.evidence import EvidenceStore
 from streamer.incoming import Incoming
 from streamer.recording import Recorder
 from streamer.telemetry import LabelTelemetry
+from streamer.wire import SourcePosition, encode
 from tests.fakes import Published
 from tests.review import ITEM, LABEL, PICTURE, item, label
 

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from streamer.alert import AlertState, decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent
-from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore, SourcePosition
+from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
 from streamer.incoming import Incoming
 from streamer.offsets import PartitionLedger
 from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
+from streamer.wire import SourcePosition
 from tests.fakes import SIDE, FakeEngine, FakeFetcher, Published, fake_serving
 
 if TYPE_CHECKING:
