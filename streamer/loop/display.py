@@ -15,6 +15,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from streamer.loop import cpu
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -46,17 +48,19 @@ class Progress:
     recorded: int = 0
     engine: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
     current: str | None = None
     _since: float = 0.0
 
     @contextmanager
     def phase(self, name: str) -> Generator[None]:
-        """Say that a phase runs, and how long it took."""
-        self.current, self._since = name, time.monotonic()
+        """Say that a phase runs, how long it took, and what it cost, of all processes together."""
+        self.current, self._since, before = name, time.monotonic(), cpu.used_s()
         try:
             yield
         finally:
             self.seconds[name] = time.monotonic() - self._since
+            self.cpu_seconds[name] = cpu.used_s() - before
             self.current = None
 
     @property

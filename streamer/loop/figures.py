@@ -56,6 +56,7 @@ class Outcome:
     challenger: str | None
     labels: int
     seconds: dict[str, float]
+    cpu_seconds: dict[str, float]
 
     @property
     def kept(self) -> bool:
@@ -86,6 +87,7 @@ class Outcome:
             "challenger": self.challenger,
             "labels": self.labels,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "cpu_seconds": {name: round(value, 1) for name, value in self.cpu_seconds.items()},
             "reached": self.reached,
         }
 

@@ -40,7 +40,7 @@ class Reviewers:
         offer = self._offers.get(question.product_id)
         if offer is None:
             return
-        verdicts = [self._says(person, offer) for person in PEOPLE]
+        verdicts: list[Verdict] = [self._says(person, offer) for person in PEOPLE]
         agreed = verdicts[0] == verdicts[1]
         for person, verdict in zip(PEOPLE, verdicts[:2] if agreed else verdicts, strict=False):
             yield self._label(person, verdict, question)

@@ -201,6 +201,7 @@ class _Run:
             challenger=None if last is None else last.challenger,
             labels=progress.recorded,
             seconds=progress.seconds,
+            cpu_seconds=progress.cpu_seconds,
         ), last
 
     async def review(self) -> None:
@@ -347,7 +348,7 @@ def _tell(outcome: Outcome, last: LastRetraining | None, page: Path, console: Co
     style = "green" if outcome.kept else "bold red"
     console.print(
         f"[{style}]{outcome.published:,} updates, {outcome.lost} lost, {outcome.doubled} judged twice[/], "
-        f"{sum(outcome.seconds.values()):.0f} s in all"
+        f"{sum(outcome.seconds.values()):.0f} s in all, {sum(outcome.cpu_seconds.values()):.0f} s of CPU"
     )
     if last is None:
         console.print(f"[bold red]the retraining did not come to an end:[/] see {page.parent / 'retrain.log'}")

@@ -20,8 +20,12 @@ from rich.console import Console
 
 from engines.catalogs import judged
 from streamer import promotion, retrain_request, topics
+from streamer import retrain as retraining_job
+from streamer.adapt import train
 from streamer.blobs import Blobs
+from streamer.cli import main
 from streamer.dataset import LabelDataset
+from streamer.demo.worker import settings_variables
 from streamer.errors import FatalError
 from streamer.labels import Joined
 from streamer.retrain import RetrainOptions, retrain
@@ -258,6 +262,46 @@ def test_run_whose_product_was_erased_or_champion_replaced_is_given_up(place: Pl
     assert place.retrain("promote") == 0
     assert json.loads((current / "ended.json").read_text())["outcome"] == "given up"
     assert place.announced()[1] == other.stored.manifest.release
+
+
+def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was trained somebody has promoted another one, which stays; the next run goes on from that."""
+
+    def trained(command: list[str]) -> int:
+        store = promotion.open_store(place.settings)
+        other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
+        asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
+        return train(command)
+
+    monkeypatch.setattr(retraining_job, "train", trained)
+    assert place.retrain() == 2
+    (run,) = place.runs()
+    assert json.loads((run / "ended.json").read_text())["outcome"] == "given up"
+    assert place.announced()[0] == tiny_release.write(place.folder / "made", bias=0.5).name
+
+
+def test_training_program_that_crashes_is_no_refusal(place: Place) -> None:
+    """Python ends with 1 on an error that nobody expected; without a decision that is a run to go on with."""
+    assert place.retrain("crash") == 2
+    (run,) = place.runs()
+    assert not (run / "ended.json").exists()
+    assert place.log.last() is None
+
+
+def test_error_that_nobody_expected_is_no_refusal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the job itself, too: exit code 2."""
+    monkeypatch.setattr(retraining_job, "retrain", _broken)
+    for name, value in settings_variables({"labels": place.settings.labels}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["retrain"])
+    assert ended.value.code == 2
+
+
+def _broken(*_: object, **__: object) -> int:
+    raise RuntimeError("a bug")
 
 
 def test_dry_run_decides_and_tells_nobody(place: Place) -> None:
