@@ -165,7 +165,7 @@ class Retrainer:
         if last is not None and (last.champion, last.dataset_version) == (current, self._dataset.version):
             self._say(f"nothing to do: run {last.run} went on from {current} with the labels that there are")
             return None
-        if wanted is not None and wanted.release == current:
+        if wanted is not None and wanted.release in {None, current}:
             return f"{wanted.requested_by}: {wanted.reason}"
         sure = {item_id for item_id, verdict in self._dataset.verdicts() if verdict != "unsure"}
         new = len(sure) - (last.items if last is not None else 0)

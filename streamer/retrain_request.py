@@ -2,8 +2,8 @@
 
     STORE/retraining/request.json
 
-STORE is `STREAMER_RELEASES__STORE`. A newer request takes the place of an older one; the job takes it away. Blocks: for
-threads.
+STORE is `STREAMER_RELEASES__STORE`. The drift watcher writes one, and so may a person; a newer request takes the place
+of an older one, and the job takes it away. Blocks: for threads.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ NAME: Final = "retraining/request.json"
 
 
 class RetrainRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an engine is to be retrained.
+    """Why an engine is to be retrained; `requested_by` is a program or a person, `reason` for people.
 
-    `reason` is for people. Of what `release` judges, `statistic` has `value`, and was beyond `limit` since `since`.
+    The rest is what the drift watcher saw: of what `release` judges, `statistic` (kind:name, as in its metrics) has
+    `value`, and was beyond `limit` since `since`.
     """
 
     schema_version: int = SCHEMA_VERSION
     requested_by: str
     reason: str
     requested_at: datetime
-    statistic: str
-    value: float
-    limit: float
-    since: datetime
-    release: str
+    statistic: str | None = None
+    value: float | None = None
+    limit: float | None = None
+    since: datetime | None = None
+    release: str | None = None
 
 
 def write(blobs: Blobs, request: RetrainRequest) -> None:
@@ -51,7 +52,7 @@ def write(blobs: Blobs, request: RetrainRequest) -> None:
 
 
 def pending(blobs: Blobs) -> RetrainRequest | None:
-    """Return what is asked for; what cannot be read is no request of this kind.
+    """Return what is asked for; what cannot be read is no request.
 
     Raises:
         TransientError: store_unavailable.

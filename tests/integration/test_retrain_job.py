@@ -79,17 +79,14 @@ class Place(NamedTuple):
         console = Console(file=StringIO())
         return retrain(self.options(verdict, **changes), self.settings, console, asyncio.run, program=PROGRAM, needs=())
 
-    def request(self, release: str, at: datetime | None = None) -> None:
-        """Ask for a retraining as the drift watcher does."""
+    def request(self, release: str | None, at: datetime | None = None) -> None:
+        """Ask for a retraining as the drift watcher does, or, without a release, as a person."""
         moment = at or datetime.now(UTC)
         wanted = RetrainRequest(
             requested_by="drift",
             reason="scores have moved",
             requested_at=moment,
-            statistic="score",
-            value=0.4,
-            limit=0.2,
-            since=moment - timedelta(hours=1),
+            statistic=release and "value:score",
             release=release,
         )
         retrain_request.write(Blobs(str(self.folder / "store"), setting="releases"), wanted)
@@ -209,6 +206,7 @@ def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> 
     place.request(champion)
     assert place.retrain(if_needed=True) == 0
     assert len(place.runs()) == 1
+    place.request(None)
     judge(place, range(ITEMS, ITEMS + 1))
     assert place.retrain("refuse", if_needed=True) == 1
     assert place.log.pending() is None

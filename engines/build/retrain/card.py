@@ -18,6 +18,7 @@ from engines.build.report.charts import reliability_chart
 from engines.build.report.page import write_page
 from engines.build.retrain import charts
 from engines.build.retrain.frozen import BENCHMARK, LABELS
+from engines.calibration import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -121,6 +122,7 @@ def _context(story: Story) -> dict[str, Any]:
         "noticed": {test.name + test.what: _noticed(test, story.rules) for test in story.decision.slices},
         "shift": shift,
         "categories": _categories(story),
+        "thresholds": {} if story.challenger is None else _thresholds(story.challenger, story.prevalence),
         "votes": story.confirmed.votes,
     }
 
@@ -145,6 +147,14 @@ def _recalls(story: Story) -> list[tuple[str, float, float, float]]:
             )
             rows.append((name, precision, champion, challenger))
     return rows
+
+
+def _thresholds(challenger: Manifest, prevalence: Prevalence) -> dict[str, Interval]:
+    """Return the thresholds with 95 % intervals: the overall one under "", that of each category of the labels."""
+    said = challenger.metrics["thresholds"]
+    overall = Interval(*said["overall"])
+    own = {name: Interval(*said["by_category"][name]) for name in challenger.thresholds}
+    return {"": overall} | {name: own.get(name, overall) for name in prevalence.by_category}
 
 
 def _noticed(test: SliceTest, rules: GateRules) -> float:

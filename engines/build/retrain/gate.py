@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from engines.contract import Manifest
 
 _COUNTED: Final = 1e-9
+_LOSS: Final = {BENCHMARK: "benchmark_loss", LABELS: "labels_loss"}
+_INCONCLUSIVE: Final = {BENCHMARK: "benchmark_inconclusive", LABELS: "labels_inconclusive"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +148,8 @@ def _loss(name: str, gain: Gain, margin: float, rules: GateRules) -> Reason | No
         f"{gain.champion.value:.3f}: a difference of {_signed(gain.difference)}, and {-margin:+.3f} is the margin"
     )
     if lost:
-        return Reason(f"{name}_loss", words)
-    return Reason(f"{name}_inconclusive", f"{words}; with so few pairs no loss is not shown")
+        return Reason(_LOSS[name], words)
+    return Reason(_INCONCLUSIVE[name], f"{words}; with so few pairs no loss is not shown")
 
 
 def _precision(labels: FrozenSet, answers: Answers, challenger: Manifest, rules: GateRules) -> Interval:
