@@ -24,8 +24,9 @@ from rich.progress import Progress
 
 from engines.build import run as building
 from engines.build.recipe import Recipe, RetrainRecipe
+from engines.build.retrain.facts import Retraining
 from engines.build.retrain.gate import GateRules
-from engines.build.retrain.run import Retraining, retrain
+from engines.build.retrain.run import retrain
 from engines.catalogs.judged import Judged, Pinned, image_path, write_pinned
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ def write_report(out: Path, outcome: Outcome, last: LastRetraining | None, *, se
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    card = None if last is None else f"retraining/{last.run}/card/index.html"
+    card = None if last is None else f"runs/{last.run}/card/index.html"
     page = environment.get_template("loop.html.j2").render(
         outcome=outcome,
         last=last,

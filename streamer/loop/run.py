@@ -5,30 +5,22 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import signal
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-import aiohttp
 import orjson
 from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.markup import escape
 
 from engines import releases
-from engines.catalogs.rendered import jpeg
 from engines.errors import EngineError
 from streamer import promotion, topics
 from streamer.dataset import LabelDataset
-from streamer.demo.cluster import run_cluster
-from streamer.demo.images import ImageHost
-from streamer.demo.worker import running_worker, settings_variables
 from streamer.errors import StreamerError
 from streamer.loop import figures
 from streamer.loop.display import Progress, show
@@ -36,34 +28,23 @@ from streamer.loop.ledger import Ledger, Question, follow
 from streamer.loop.report import write_report
 from streamer.loop.reviewers import Reviewers, record
 from streamer.loop.season import Sizes, draw
+from streamer.loop.surroundings import surrounded
 from streamer.loop.traffic import Publisher
 from streamer.outbox import producer
 from streamer.retrain_log import LastRetraining, RetrainLog
-from streamer.settings import (
-    EngineSettings,
-    EvidenceSettings,
-    FetchSettings,
-    LabelSettings,
-    PipelineSettings,
-    ReleaseSettings,
-    RetrainSettings,
-    Settings,
-    StateSettings,
-)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Sequence
 
-    from engines.catalogs.rendered import RenderedProduct
     from engines.store import ReleaseStore
-    from streamer.demo.cluster import Cluster
     from streamer.loop.figures import Outcome
     from streamer.loop.ledger import Judged
     from streamer.loop.season import Kind, Season
+    from streamer.loop.surroundings import Surroundings
+    from streamer.settings import Settings
 
 FAILED, NOT_STARTED, INTERRUPTED = 1, 2, 130
 
-AUDIT_SHARE: Final = 0.6
 CALM_RATE: Final = 6.0
 """Updates a second while an engine is trained beside the scorer."""
 
@@ -132,28 +113,19 @@ async def _loop(options: LoopOptions, console: Console) -> tuple[Outcome, LastRe
 async def _start(  # noqa: PLR0917 - private, called once
     stack: AsyncExitStack, options: LoopOptions, season: Season, progress: Progress, scratch: Path, console: Console
 ) -> _Run:
-    """Start broker, image host, scorer, label worker, reviewers; draw the pictures meanwhile."""
-    pictures = scratch / "pictures"
-    pictures.mkdir()
-    cluster = await stack.enter_async_context(run_cluster(None, console))
-    host = stack.enter_context(ImageHost(pictures))
-    settings = _settings(cluster, host.address, scratch, options)
-    session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)))
-    workers = [
-        stack.enter_context(running_worker(_variables(settings), options.report / f"{name}.log", command=command))
-        for name, command in (("scorer", "score"), ("labels", "labels"))
-    ]
-    await _draw_pictures(season, pictures)
-    for worker in workers:
-        await worker.wait_until_ready(session)
-    client = topics.client_kwargs(cluster.broker)
+    """Start broker, image host, scorer, label worker, reviewers."""
+    surroundings = await stack.enter_async_context(
+        surrounded(season, scratch, options.report, seed=options.seed, console=console)
+    )
+    settings = surroundings.settings
+    client = topics.client_kwargs(settings.broker)
     publisher = await stack.enter_async_context(
-        Publisher(cluster.names.updates, client, host.url, progress.ledger, progress)
+        Publisher(settings.topics.updates, client, surroundings.image_url, progress.ledger, progress)
     )
     questions: asyncio.Queue[Question] = asyncio.Queue()
     progress.ledger.ask = questions.put_nowait
-    run = _Run(options, settings, season, progress, publisher, questions)
-    await stack.enter_async_context(_background(follow(progress.ledger, cluster.names, client), run.review()))
+    run = _Run(options, surroundings, season, progress, publisher, questions)
+    await stack.enter_async_context(_background(follow(progress.ledger, settings.topics, client), run.review()))
     return run
 
 
@@ -162,12 +134,17 @@ class _Run:
     """What runs once everything has started."""
 
     options: LoopOptions
-    settings: Settings
+    surroundings: Surroundings
     season: Season
     progress: Progress
     publisher: Publisher
     questions: asyncio.Queue[Question]
     at_work: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def settings(self) -> Settings:
+        """What all processes share."""
+        return self.surroundings.settings
 
     async def through(self) -> tuple[Outcome, LastRetraining | None]:
         """Take the loop from its first update to its figures."""
@@ -236,7 +213,7 @@ class _Run:
         async with asyncio.TaskGroup() as group:
             load = group.create_task(self._load(store, stop))
             with self.progress.phase("retrain"):
-                await self._command("retrain", "--if-needed", *self.options.training)
+                await self.surroundings.command("retrain", "--if-needed", *self.options.training)
             last = await asyncio.to_thread(RetrainLog(store.url).last)
             if last is not None and last.outcome == "promoted":
                 with self.progress.phase("swap"):
@@ -260,65 +237,6 @@ class _Run:
         outcomes = self.progress.ledger.outcomes
         while sum(judged.release == challenger for judged in outcomes.values()) < AFTER_SWAP:  # noqa: ASYNC110 - as above
             await asyncio.sleep(_POLL_S)
-
-    async def _command(self, *arguments: str) -> int:
-        """Run a command of `streamer` with the workers' settings; what it says goes to a log."""
-        environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("STREAMER_")}
-        with (self.options.report / f"{arguments[0]}.log").open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "streamer.cli", *arguments),
-                env=environment | _variables(self.settings),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-            try:
-                return await process.wait()
-            finally:
-                if process.returncode is None:
-                    process.terminate()
-                    await process.wait()
-
-
-def _settings(cluster: Cluster, image_host: str, scratch: Path, options: LoopOptions) -> Settings:
-    return Settings(
-        broker=cluster.broker,
-        topics=cluster.names,
-        fetch=FetchSettings(allow_hosts=(image_host,)),
-        engine=EngineSettings(),
-        releases=ReleaseSettings(store=str(scratch / "releases"), retry_s=1.0),
-        evidence=EvidenceSettings(
-            store=str(scratch / "evidence"),
-            audit_share=AUDIT_SHARE,
-            audit_uncertainty=1.0,
-            audit_per_hour=1e6,
-            audit_salt=str(options.seed),
-        ),
-        labels=LabelSettings(group=f"{cluster.broker.group}-labeler", dataset=str(scratch / "labels")),
-        retrain=RetrainSettings(work=(options.report / "retraining").absolute(), min_labels=1),
-        pipeline=PipelineSettings(explained_share=0.0),  # what alerts name is the demo's subject
-        state=StateSettings(directory=scratch / "state"),
-    )
-
-
-def _variables(settings: Settings) -> dict[str, str]:
-    return settings_variables({name: getattr(settings, name) for name in Settings.model_fields if name != "telemetry"})
-
-
-async def _draw_pictures(season: Season, folder: Path) -> None:
-    """Draw every picture; Pillow works without holding the GIL."""
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(os.cpu_count(), "pictures") as pool:
-        drawing = [
-            loop.run_in_executor(pool, _draw_picture, folder / name, product)
-            for name, product in season.pictures.items()
-        ]
-        await asyncio.gather(*drawing)
-
-
-def _draw_picture(path: Path, product: RenderedProduct) -> None:
-    path.write_bytes(jpeg(product))
 
 
 @asynccontextmanager

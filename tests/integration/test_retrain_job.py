@@ -267,11 +267,11 @@ def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
 ) -> None:
     """While it was trained somebody has promoted another one, which stays; the next run goes on from that."""
 
-    def trained(command: list[str]) -> int:
+    def trained(command: list[str], variables: dict[str, str] | None = None) -> int:
         store = promotion.open_store(place.settings)
         other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
         asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
-        return train(command)
+        return train(command, variables)
 
     monkeypatch.setattr(retraining_job, "train", trained)
     assert place.retrain() == 2

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,16 +23,16 @@ from engines import releases
 from engines.build import tracking
 from engines.build.assemble import HeldOut, assemble
 from engines.build.models import compact
-from engines.build.recipe import PREVALENCE, RetrainRecipe
+from engines.build.recipe import PREVALENCE
 from engines.build.restore import restore
-from engines.build.retrain import catalogue, confirmed, gate, tune_compact, tune_small, votes
+from engines.build.retrain import catalogue, confirmed, facts, gate, tune_compact, tune_small, votes
 from engines.build.retrain.card import Story, write_card
+from engines.build.retrain.facts import Known, Retraining
 from engines.build.retrain.frozen import BENCHMARK, LABELS, FrozenSet
 from engines.build.retrain.gate import Decision, GateRules
 from engines.build.retrain.paired import Answers
 from engines.build.retrain.taught import teach
 from engines.build.thresholds import Target
-from engines.catalogs.judged import read_pinned
 from engines.errors import EngineError
 from engines.runtime.loader import Place, load_checked
 
@@ -44,10 +44,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from engines.build.assemble import Source
-    from engines.build.retrain.catalogue import Parts
-    from engines.build.retrain.confirmed import Confirmed
-    from engines.build.retrain.taught import Taught
-    from engines.build.retrain.votes import Prevalence
     from engines.contract import Manifest
 
 DECISION_FILE: Final = "decision.json"
@@ -55,26 +51,6 @@ LOCK_FILE: Final = ".lock"
 CHALLENGER_FILE: Final = "challenger.json"
 CHALLENGER_FOLDER: Final = "challenger"
 CARD_FOLDER: Final = "card"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retraining:
-    """What a run is given.
-
-    champion: a release's directory. labels: a pinned data set (`engines.catalogs.judged`). catalog: a folder, or None
-    for drawn products. work: of this run alone. products: how many are drawn to be replayed; held_out_products: and to
-    measure on. reviewed_alerts: the share of alerts that people look at.
-    """
-
-    champion: Path
-    labels: Path
-    work: Path
-    recipe: RetrainRecipe
-    catalog: Path | None = None
-    rules: GateRules = field(default_factory=GateRules)
-    products: int = 3000
-    held_out_products: int = 1500
-    reviewed_alerts: float = 1.0
 
 
 class Compared(NamedTuple):
@@ -89,18 +65,6 @@ class Named(msgspec.Struct, frozen=True):
     """`challenger.json`: the release that stands in the run's folder."""
 
     release: str
-
-
-@dataclass(frozen=True)
-class _Known:
-    """All that is read before anything is trained."""
-
-    champion: Manifest
-    source: Source
-    parts: Parts
-    confirmed: Confirmed
-    prevalence: Prevalence
-    taught: Taught
 
 
 def retrain(run: Retraining, progress: Progress) -> Decision:
@@ -122,7 +86,7 @@ def retrain(run: Retraining, progress: Progress) -> Decision:
 def _decide(run: Retraining, progress: Progress) -> Decision:
     """Return the decision, its card written."""
     known = _read(run, progress)
-    tracking.params(_facts(run, known))
+    tracking.params(facts.all_of(run, known))
     sets = _frozen(known)
     champions = ask(run.champion, sets, progress)
     try:
@@ -143,10 +107,10 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
         champions=champions,
         prevalence=known.prevalence,
         confirmed=known.confirmed,
-        facts=_facts(run, known),
+        facts=facts.all_of(run, known),
     )
     card = write_card(story, run.work / CARD_FOLDER)
-    tracking.metrics(_figures(decision), step=0)
+    tracking.metrics(facts.figures(decision), step=0)
     tracking.artifacts(card)
     return decision
 
@@ -207,7 +171,7 @@ def write_whole(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _read(run: Retraining, progress: Progress) -> _Known:
+def _read(run: Retraining, progress: Progress) -> Known:
     champion = releases.verify(run.champion)
     source = restore(run.champion)
     people = confirmed.read_confirmed(
@@ -221,7 +185,7 @@ def _read(run: Retraining, progress: Progress) -> _Known:
         held_out_products=run.held_out_products,
         progress=progress,
     )
-    return _Known(
+    return Known(
         champion=champion,
         source=source,
         parts=parts,
@@ -231,7 +195,7 @@ def _read(run: Retraining, progress: Progress) -> _Known:
     )
 
 
-def _frozen(known: _Known) -> dict[str, FrozenSet]:
+def _frozen(known: Known) -> dict[str, FrozenSet]:
     held = known.confirmed.rows(known.confirmed.part == confirmed.TEST)
     pairs, weights = confirmed.pairs_of(held)
     benchmark = known.parts.test_pairs
@@ -241,7 +205,7 @@ def _frozen(known: _Known) -> dict[str, FrozenSet]:
     }
 
 
-def _challenger(run: Retraining, known: _Known, progress: Progress) -> Path:
+def _challenger(run: Retraining, known: Known, progress: Progress) -> Path:
     """Return the directory of the challenger, which is made if it is not there yet.
 
     Raises:
@@ -261,20 +225,20 @@ def _challenger(run: Retraining, known: _Known, progress: Progress) -> Path:
         progress=progress,
     )
     directory = assemble(
-        replace(tuned, provenance=tuned.provenance | _provenance(run, known)),
+        replace(tuned, provenance=tuned.provenance | facts.provenance(run, known)),
         _validation(known, tuned),
         HeldOut(known.parts.test, tuned.encode(known.parts.test), known.parts.test_pairs),
         target=_target(run, known),
         out=run.work / CHALLENGER_FOLDER,
         progress=progress,
         parent=known.champion.release,
-        said={"labels": _said(known)},
+        said={"labels": facts.labels(known)},
     )
     write_whole(run.work / CHALLENGER_FILE, msgspec.json.encode(Named(directory.name)))
     return directory
 
 
-def _validation(known: _Known, source: Source) -> list[HeldOut]:
+def _validation(known: Known, source: Source) -> list[HeldOut]:
     """Return the pairs that calibration and thresholds are chosen with: exchanged ones, and confirmed ones."""
     catalog = known.parts.validation
     chosen = [HeldOut(catalog, source.encode(catalog), known.parts.validation_pairs)]
@@ -285,58 +249,6 @@ def _validation(known: _Known, source: Source) -> list[HeldOut]:
     return chosen
 
 
-def _target(run: Retraining, known: _Known) -> Target:
+def _target(run: Retraining, known: Known) -> Target:
     by_category = {name: interval.value for name, interval in known.prevalence.by_category.items()}
     return Target(run.rules.precision, known.prevalence.overall.value, by_category)
-
-
-def _provenance(run: Retraining, known: _Known) -> dict[str, Any]:
-    before: dict[str, Any] = known.champion.provenance.get("recipe", {})
-    seed = before.get("catalog_seed", before.get("seed", 0))
-    pinned = read_pinned(run.labels)
-    return {
-        "catalog": known.parts.name,
-        "products": len(known.taught.replayed.chance),
-        "recipe": run.recipe.as_dict() | {"catalog_seed": seed},
-        "labels": None if pinned is None else msgspec.to_builtins(pinned),
-    }
-
-
-def _said(known: _Known) -> dict[str, Any]:
-    """Return what the labels say, for the manifest's metrics."""
-    overall, by_category = known.prevalence
-    return {
-        "items": len(known.confirmed.judged),
-        "reviewer_error": round(known.confirmed.votes.error, 4),
-        "reviewer_error_measured": known.confirmed.votes.measured,
-        "prevalence": _rounded(overall),
-        "prevalence_by_category": {name: _rounded(interval) for name, interval in by_category.items()},
-        "confidence": votes.CONFIDENCE,
-        "weights_clipped": round(known.taught.clipped, 4),
-    }
-
-
-def _facts(run: Retraining, known: _Known) -> dict[str, Any]:
-    return {
-        "champion": known.champion.release,
-        **_provenance(run, known),
-        "learned": {
-            "replayed": len(known.taught.replayed.chance),
-            "confirmed_matches": len(known.taught.matches.chance),
-            "doubted": len(known.taught.doubted.chance),
-        },
-        "labels_say": _said(known),
-    }
-
-
-def _figures(decision: Decision) -> dict[str, float]:
-    found = {
-        f"{name}.{who}": getattr(gain, who).value
-        for name, gain in decision.gains.items()
-        for who in ("champion", "challenger", "difference")
-    }
-    return found | {"promoted": float(decision.promote)}
-
-
-def _rounded(interval: Any) -> list[float]:  # noqa: ANN401 - an Interval
-    return [round(number, 4) for number in interval]

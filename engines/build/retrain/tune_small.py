@@ -24,15 +24,15 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build import tracking
 from engines.build.models.small import SmallFusion
-from engines.build.negatives import PartnerSampler
 from engines.build.restore import with_words
+from engines.build.retrain.pools import Pool, pools_of, together
 from engines.build.teachers import WordsTeacher
-from engines.build.texts import Texts, written
+from engines.build.texts import written
 from engines.build.train import Average, decayed_groups
 from engines.build.vocabulary import new_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,13 +41,12 @@ if TYPE_CHECKING:
 
     from engines.build.assemble import Source
     from engines.build.recipe import RetrainRecipe
-    from engines.build.retrain.taught import Taught, Weighted
+    from engines.build.retrain.taught import Taught
 
 _SAVE_EVERY: Final = 40  # steps
 _MAX_GRADIENT_NORM: Final = 1.0
 _WORD_BATCH: Final = 64
 _CONSTANT_UNTIL: Final = 0.2  # of the steps; then half a cosine
-_LOOK_BATCH: Final = 32
 
 
 class Step(NamedTuple):
@@ -86,50 +85,6 @@ def tune(
     return tuner.run(tracking.by_epoch(told, _SAVE_EVERY, LOGGED), work / "checkpoint.pt")
 
 
-class Pool:
-    """Items as the tuner takes them: image tokens, as they are and mirrored, texts, and partners.
-
-    Args:
-        model: whose eyes see the pictures.
-        items: at least one.
-        texts: of them.
-        progress: a bar is added to it.
-    """
-
-    def __init__(self, model: SmallFusion, items: Weighted, texts: Texts, seed: int, progress: Progress) -> None:
-        self._items = items
-        self.texts = texts
-        self._tokens = _look(model, items.catalog.pixel_values, progress)
-        self._partners = PartnerSampler(items.catalog.products, seed=seed)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        return self._partners.state
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self._partners.state = state
-
-    def draw(self, count: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Return items."""
-        return self._items.draw(count, generator)
-
-    def partners(self, anchors: NDArray[np.int64], mix: Mapping[str, float]) -> NDArray[np.int64]:
-        """Return items whose picture contradicts the anchors' texts."""
-        return self._partners.partners(anchors, mix)
-
-    def seen(self, items: NDArray[np.int64], generator: np.random.Generator) -> Tensor:
-        """Return image tokens (B, N, C) of a picture of each item, mirrored or not."""
-        pictures, sides = self._items.catalog.any_picture(items, generator), generator.integers(2, size=len(items))
-        return self._tokens[torch.from_numpy(pictures), torch.from_numpy(sides)].float()
-
-    def said(self, items: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return ids and mask, cut to the longest of these texts."""
-        mask = self.texts.attention_mask[items]
-        longest = int(mask.sum(axis=1).max())
-        return torch.from_numpy(self.texts.input_ids[items, :longest]), torch.from_numpy(mask[:, :longest])
-
-
 class Tuner:
     """One run: model, optimizer, draws; saved and restored between steps."""
 
@@ -144,13 +99,13 @@ class Tuner:
         self._model, self._recipe, self._taught, self._new_words = model.eval(), recipe, taught, len(words)
         self._pools = {
             name: Pool(model, items, self.source.encode(items.catalog), recipe.seed + number, progress)
-            for number, (name, items) in enumerate(_items(taught).items())
+            for number, (name, items) in enumerate(pools_of(taught).items())
         }
         self._champion = copy.deepcopy(model)
         self._learned = [pool for name, pool in self._pools.items() if name != "doubted"]
         if not self._learned:
             raise ValueError("all items show the same: there is nothing to exchange")
-        self._teacher = WordsTeacher(_together([pool.texts for pool in self._learned]), model.config)
+        self._teacher = WordsTeacher(together([pool.texts for pool in self._learned]), model.config)
         self._generator = np.random.default_rng(recipe.seed)
 
     def run(self, on_step: Callable[[Step], None], checkpoint: Path) -> Source:
@@ -285,32 +240,6 @@ def save_state(state: dict[str, Any], file: Path) -> None:
     partial = file.with_suffix(".partial")
     partial.write_bytes(buffer.getbuffer())
     partial.replace(file)
-
-
-def _items(taught: Taught) -> dict[str, Weighted]:
-    """Return what there is of each kind; a pool of one identity has nothing to exchange."""
-    found = {"replayed": taught.replayed, "matches": taught.matches}
-    several = {
-        name: items
-        for name, items in found.items()
-        if len({product.identity for product in items.catalog.products}) > 1
-    }
-    return several | ({"doubted": taught.doubted} if len(taught.doubted.chance) else {})
-
-
-def _together(texts: list[Texts]) -> Texts:
-    ids, masks = (np.concatenate([getattr(one, name) for one in texts]) for name in ("input_ids", "attention_mask"))
-    return Texts(ids, masks)
-
-
-@torch.no_grad()
-def _look(model: SmallFusion, pictures: NDArray[np.uint8], progress: Progress) -> Tensor:
-    """Return the image tokens of pictures, as they are and mirrored, float16 (N, 2, tokens, C)."""
-    seen: list[Tensor] = []
-    for start in progress.track(range(0, len(pictures), _LOOK_BATCH), description="reading pictures"):
-        pixels = torch.from_numpy(pictures[start : start + _LOOK_BATCH])
-        seen.append(torch.stack([model.image_tokens(side).half() for side in (pixels, pixels.flip(3))], dim=1))
-    return torch.cat(seen)
 
 
 def _train_mode(model: SmallFusion) -> None:
