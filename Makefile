@@ -23,7 +23,7 @@ $(VENV)/loop: pyproject.toml | $(VENV)/pip
 	@touch $@ $(VENV)/demo
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,feeds,labels,state,tracing,train,test]'
+	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,train,test]'
 	@touch $@ $(VENV)/demo $(VENV)/loop
 
 $(VENV)/gpu: pyproject.toml | $(VENV)/pip

@@ -11,13 +11,15 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
 from streamer import __version__, reviews, topics
-from streamer.events import CLOUD_EVENT, DeadLetter, EngineRelease, MismatchAlert, ProductScore
+from streamer.events import CLOUD_EVENT, DeadLetter, EngineRelease, MismatchAlert, ProductScore, Redecision
 from streamer.settings import BrokerSettings, LabelSettings, TopicSettings
+from streamer.shadow_events import SHADOW_KEY, ShadowRelease, ShadowScore
 from streamer.tracing import CARRIED
 from streamer.updates import ProductUpdate
 from streamer.wire import REPLAYED_FROM, SCHEMA_VERSION
@@ -47,10 +49,9 @@ class _Operation:
 
 @dataclass(frozen=True)
 class _Channel:
-    """A topic: what stands in it, by what it is keyed, what a null value says, and who does what with it."""
+    """A topic: what stands in it and by what that is keyed, what a null value says, and who does what with it."""
 
-    contract: type[msgspec.Struct]
-    key: str
+    contracts: dict[type[msgspec.Struct], str]
     operations: tuple[_Operation, ...]
     null: tuple[str, str] | None = None
 
@@ -65,43 +66,51 @@ def _channels(names: TopicSettings) -> dict[str, _Channel]:
     receive: Action = "receive"
     return {
         names.updates: _Channel(
-            ProductUpdate,
-            "the product's id",
+            {ProductUpdate: "the product's id"},
             (_Operation("scoreProduct", receive, "Score the product; every record has exactly one outcome.", _SCORER),),
             null=("ProductTombstone", "The product that the key names is gone."),
         ),
         names.scores: _Channel(
-            ProductScore,
-            "the product's id",
+            {ProductScore: "the product's id"},
             (
                 _Operation("recordOutcome", send, "Record the outcome of an update that was not rejected."),
                 _Operation("decideAlert", receive, "Decide whether an alert opens, changes or resolves.", _SCORER),
             ),
         ),
         names.alerts: _Channel(
-            MismatchAlert, "the product's id", (_Operation("publishAlert", send, "Tell that a picture is wrong."),)
+            {MismatchAlert: "the product's id"}, (_Operation("publishAlert", send, "Tell that a picture is wrong."),)
         ),
         names.dead_letters: _Channel(
-            DeadLetter,
-            "the rejected record's own key",
+            {DeadLetter: "the rejected record's own key"},
             (_Operation("rejectRecord", send, "Keep a record that could not be taken, and why."),),
         ),
+        names.redecisions: _Channel(
+            {Redecision: "the product's id"},
+            (
+                _Operation("askForRedecision", send, "Ask the product's owner to look at its alert again."),
+                _Operation("redecideAlert", receive, "Decide by the stored score and the release that runs.", _SCORER),
+            ),
+        ),
+        names.shadow_scores: _Channel(
+            {ShadowScore: "the product's id"},
+            (
+                _Operation("publishOpinions", send, "Tell what champion and challenger make of a product."),
+                _Operation("compareOpinions", receive, "Sum up where they differ: `streamer releases compare`."),
+            ),
+        ),
         names.reviews: _Channel(
-            reviews.ReviewRequest,
-            "the product's id",
+            {reviews.ReviewRequest: "the product's id"},
             (_Operation("askPeople", send, "Ask about a product that did not alert."),),
         ),
         names.labels: _Channel(
-            reviews.ConfirmedLabel,
-            "the product's id",
+            {reviews.ConfirmedLabel: "the product's id"},
             (_Operation("recordVerdict", receive, "Record what a person says, in the data set.", _LABELER),),
             null=("ProductErasure", "Erase what is kept of the product that the key names."),
         ),
         names.releases: _Channel(
-            EngineRelease,
-            "the release",
+            {EngineRelease: "the release", ShadowRelease: f"`{SHADOW_KEY.decode()}`"},
             (
-                _Operation("announceRelease", send, "Say which engine runs: `streamer releases`."),
+                _Operation("announceRelease", send, "Say which engine runs, or is tried: `streamer releases`."),
                 _Operation("swapEngine", receive, "Put the announced engine to work, between two batches."),
             ),
             null=("ReleaseTakenBack", "The announcement that the key names counts no more."),
@@ -185,19 +194,28 @@ def _operation(topic: str, operation: _Operation) -> Json:
 
 
 def _messages(channel: _Channel) -> Iterator[tuple[str, Json]]:
-    """Yield the messages of a channel by name: its contract, and what a null value says."""
-    key = {"kafka": {"key": {"type": "string", "description": channel.key}, "bindingVersion": _BINDINGS_VERSION}}
-    name = channel.contract.__name__
-    summary, _, description = inspect.cleandoc(channel.contract.__doc__ or "").partition("\n\n")
+    """Yield the messages of a channel by name: its contracts, and what a null value says."""
+    for contract, key in channel.contracts.items():
+        yield contract.__name__, _message(contract) | {"headers": _headers(contract), "bindings": _key(key)}
+    if channel.null is not None:
+        name, summary = channel.null
+        bindings = _key(next(iter(channel.contracts.values())))
+        yield name, {"name": name, "summary": summary, "payload": {"type": "null"}, "bindings": bindings}
+
+
+def _message(contract: type[msgspec.Struct]) -> Json:
+    name = contract.__name__
+    summary, _, description = inspect.cleandoc(contract.__doc__ or "").partition("\n\n")
     body: Json = {"name": name, "title": name, "summary": summary, "payload": {"$ref": f"{_SCHEMAS}{name}"}}
     if description:
         body["description"] = description
-    if channel.contract is MismatchAlert:
+    if contract is MismatchAlert:
         body["contentType"] = "application/cloudevents+json"
-    yield name, body | {"headers": _headers(channel.contract), "bindings": key}
-    if channel.null is not None:
-        name, summary = channel.null
-        yield name, {"name": name, "summary": summary, "payload": {"type": "null"}, "bindings": key}
+    return body
+
+
+def _key(described: str) -> Json:
+    return {"kafka": {"key": {"type": "string", "description": described}, "bindingVersion": _BINDINGS_VERSION}}
 
 
 def _headers(contract: type[msgspec.Struct]) -> Json:
@@ -218,8 +236,8 @@ def _schemas(channels: Iterable[_Channel]) -> dict[str, Json]:
     """Return the JSON schema (draft 07, as AsyncAPI takes it) of each contract and of what they are made of."""
     schemas: dict[str, Json] = {}
     for channel in channels:
-        _, parts = msgspec.json.schema_components([channel.contract], ref_template=_SCHEMAS + "{name}")
-        for contract in _structs(channel.contract):
+        _, parts = msgspec.json.schema_components(list(channel.contracts), ref_template=_SCHEMAS + "{name}")
+        for contract in chain.from_iterable(map(_structs, channel.contracts)):
             schemas[contract.__name__] = _schema(parts[contract.__name__], contract, written=channel.written)
     return schemas
 

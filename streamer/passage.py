@@ -18,7 +18,7 @@ from streamer.updates import MAX_TITLE_CHARS
 if TYPE_CHECKING:
     from engines.errors import EngineError
     from streamer.errors import StreamerError
-    from streamer.events import RecordedOutcome
+    from streamer.events import Features, RecordedOutcome
     from streamer.incoming import Incoming
     from streamer.judgements import Judgement
     from streamer.serving import Serving
@@ -35,6 +35,7 @@ class Passage:
     """One event on its way; `update` and `turn` are None where it says too little.
 
     `serving` is the release that judges it, once one does: whatever is swapped meanwhile, the event stays with it.
+    `features` are there once its engine is asked.
     """
 
     incoming: Incoming
@@ -43,6 +44,7 @@ class Passage:
     update: ProductUpdate | None = None
     turn: Turn | None = None
     serving: Serving | None = None
+    features: Features | None = None
     started: float = field(default_factory=time.perf_counter)
     stages_ms: dict[str, float] = field(default_factory=dict)
     span: Span = field(default_factory=Span)
@@ -83,6 +85,9 @@ class Passage:
             probability=probability,
             threshold=threshold,
             release=serving.release if serving else None,
+            logit=judgement.logit if judgement else msgspec.UNSET,
+            model=serving.model if serving else msgspec.UNSET,
+            features=(self.features if outcome == "scored" else None) or msgspec.UNSET,
             superseded_by=turn.superseded_by,
             contradicts=(judgement and alerts and judgement.contradicts) or msgspec.UNSET,
             origin=self.origin or msgspec.UNSET,

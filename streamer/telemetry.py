@@ -19,6 +19,7 @@ from streamer import __version__
 from streamer.events import OUTCOMES, Outcome, Transition
 from streamer.labels import LABEL_OUTCOMES, LabelOutcome
 from streamer.reviews import Sampled
+from streamer.shadow_events import AGREEMENTS
 from streamer.tracing import OFF
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.batch import BatchReport
+    from streamer.shadow_events import Agreement
     from streamer.tracing import Tracing
 
 STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "keep", "publish")
@@ -87,6 +89,22 @@ class Telemetry(WorkerTelemetry):
         self._refused = Counter(
             "streamer_engine_refused", "Announced releases that were refused, by reason", ["reason"], registry=r
         )
+        self._redecided = Counter(
+            "streamer_alerts_redecided", "Alerts that another calibration or threshold has changed", registry=r
+        )
+        self._shadow = Gauge("streamer_shadow_info", "The challenger that is tried", ["release"], registry=r)
+        self._compared = Counter(
+            "streamer_shadow_compared", "Products that champion and challenger scored", ["agreement"], registry=r
+        )
+        self._skipped = Counter(
+            "streamer_shadow_skipped",
+            "Products of the challenger's share that it did not score",
+            ["reason"],
+            registry=r,
+        )
+        self._shadow_refused = Counter(
+            "streamer_shadow_refused", "Challengers that were refused or given up", ["reason"], registry=r
+        )
         self._kept = Counter("streamer_evidence", "Scored products kept for review, by why", ["sampled"], registry=r)
         self._not_kept = Counter(
             "streamer_evidence_failed", "Scored products or alerts that the evidence store did not take", registry=r
@@ -98,6 +116,8 @@ class Telemetry(WorkerTelemetry):
             self._alerts.labels(transition)
         for sampled in get_args(Sampled):
             self._kept.labels(sampled)
+        for agreement in AGREEMENTS:
+            self._compared.labels(agreement)
 
     def stage(self, stage: str, seconds: float) -> None:
         self._stages[stage].observe(seconds)
@@ -120,6 +140,9 @@ class Telemetry(WorkerTelemetry):
     def alert(self, transition: str) -> None:
         self._alerts.labels(transition).inc()
 
+    def redecided(self) -> None:
+        self._redecided.inc()
+
     def batch(self, report: BatchReport) -> None:
         self._batch.observe(report.size)
         self._busy.inc(report.infer_s)
@@ -135,6 +158,21 @@ class Telemetry(WorkerTelemetry):
 
     def engine_refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
+
+    def shadow(self, release: str | None) -> None:
+        """Show the challenger that is tried, None where there is none."""
+        self._shadow.clear()
+        if release is not None:
+            self._shadow.labels(release).set(1)
+
+    def shadow_compared(self, agreement: Agreement) -> None:
+        self._compared.labels(agreement).inc()
+
+    def shadow_skipped(self, reason: Literal["busy", "failed"]) -> None:
+        self._skipped.labels(reason).inc()
+
+    def shadow_refused(self, reason: str) -> None:
+        self._shadow_refused.labels(reason).inc()
 
     def kept(self, sampled: str) -> None:
         self._kept.labels(sampled).inc()

@@ -90,6 +90,8 @@ class FakeEngine:
 class FakeTokenizer:
     """Every text is the same tokens."""
 
+    unknown_id = None
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         shape = (len(texts), TOKENS)
         return np.ones(shape, np.int32), np.ones(shape, np.int32)
@@ -102,6 +104,7 @@ class WordTokenizer:
     """Each word of a text is a token, whose id is 1; texts have at most `WORDS` words."""
 
     spec = TextSpec(max_tokens=WORDS, fields=("title", "color"))
+    unknown_id = None
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])

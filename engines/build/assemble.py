@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from engines import calibration, golden, releases
-from engines.build import evaluate, export, held_out, thresholds, tracking, weights
+from engines import calibration, releases
+from engines.build import evaluate, export, golden_pairs, held_out, thresholds, tracking, weights
 from engines.build.report import Assessment, write_report
 from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
@@ -132,7 +132,9 @@ def assemble(
         parity = export.check_parity(source.model, engine)
         measured = _measure(engine, validation, target, progress)
         tested = _score(engine, test, progress)
-        files[releases.GOLDEN_FILE] = _write_golden(source, engine, test, Path(scratch))
+        files[releases.GOLDEN_FILE] = golden_pairs.write(
+            engine, Tokenizer(source.tokenizer, source.text), Path(scratch) / releases.GOLDEN_FILE
+        )
         engine.close()
         assessment = _assess(source, test, tested, measured, target)
         manifest = msgspec.structs.replace(
@@ -232,18 +234,6 @@ def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
     weights.save(source.model, directory / releases.WEIGHTS_FILE)
     return {path.name: path for path in directory.iterdir()}
-
-
-def _write_golden(source: Source, engine: Engine, test: HeldOut, directory: Path) -> Path:
-    """Write what the exported graph answers for some test products: every scorer that loads it asks again."""
-    catalog = test.catalog
-    chosen = range(min(golden.PAIRS, len(catalog.products)))
-    products = [(catalog.products[i].fields, catalog.pixel_values[catalog.first_picture[i]]) for i in chosen]
-    attributes = None if test.texts.attributes is None else test.texts.attributes[: len(chosen)]
-    made = golden.make(engine, Tokenizer(source.tokenizer, source.text), products, attributes)
-    path = directory / releases.GOLDEN_FILE
-    path.write_bytes(golden.encode(made))
-    return path
 
 
 def _draft(source: Source) -> Manifest:

@@ -1,4 +1,4 @@
-"""A scorer and a label worker under the demo's traffic, scraped by a real Prometheus.
+"""A scorer, a label worker and a drift watcher under the demo's traffic, scraped by a real Prometheus.
 
     python -m tests.deploy.scraped docs/images/prometheus.png      its graphs, photographed by a headless Chromium
 
@@ -29,7 +29,7 @@ from streamer.demo.products import rendered_catalogue
 from streamer.demo.traffic import plan
 from streamer.demo.worker import running_worker, settings_variables
 from streamer.outbox import producer
-from streamer.settings import EvidenceSettings, FetchSettings, LabelSettings, ReleaseSettings
+from streamer.settings import DriftSettings, EvidenceSettings, FetchSettings, LabelSettings, ReleaseSettings
 from tests.deploy.rendering import find
 from tests.prometheus import running_prometheus
 
@@ -70,14 +70,14 @@ class Scraped:
 
 @asynccontextmanager
 async def scraped(folder: Path, *, events: int, products: int) -> AsyncIterator[Scraped]:
-    """Yield a Prometheus that scrapes both workers, which are ready."""
+    """Yield a Prometheus that scrapes the workers, which are ready."""
     catalogue = rendered_catalogue(count=products, seed=5)
     async with AsyncExitStack() as stack:
         host = stack.enter_context(ImageHost(folder))
         cluster = await stack.enter_async_context(run_cluster(None, Console(file=StringIO())))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         start = partial(_running, cluster, host, folder)
-        workers = {command: stack.enter_context(start(command)) for command in ("score", "labels")}
+        workers = {command: stack.enter_context(start(command)) for command in ("score", "labels", "drift")}
         planned = plan(catalogue.products, events=events, seed=5, image_url=host.url)
         await write_pictures(catalogue, planned, folder, Console(file=StringIO()))
         for worker in workers.values():
@@ -97,6 +97,7 @@ def _running(cluster: Cluster, host: ImageHost, folder: Path, command: str) -> A
         "evidence": EvidenceSettings(store=str(folder / "evidence"), audit_share=0.2),
         "releases": ReleaseSettings(store=str(folder / "releases")),
         "labels": LabelSettings(dataset=str(folder / "dataset")),
+        "drift": DriftSettings(window=40, least=10, check_every_s=0.5),
     }
     return running_worker(settings_variables(sections), folder / f"{command}.log", command=command)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import promql_parser
 import pytest
 import yaml
 
+from streamer.drift import Kind
+from streamer.drift_telemetry import DriftTelemetry
 from streamer.settings import TopicSettings
 from streamer.telemetry import STAGES, LabelTelemetry, Telemetry
 from tests.deploy.rendering import ROOT, find
@@ -19,6 +21,7 @@ from tests.prometheus import promtool
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
 
 DASHBOARD = json.loads((ROOT / "k8s/base/dashboards/scorer.json").read_text())
 RULES = [rule for group in find("cpu", "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
@@ -36,7 +39,7 @@ SCRAPED = {"instance", "job", "pod", "namespace"}  # labels that Prometheus adds
 def _exposed() -> dict[str, set[str]]:
     """Return the labels of each series of the workers, by its name."""
     exposed: dict[str, set[str]] = {}
-    for registry in (Telemetry().registry, LabelTelemetry().registry):
+    for registry in (Telemetry().registry, LabelTelemetry().registry, DriftTelemetry().registry):
         for family in registry.collect():
             labels = set(getattr(registry._names_to_collectors.get(family.name), "_labelnames", ()))
             suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
@@ -96,6 +99,7 @@ def test_labels_that_queries_name_have_values_that_occur() -> None:
     names = TopicSettings()
     assert set(re.findall(r'topic="([^"]+)"', text)) == {names.updates, names.scores, names.labels}
     assert set(re.findall(r'outcome="([^"]+)"', text)) == {"rejected"}
+    assert set(re.findall(r'kind="([^"]+)"', text)) == set(get_args(Kind))
     buckets = {
         sample.labels["le"]
         for family in Telemetry().registry.collect()
@@ -146,10 +150,12 @@ def test_prometheus_of_compose_reads_its_configuration() -> None:
 
 
 def test_labels_of_metrics_are_bounded() -> None:
-    """Each has a handful of values: no product, host, partition or text is one, and none can be one unseen."""
+    """Each has a handful of values: no product, partition or text is one, and none can be one unseen."""
     labels = set().union(*_exposed().values())
     assert labels == {
         *("outcome", "reason", "transition", "stage", "queue", "topic", "sampled"),  # words of this project
+        *("agreement", "kind", "value"),  # likewise
+        "group",  # the largest of a reference, which `test_groups_are_bounded_whatever_a_feed_says` counts
         *("release", "device", "version"),  # those that run, one at a time
         "le",
     }

@@ -119,7 +119,7 @@ def test_manifests_with_a_misspelt_field_are_refused(overlay: str, kind: str, pa
 def test_variables_of_the_pod_are_settings(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt one within a section is refused by `load`, which reads them all."""
     template = terminal.env_template(Settings())
-    for workload in ("scorer", "labeler", "retrain"):
+    for workload in ("scorer", "labeler", "drift", "retrain"):
         for name in _variables(overlay, workload):
             assert name in template
         assert _pod(overlay, workload)["enableServiceLinks"] is False
@@ -131,7 +131,7 @@ def test_variables_of_the_pod_are_settings(overlay: str, monkeypatch: pytest.Mon
 def test_all_work_on_the_same_stores_with_users_of_their_own(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scorers keep what the label worker joins, and run what retraining publishes; each password is a Secret."""
     users = {each["metadata"]["name"] for each in render(overlay) if each["kind"] == "KafkaUser"}
-    for workload in ("scorer", "labeler", "retrain"):
+    for workload in ("scorer", "labeler", "drift", "retrain"):
         settings = _settings(overlay, monkeypatch, workload)
         stores = (settings.releases.store, settings.evidence.store, settings.labels.dataset)
         assert stores == tuple(f"s3://mismatch-streamer/{name}" for name in ("releases", "evidence", "labels"))
@@ -148,7 +148,7 @@ def test_all_work_on_the_same_stores_with_users_of_their_own(overlay: str, monke
     assert _settings(overlay, monkeypatch, "labeler").labels.group == "mismatch-labeler"
 
 
-@pytest.mark.parametrize("workload", ["scorer", "labeler"])
+@pytest.mark.parametrize("workload", ["scorer", "labeler", "drift"])
 def test_probes_ask_the_port_of_the_settings_for_progress(
     overlay: str, workload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +169,7 @@ def test_probes_ask_the_port_of_the_settings_for_progress(
     assert {port["name"]} | asked | {get["port"] for get in paths.values()} == {"telemetry"}
 
 
-@pytest.mark.parametrize("workload", ["scorer", "labeler"])
+@pytest.mark.parametrize("workload", ["scorer", "labeler", "drift"])
 def test_grace_period_covers_pre_stop_drain_and_leaving(
     overlay: str, workload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +201,7 @@ def test_topics_are_as_the_command_makes_them(overlay: str) -> None:
         spec.name: {"partitions": spec.partitions, "replicas": spec.replication, "config": spec.config}
         for spec in topics.specs(TopicSettings(partitions=12, replication=3))
     }
-    stamped = {"cleanup.policy": "compact", "min.insync.replicas": "2", **topics.STAMPED_BY_THE_BROKER}
+    stamped = {"cleanup.policy": "compact", "min.insync.replicas": "2", **topics.CHANGELOG}
     assert changelog == {"partitions": 12, "replicas": 3, "config": stamped}
 
 
@@ -222,9 +222,11 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             f"group {GROUP}": {"Read"},
             f"topic {names.updates}": {"Read", "Describe"},
             f"topic {names.scores}": {"Read", "Write", "Describe"},
+            f"topic {names.redecisions}": {"Read", "Write", "Describe"},
             f"topic {names.alerts}": {"Write", "Describe"},
             f"topic {names.dead_letters}": {"Write", "Describe"},
             f"topic {names.reviews}": {"Write", "Describe"},
+            f"topic {names.shadow_scores}": {"Write", "Describe"},
             f"topic {names.releases}": {"Read", "Describe"},
             f"topic {CHANGELOG}": {"Create", "Read", "Write", "Describe"},
         },
@@ -233,6 +235,10 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             "group mismatch-labeler": {"Read"},
             f"topic {names.labels}": {"Read", "Describe"},
             f"topic {names.dead_letters}": {"Write", "Describe"},
+        },
+        "mismatch-drift": {
+            f"topic {names.scores}": {"Read", "Describe"},
+            f"topic {names.dead_letters}": {"Read", "Describe"},
         },
         "mismatch-retrain": {f"topic {names.releases}": {"Read", "Write", "Describe"}},
         "catalogue": {f"topic {names.updates}": {"Write", "Describe"}},
@@ -288,6 +294,7 @@ def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
         expected = {
             "scorer": {"stream", "telemetry", "pictures"},
             "labeler": {"stream", "telemetry"},
+            "drift": {"stream", "telemetry"},
             "compile-plans": {"compile-plans"},
         }
         assert mine == expected.get(name, {"stream"})
@@ -302,7 +309,7 @@ def test_every_file_that_is_written_lies_where_its_container_may_write(
     overlay: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faust makes its directory, also where the state is kept in memory."""
-    for workload in ("scorer", "labeler", "retrain"):
+    for workload in ("scorer", "labeler", "drift", "retrain"):
         kinds = {"emptyDir", "persistentVolumeClaim"}
         writable = {volume["name"] for volume in _pod(overlay, workload)["volumes"] if kinds & volume.keys()}
         mounts = _container(overlay, workload)["volumeMounts"]

@@ -1,4 +1,4 @@
-"""A real scorer and a real label worker, scraped by a real Prometheus: every query has an answer."""
+"""A real scorer, label worker and drift watcher, scraped by a real Prometheus: every query has an answer."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from engines.contract import AttributeColumns, Calibration
-from streamer.alert import AlertState, decide
+from streamer.alert import decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.alert_state import AlertState
     from streamer.keeping import Keeper
     from streamer.serving import Serving
+    from streamer.shadow import Shadow
     from streamer.tracing import Tracing
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
@@ -88,7 +90,9 @@ async def build(
     settings: PipelineSettings,
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
+    *,
     keeper: Keeper | None = None,
+    shadow: Shadow | None = None,
     tracing: Tracing = OFF,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
@@ -106,6 +110,7 @@ async def build(
             settings=settings,
             telemetry=telemetry,
             keeper=keeper,
+            shadow=shadow,
             tracing=tracing,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
