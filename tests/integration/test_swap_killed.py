@@ -30,7 +30,7 @@ from tests.fakes import png
 from tests.killed import Point
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from streamer.demo.cluster import Cluster
@@ -50,7 +50,7 @@ POINTS = (
 
 
 @contextmanager
-def dying(point: Point, variables: dict[str, str], folder: Path) -> Iterator[tuple[Worker, Any]]:
+def dying(point: Point, variables: dict[str, str], folder: Path) -> Generator[tuple[Worker, Any]]:
     """Run a worker that ends there."""
     port = free_port()
     command = [sys.executable, "-m", "tests.killed", point.owner, point.function, str(point.call), "score"]
