@@ -23,6 +23,9 @@ from streamer.blobs import Blobs
 from streamer.cli import main
 from streamer.dataset import LabelDataset
 from streamer.demo.worker import settings_variables
+from streamer.drift import Limits
+from streamer.drift_telemetry import DriftTelemetry
+from streamer.drift_watch import DriftWatch
 from streamer.errors import FatalError
 from streamer.labels import Joined
 from streamer.retrain import RetrainOptions, retrain
@@ -30,12 +33,15 @@ from streamer.retrain_log import RetrainLog
 from streamer.retrain_request import RetrainRequest
 from streamer.retrain_runs import alone
 from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
+from streamer.wire import encode
 from tests import tiny_release
 from tests.killed import Point
 from tests.review import PICTURE, item, label
+from tests.unit.test_drift import LEAST, SIZE, drawn
 
 if TYPE_CHECKING:
     from streamer.demo.broker import EmbeddedBroker
+    from streamer.events import ProductScore
 
 PROGRAM = (sys.executable, str(Path(__file__).parent.parent / "fake_trainer.py"))
 ITEMS = 6
@@ -195,6 +201,38 @@ def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> 
     judge(place, range(ITEMS, ITEMS + 1))
     assert place.retrain("refuse", if_needed=True) == 1
     assert place.log.pending() is None
+
+
+def test_drift_that_lasts_is_answered_by_one_retraining(place: Place) -> None:
+    """From products that are scored otherwise than at first to a run that says so, though few labels are new."""
+    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
+    here = place._replace(settings=patient)
+    champion = tiny_release.write(place.folder / "made").name
+    watch = DriftWatch(
+        limits=Limits(),
+        size=SIZE,
+        least=LEAST,
+        patience=timedelta(0),
+        blobs=Blobs(str(place.folder / "store"), setting="releases"),
+        telemetry=DriftTelemetry(),
+        clock=lambda: datetime.now(UTC),
+    )
+
+    def score(*products: ProductScore) -> None:
+        for one in products:
+            watch.score(encode(one))
+        watch.check()
+
+    score(*drawn(SIZE, 0, release=champion), *drawn(SIZE, 1, release=champion))
+    assert here.retrain("refuse", if_needed=True) == 0
+    assert here.runs() == []
+    score(*drawn(SIZE, 2, mean=0.5, release=champion))
+    assert here.retrain("refuse", if_needed=True) == 1
+    (run,) = here.runs()
+    assert "streamer drift: the distribution of score" in json.loads((run / "run.json").read_text())["reason"]
+    watch.check()
+    assert here.log.pending() is None
+    assert here.retrain("refuse", if_needed=True) == 0
 
 
 def test_request_that_comes_during_a_run_stays(place: Place) -> None:
