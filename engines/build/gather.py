@@ -46,7 +46,7 @@ SHARES: Final = (0.70, 0.15, 0.15)
 _MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
-_FEW: Final = 400
+_FEW: Final = 500
 
 
 class Picture(NamedTuple):
