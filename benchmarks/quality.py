@@ -82,7 +82,8 @@ class Bench:
 
 def dual(bench: Bench, mix: dict[str, float]) -> tuple[Scores, CompactFusion]:
     """Return the test scores of a dual encoder whose batches hold partners drawn from `mix`, and the encoder."""
-    recipe = replace(bench.recipe, epochs=bench.dual_epochs, pair_weight=0.0, contrastive_weight=1.0, mix=mix)
+    recipe = replace(bench.recipe, pair_weight=0.0, contrastive_weight=1.0, tag_epochs=0.0)
+    recipe = replace(recipe, epochs=bench.dual_epochs, mix=mix)
     model = bench.trained(recipe)
     return -adapt.all_signals(model.signals, bench.prepared.test, bench.test).similarity, model
 
@@ -116,7 +117,7 @@ def pooled_mlp(bench: Bench) -> Scores:
 def fusion(bench: Bench) -> dict[str, Scores]:
     """Return the test scores of the compact family, with and without the signals beside its fusion layers."""
     model = bench.trained(bench.recipe, partial(_note, bench))
-    adapt.weigh(model, bench.prepared.validation, bench.validation)
+    adapt.weigh(model, bench.prepared.validation, seed=bench.recipe.seed)
     signals = adapt.all_signals(model.signals, bench.prepared.test, bench.test)
     return {
         f"{FUSION}, fusion layers alone": signals.fusion,

@@ -157,10 +157,10 @@ class Trainer:
         return Step(self.number, self.total, pair_loss, contrastive_loss, facet_loss, accuracy)
 
     def _look(self, owners: NDArray[np.int64]) -> Looked:
-        """Return what the reader makes of a picture of each of these products, mirrored or not."""
+        """Return what the reader makes of a picture of each of these products, in any of its views."""
         pictures = self._catalog.any_picture(owners, self._generator)
-        mirrored = self._generator.integers(2, size=len(owners))
-        return self._reader.look(self._sight(self._features.pictures(pictures, mirrored)))
+        views = self._generator.integers(self._features.views, size=len(owners))
+        return self._reader.look(self._sight(self._features.pictures(pictures, views)))
 
     def _sight(self, sight: Sight) -> Sight:
         return Sight(*(part.to(self._device) for part in sight))

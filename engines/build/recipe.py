@@ -108,11 +108,12 @@ class AdaptRecipe:
     `word_dropout` is the share of its words that a text loses in a step. `trimmed_share` of the matches, those with the
     largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
-    catalogue's columns (see `columns`).
+    catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
+    Taggers look at each picture `tag_epochs` times.
     """
 
     seed: int
-    epochs: float = 5.0
+    epochs: float = 8.0
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16
@@ -126,6 +127,8 @@ class AdaptRecipe:
     word_dropout: float = 0.15
     trimmed_share: float = 0.0
     wrong_texts: int = 0
+    views: int = 6
+    tag_epochs: float = 30.0
     attributes: bool = False
     mix: dict[str, float] = field(default_factory=_hard_mix)
 

@@ -44,14 +44,14 @@ def catalog() -> Catalog:
 def features() -> Features:
     """Return pictures that are red or blue and otherwise noise, and texts that say which."""
     generator = np.random.default_rng(0)
-    pixels = torch.zeros(N, 3, 224, 224, dtype=torch.uint8)
+    pixels = torch.zeros(N, 3, 256, 256, dtype=torch.uint8)
     pixels[0::2, 0], pixels[1::2, 2] = 220, 220
     ids = np.stack([np.array([1, 10 + i % 2, 20 + i % 5, 2, 0, 0], dtype=np.int32) for i in range(N)])
     words = generator.normal(size=(50, 384))
     return Features(
-        middle=generator.normal(size=(N, 2, 112, 14, 14)).astype(np.float16),
-        final=generator.normal(size=(N, 2, 320, 7, 7)).astype(np.float16),
-        palette=Palette()(pixels).half().numpy(),
+        middle=generator.normal(size=(N, 2, 88, 16, 16)).astype(np.float16),
+        final=generator.normal(size=(N, 2, 352, 8, 8)).astype(np.float16),
+        palette=Palette()(pixels).half().numpy()[:, None].repeat(2, axis=1),
         looks=generator.normal(size=(N, 8)).astype(np.float32),
         states=words[ids].astype(np.float16),
         texts=Texts(ids, (ids > 0).astype(np.int32)),
