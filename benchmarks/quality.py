@@ -1,6 +1,6 @@
 """How well fusion finds wrong pictures in a catalogue, against judges that read picture and text apart.
 
-    python benchmarks/quality.py CATALOG --out DIR [--seed 0] [--epochs 8]
+    python benchmarks/quality.py CATALOG --out DIR [--seed 0]
     python benchmarks/quality.py CATALOG --out DIR --shares 0.38 0.12 0.5    tested on half of the products
 
 CATALOG is a folder as `streamer collect` writes it. One recipe, one split by connected groups, one run: each method is
@@ -61,7 +61,7 @@ class Bench:
 
     prepared: Prepared
     recipe: AdaptRecipe
-    dual_epochs: float
+    dual_epochs: float | None
     work: Path
     progress: Progress
     validation: Pairs
@@ -268,8 +268,8 @@ def measure(  # noqa: PLR0917 - typer's options
     catalog: Annotated[Path, typer.Argument(help="Folder with catalog.jsonl and the pictures it names.")],
     out: Annotated[Path, typer.Option(help="Directory for quality.json, quality.md, quality.png and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the pairs, the weights.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Of the fusion model.")] = 5.0,
-    dual_epochs: Annotated[float, typer.Option(help="Of a dual encoder; its steps cost half.")] = 6.0,
+    epochs: Annotated[float | None, typer.Option(help="Of a reader of fusion; the recipe's if left out.")] = None,
+    dual_epochs: Annotated[float | None, typer.Option(help="Of a reader of a dual encoder.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 64,
     shares: Annotated[
         tuple[float, float, float], typer.Option(help="Of the products: to train on, to choose weights, to test.")

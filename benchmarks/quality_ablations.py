@@ -164,7 +164,7 @@ def measure(  # noqa: PLR0917 - typer's options
     catalog: Annotated[Path, typer.Argument(help="Folder with catalog.jsonl and the pictures it names.")],
     out: Annotated[Path, typer.Option(help="Directory for the table, the curves and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the draws, the weights.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Of a reader.")] = AdaptRecipe(seed=0).epochs,
+    epochs: Annotated[float, typer.Option(help="Of a reader.")] = AdaptRecipe.EPOCHS,
     only: Annotated[list[str] | None, typer.Option(help="Ideas to measure; all, unless told.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:

@@ -198,7 +198,7 @@ def train(
     model, training = prepared.model, prepared.training
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
-    if recipe.tag_epochs:
+    if recipe.tag_epochs != 0:
         _train_taggers(prepared, work, recipe, progress)
     products = len(training.catalog.products)
     total = steps(products, recipe)

@@ -321,7 +321,10 @@ def _schedule(number: int, progress: float) -> float:
 
 def steps(products: int, recipe: AdaptRecipe) -> int:
     """Return how many steps one reader takes."""
-    return math.ceil(recipe.epochs * steps_per_epoch(products, recipe))
+    each = steps_per_epoch(products, recipe)
+    if recipe.epochs is None:
+        return max(recipe.LEAST_STEPS, math.ceil(recipe.EPOCHS * each))
+    return math.ceil(recipe.epochs * each)
 
 
 def steps_per_epoch(products: int, recipe: AdaptRecipe) -> int:

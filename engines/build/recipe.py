@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from engines.text import OTHER_FIELDS
 
@@ -109,11 +109,16 @@ class AdaptRecipe:
     largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
     catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
-    Taggers look at each picture `tag_epochs` times.
+    Taggers look at each picture `tag_epochs` times. If left out, both are the class's own `EPOCHS` and `TAG_EPOCHS`,
+    or as many more as make `LEAST_STEPS`: a small catalogue is looked at more often.
     """
 
+    EPOCHS: ClassVar = 8.0
+    TAG_EPOCHS: ClassVar = 30.0
+    LEAST_STEPS: ClassVar = 1000
+
     seed: int
-    epochs: float = 8.0
+    epochs: float | None = None
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16
@@ -128,7 +133,7 @@ class AdaptRecipe:
     trimmed_share: float = 0.0
     wrong_texts: int = 0
     views: int = 6
-    tag_epochs: float = 30.0
+    tag_epochs: float | None = None
     attributes: bool = False
     mix: dict[str, float] = field(default_factory=_hard_mix)
 

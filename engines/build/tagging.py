@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.models.compact import pool
+from engines.build.recipe import AdaptRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +37,12 @@ def frequent_tokens(texts: Texts) -> NDArray[np.int64]:
     return np.nonzero((counts >= _LEAST_PRODUCTS) & (counts <= _LARGEST_SHARE * len(texts.input_ids)))[0]
 
 
-def steps(pictures: int, epochs: float) -> int:
-    """Return how many steps a tagger takes."""
-    return max(1, round(epochs * -(-pictures // _BATCH)))
+def steps(pictures: int, epochs: float | None) -> int:
+    """Return how many steps a tagger takes; for what is left out see `AdaptRecipe`."""
+    each = -(-pictures // _BATCH)
+    if epochs is None:
+        return max(AdaptRecipe.LEAST_STEPS, round(AdaptRecipe.TAG_EPOCHS * each))
+    return max(1, round(epochs * each))
 
 
 def all_pooled(features: Features) -> Tensor:
@@ -57,7 +61,7 @@ def train_tagger(  # noqa: PLR0917 - private to adapt, all named there
     pooled: Tensor,
     owners: NDArray[np.int64],
     texts: Texts,
-    epochs: float,
+    epochs: float | None,
     seed: int,
     on_step: Callable[[], None],
 ) -> None:

@@ -99,7 +99,7 @@ class CompactConfig:
     heads: int = 4
     joint: int = 128
     dropout: float = 0.3
-    readers: int = 5
+    readers: int = 4
     taggers: int = 3
     tags: int = 0
     facets: tuple[int, ...] = ()
