@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
+.PHONY: help prometheus asyncapi demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -19,12 +19,24 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 	@touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,feeds,labels,state,train,test]'
+	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,train,test]'
 	@touch $@ $(VENV)/demo
 
 $(VENV)/gpu: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[gpu,train]'
 	@touch $@
+
+$(VENV)/bin/prometheus: | $(VENV)/pip
+	cd $(VENV) && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb debian
+	mv $(VENV)/debian/usr/bin/prom* $(BIN)/
+	rm -r $(VENV)/debian $(VENV)/prometheus_*.deb
+
+prometheus: $(VENV)/bin/prometheus ## Debian's Prometheus and promtool, for the tests that ask them; nothing is started
+
+$(VENV)/asyncapi/node_modules: | $(VENV)/pip
+	npm install --prefix $(VENV)/asyncapi --no-save --no-audit --no-fund --ignore-scripts @asyncapi/parser@3.6.3
+
+asyncapi: $(VENV)/asyncapi/node_modules ## The official AsyncAPI parser (npm), for the test that asks it
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)
@@ -39,7 +51,8 @@ delivery: ## Kill, stop and add workers on a real Kafka (KAFKA_HOME), RUNS=10 of
 	$(MAKE) chaos ARGS="--faults kill,terminate,scale --events 20000 --runs $(or $(RUNS),10)"
 
 k8s-check: $(VENV)/test ## Manifests against their schemas and the settings, queries against the metrics, thresholds
-	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_dashboards.py tests/deploy/test_autoscale.py
+	$(BIN)/python -m pytest tests/deploy/test_manifests.py tests/deploy/test_dashboards.py tests/deploy/test_scraping.py \
+		tests/deploy/test_autoscale.py
 
 compose-check: $(VENV)/test ## Dockerfiles and docker-compose.yml
 	$(BIN)/python -m pytest tests/deploy/test_containers.py

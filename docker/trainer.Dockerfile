@@ -1,12 +1,14 @@
-# Adapts an engine to a catalogue, on a GPU where there is one: docker build -f docker/trainer.Dockerfile .
+# Adapts an engine to a catalogue, and retrains it on labels, on a GPU where there is one:
+#   docker build -f docker/trainer.Dockerfile .
 #   docker run --rm -v catalog:/data image adapt /data/catalog --family compact --out /data/releases
-# It installs 1.9 GB beside Python with a CPU build of torch (754 MB); one with CUDA is several GB more.
+# It installs 2.1 GB beside Python (benchmarks/images.py) with a CPU build of torch (751 MB); one with CUDA is several GB
+# more.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
 WORKDIR /source
 COPY . .
-RUN /app/bin/pip install '.[train,feeds]' && /app/bin/pip uninstall --yes pip
+RUN /app/bin/pip install '.[train,feeds,labels,s3]' && /app/bin/pip uninstall --yes pip
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 app && useradd --uid 10001 --gid app --no-create-home --shell /usr/sbin/nologin app \

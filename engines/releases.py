@@ -125,10 +125,10 @@ def sha256(path: Path) -> str:
 
 
 def model_digest(manifest: Manifest) -> str:
-    """Return SHA-256 over what decides a logit: the model's files and its inputs, not calibration and thresholds."""
+    """Return 16 hex digits of what decides a logit: the files and input specs, not calibration and thresholds."""
     files = sorted((name, digest) for name, digest in manifest.files.items() if name != GOLDEN_FILE)
     decisive = (files or manifest.release, manifest.image, manifest.text, manifest.attributes)
-    return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
+    return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:16]
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -86,6 +86,13 @@ class Tokenizer:
         """How many ids there are."""
         return int(self._tokenizer.get_vocab_size())
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id that stands for words which are not in the vocabulary; None: every word is made of what is in it."""
+        model = self._tokenizer.model
+        token = getattr(model, "unk_token", None)
+        return getattr(model, "unk_id", None) if token is None else self._tokenizer.token_to_id(token)
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return `input_ids` and `attention_mask` (1 on real tokens), both int32 (B, T)."""
         encodings = self._tokenizer.encode_batch_fast(list(texts))

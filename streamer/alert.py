@@ -1,55 +1,28 @@
 """One score and what is known of its product → the next state and, when something changed, an alert. Pure.
 
 The alert agent calls `decide` for one score of a product at a time and keeps the state in a Faust table. A score that
-is older than the state, or that the state has already seen, changes nothing: redelivery is harmless.
+is older than the state, or that the state has already seen, changes nothing: redelivery is harmless. The state holds
+the logit, so that `redecide` tells what becomes of an alert when calibration or thresholds change (docs/adr/0023).
 """
 
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
+from streamer.alert_state import AlertState, standing
 from streamer.events import AlertType, MismatchAlert, MismatchData, ProductScore, Transition, alert_id
+
+if TYPE_CHECKING:
+    from streamer.policy import Policy
 
 _BEFORE_ALL = -(2**63)  # of a product that was deleted before anything else was known of it
 
 
-class AlertState(msgspec.Struct, frozen=True, kw_only=True):
-    """What is remembered of one product.
-
-    `order` is the newest update seen, `partition` and `offset` say where it stands in product-updates; `alert` is the
-    id of the alert that is open, None when none is. `floor` is (partition, offset) of the newest tombstone without a
-    version: what stands before it is older, whatever its version.
-    """
-
-    order: int
-    partition: int
-    offset: int
-    deleted: bool = False
-    floor: tuple[int, int] | None = None
-    alert: str | None = None
-    first_seen: datetime | None = None
-    image_sha256: str | None = None
-    text_sha256: str | None = None
-    release: str | None = None
-    threshold: float | None = None
-
-
-def to_table(state: AlertState) -> dict[str, object]:
-    """Return the state as it stands in the table and its changelog topic: JSON's own types."""
-    plain: dict[str, object] = msgspec.to_builtins(state)
-    return plain
-
-
-def from_table(plain: dict[str, object] | None) -> AlertState | None:
-    """Return the state that `to_table` wrote."""
-    return None if plain is None else msgspec.convert(plain, AlertState)
-
-
 def decide(
-    state: AlertState | None, score: ProductScore, *, source: str
+    state: AlertState | None, score: ProductScore, *, source: str, policy: Policy | None = None
 ) -> tuple[AlertState | None, MismatchAlert | None]:
     """Return the product's next state and the alert to publish before that state is written.
 
@@ -58,7 +31,37 @@ def decide(
         score: the outcome of one update. A `superseded` one changes nothing, but for one that a deletion without a
             version has ended: no other record tells how new the product was.
         source: CloudEvents `source` of the alerts.
+        policy: of the release that this worker runs. It decides what its model has scored, whichever release that was:
+            a score that was on its way while releases were swapped is decided like all others.
     """
+    if policy is None:
+        return _follow(state, score, source)
+    following, alert = _follow(state, policy.rule(score), source)
+    if following is None or following is state or following.logit is None:
+        return following, alert
+    return msgspec.structs.replace(following, scored_by=score.release), alert
+
+
+def redecide(
+    state: AlertState, product_id: str, policy: Policy, *, source: str, now: datetime
+) -> tuple[AlertState, MismatchAlert | None]:
+    """Return what becomes of the product when this release decides, from the logit that is remembered.
+
+    Nothing where another model made it. An alert that stays open is told of only if its probability or threshold is
+    another one now.
+    """
+    if state.deleted or state.logit is None or state.model != policy.model or state.release == policy.release:
+        return state, None
+    if state.alert is None and policy.probability(state.logit) < policy.threshold(state.category or ""):
+        return state, None  # most products: neither before nor now
+    following, alert = decide(state, standing(state, product_id, now), source=source, policy=policy)
+    assert following is not None
+    return following, alert
+
+
+def _follow(
+    state: AlertState | None, score: ProductScore, source: str
+) -> tuple[AlertState | None, MismatchAlert | None]:
     if score.outcome == "deleted":
         return _delete(state, score, source)
     if score.outcome == "superseded":
@@ -121,7 +124,7 @@ def _transition(
     assert score.order is not None
     if transition == "updated" and state is not None and _same_evidence(state, score):
         return _next_state(state, score, alert=state.alert, first_seen=state.first_seen), None
-    identity = alert_id(score, transition, score.order)
+    identity = alert_id(score, transition, score.order, _redecided(state, score))
     opened_as = identity if state is None or state.alert is None else state.alert
     first_seen = score.scored_at if state is None or state.first_seen is None else state.first_seen
     reason: Literal["mismatch", "matches"] = "matches" if transition == "resolved" else "mismatch"
@@ -133,11 +136,22 @@ def _transition(
 
 
 def _same_evidence(state: AlertState, score: ProductScore) -> bool:
-    return (state.image_sha256, state.text_sha256, state.release) == (
-        score.image_sha256,
-        score.text_sha256,
-        score.release,
-    )
+    """Whether an open alert says what it has said: picture, text, and the release or at least its figures."""
+    if (state.image_sha256, state.text_sha256) != (score.image_sha256, score.text_sha256):
+        return False
+    same_figures = (state.probability, state.threshold) == (score.probability, score.threshold)
+    return state.release == score.release or (_same_model(state, score) and same_figures)
+
+
+def _same_model(state: AlertState, score: ProductScore) -> bool:
+    return state.model is not None and state.model == score.model
+
+
+def _redecided(state: AlertState | None, score: ProductScore) -> int:
+    """Return how often the score has been decided anew, this time included: 0 for a new one."""
+    if state is None or state.order != score.order or state.deleted or not _same_model(state, score):
+        return 0
+    return state.redecided + (state.release != score.release)
 
 
 def _delete(
@@ -198,6 +212,14 @@ def _next_state(
         text_sha256=score.text_sha256,
         release=score.release,
         threshold=score.threshold,
+        probability=score.probability,
+        logit=None if isinstance(score.logit, msgspec.UnsetType) else score.logit,
+        model=None if isinstance(score.model, msgspec.UnsetType) else score.model,
+        scored_by=score.release,
+        redecided=_redecided(state, score),
+        title=score.title,
+        category=score.category,
+        image_url=score.image_url,
     )
 
 

@@ -18,6 +18,7 @@ from streamer import topics
 from streamer.errors import FatalError, RejectedEvent
 from streamer.events import EngineRelease, parse_release
 from streamer.outbox import producer
+from streamer.shadow_events import SHADOW_KEY, ShadowRelease, parse_shadow_release
 from streamer.wire import encode
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Announcements:
         self._consumer = consumer
         self._partition = partition
         self._known: dict[str, EngineRelease] = {}  # in the order of their last announcement
+        self.shadow: ShadowRelease | None = None
+        """The challenger that is to be tried."""
         self.unreadable = 0
         """Records of the topic that are no announcement."""
 
@@ -88,10 +91,16 @@ class Announcements:
         return len(records)
 
     def _take(self, key: bytes | None, value: bytes | None) -> None:
+        if value is None and key == SHADOW_KEY:
+            self.shadow = None
+            return
         if value is None:
             self._known.pop((key or b"").decode(errors="replace"), None)
             return
         try:
+            if key == SHADOW_KEY:
+                self.shadow = parse_shadow_release(value)
+                return
             announced = parse_release(value)
         except RejectedEvent as error:
             self.unreadable += 1
@@ -131,8 +140,21 @@ async def announce(broker: BrokerSettings, topic: str, release: EngineRelease) -
     Raises:
         FatalError: announcement_refused, or as `open_announcements`.
     """
+    await _send(broker, topic, release.release.encode(), encode(release))
+
+
+async def announce_shadow(broker: BrokerSettings, topic: str, shadow: ShadowRelease | None) -> None:
+    """Return when the broker has the announcement of a trial, or with None of its end.
+
+    Raises:
+        FatalError: as `announce`.
+    """
+    await _send(broker, topic, SHADOW_KEY, None if shadow is None else encode(shadow))
+
+
+async def _send(broker: BrokerSettings, topic: str, key: bytes, value: bytes | None) -> None:
     async with producer(broker) as kafka:
         try:
-            await kafka.send_and_wait(topic, encode(release), key=release.release.encode(), partition=0)
+            await kafka.send_and_wait(topic, value, key=key, partition=0)
         except KafkaError as error:
             raise FatalError("announcement_refused", f"{broker.bootstrap} refused it: {error!r}") from error

@@ -15,6 +15,7 @@ from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from streamer.settings import BrokerSettings, Settings
     from streamer.transport import OrderedConsumer
@@ -41,11 +42,22 @@ class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
         return self.last_change
 
 
+def _unheard() -> None:
+    """Nobody wants to know."""
+
+
 class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
     """A Faust app whose consumer loses nothing (see `streamer.transport`)."""
 
     def _new_transport(self) -> OrderedTransport:
         return OrderedTransport(self.conf.broker_consumer, self)
+
+    assigned: Callable[[], None] = staticmethod(_unheard)
+    """Is told after each rebalance, once the state of the partitions that the worker has now is here."""
+
+    def on_rebalance_end(self) -> None:
+        super().on_rebalance_end()
+        self.assigned()
 
     @property
     def ordered(self) -> OrderedConsumer:

@@ -15,6 +15,7 @@ from engines.errors import EngineError
 from streamer import __version__, command
 from streamer.cli_adapt import PASSES_ON, adapt, audit, collect_feed
 from streamer.cli_compile import compile_plan
+from streamer.cli_contracts import contracts
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
 from streamer.cli_releases import releases_app
@@ -32,6 +33,7 @@ app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(releases_app, name="releases")
 app.add_typer(labels_app, name="labels")
 app.command("compile")(compile_plan)
+app.command("contracts")(contracts)
 app.command("collect")(collect_feed)
 app.command("adapt", context_settings=PASSES_ON)(adapt)
 app.command("audit", context_settings=PASSES_ON)(audit)
@@ -41,6 +43,9 @@ Release = Annotated[
     typer.Option(metavar="DIR", help="Engine release; wins over the settings."),
 ]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Wins over the settings.")]
+Store = Annotated[
+    str | None, typer.Option(metavar="DIR_OR_URL", help="Where releases are kept; wins over the settings.")
+]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Rows per second; as fast as Kafka takes them if unset.")]
 
 
@@ -73,9 +78,10 @@ def streamer(
 
     For real: `topics create`, `score` (the worker), `publish` (a product feed), and
     `doctor` when something is wrong, `dead-letters` for what was rejected; `releases` puts another engine to work
-    without a restart, `labels` records what people say of alerts; `adapt` trains an engine on a catalogue of
-    yours, `audit` ranks the errors that it has already, `compile` readies an engine for a GPU. Settings come from
-    STREAMER_… variables and from .env in the working directory; `streamer settings` lists them.
+    without a restart, `labels` records what people say of alerts, `drift` tells when products are others than they
+    were; `adapt` trains an engine on a catalogue of yours, `audit` ranks the errors that it has already, `compile`
+    readies an engine for a GPU. Settings come from STREAMER_… variables and from .env in the working directory;
+    `streamer settings` lists them.
     """
 
 
@@ -147,6 +153,31 @@ def score(bootstrap: Bootstrap = None, release: Release = None, log_level: LogLe
     from streamer.scorer import run  # noqa: PLC0415
 
     raise typer.Exit(run(command.settings(bootstrap=bootstrap, release=release, log_level=log_level)))
+
+
+@app.command()
+def drift(bootstrap: Bootstrap = None, store: Store = None, log_level: LogLevel = None) -> None:
+    """Watch until SIGTERM whether products, scores and alerts are still what they were; ask for a retraining if not.
+
+    Reads product-scores and dead-letters without a group; one watcher is enough. The first products that a release
+    scores are its reference (kept beside the releases, under drift/); the last ones are compared with it: the score,
+    brightness, contrast and saturation of pictures, length of texts and their unknown words, the share of alerts by
+    category and by host of the picture, failed fetches. Metrics are `streamer_drift_…`. What has drifted for
+    STREAMER_DRIFT__PATIENCE_S is written down beside the releases, as retraining/request.json, once for each release.
+
+    Needs SciPy: `pip install 'mismatch-streamer[drift]'`.
+
+    Example: `streamer drift --store s3://shop/releases`
+
+    Settings: STREAMER_DRIFT__…, STREAMER_RELEASES__STORE, STREAMER_TOPICS__… and STREAMER_BROKER__….
+    """
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    if find_spec("scipy") is None:
+        raise FatalError("drift_not_installed", "the drift watcher needs: pip install 'mismatch-streamer[drift]'")
+    from streamer.drift_worker import run  # noqa: PLC0415
+
+    raise typer.Exit(run(command.settings(bootstrap=bootstrap, store=store, log_level=log_level)))
 
 
 @app.command()

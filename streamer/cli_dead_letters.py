@@ -60,12 +60,12 @@ def list_letters(
 
     Settings: STREAMER_TOPICS__DEAD_LETTERS and STREAMER_BROKER__….
     """
-    from streamer import dead_letters, terminal_letters  # noqa: PLC0415
+    from streamer import dead_letters, terminal, terminal_letters  # noqa: PLC0415
 
     settings = command.settings(bootstrap=bootstrap)
     choice = _choice(reason, host, product, since, until)
     counted = terminal_letters.Counted(limit)
-    with terminal_letters.LettersBar(command.console(stderr=True), "reading") as bar:
+    with terminal.ReadingBar(command.console(stderr=True), "reading") as bar:
 
         async def read() -> None:
             async with dead_letters.open_dead_letters(settings.broker, settings.topics) as letters:
@@ -146,14 +146,14 @@ def replay_letters(
 
     Settings: STREAMER_TOPICS__… (names) and STREAMER_BROKER__….
     """
-    from streamer import dead_letters, terminal_letters  # noqa: PLC0415
+    from streamer import dead_letters, terminal, terminal_letters  # noqa: PLC0415
 
     if not (everything or reason or host or product or since or until):
         raise FatalError("choice_missing", "say which: --reason, --host, --product, --since, --until, or --all")
     command.log_to_stderr()
     settings = command.settings(bootstrap=bootstrap)
     choice = _choice(reason, host, product, since, until)
-    with terminal_letters.LettersBar(command.console(stderr=True), "counting" if dry_run else "replaying") as bar:
+    with terminal.ReadingBar(command.console(stderr=True), "counting" if dry_run else "replaying") as bar:
         done = command.run(
             dead_letters.replay(settings.broker, settings.topics, choice, bar, dry_run=dry_run, rate=rate)
         )

@@ -54,7 +54,7 @@ def erase(
 
     A record without a value in confirmed-labels says so; the label worker carries it out behind the labels that it has
     by then. What Kafka's topics hold goes when their retention ends. A product that stays in the catalogue is kept
-    again when it alerts again: delete it there first.
+    again when it alerts again: delete it there first. SECURITY.md lists every place that knows a product.
 
     Example: `streamer labels erase mug-blue`
 

@@ -1,7 +1,7 @@
 """Dead letters as people use them: read the topic, choose by reason, time, host and product, publish again.
 
 A replay is the original event: its key, bytes and headers, to the partition where it stood, and a header that says
-where that was (`events.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
+where that was (`wire.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
 tell, so the pipeline and the alert agent treat it as if it had come in time: what is newer stays settled. Of several
 letters of one event, left by replays that were rejected again, the last one is replayed.
 """
@@ -13,11 +13,10 @@ import base64
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import orjson
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from yarl import URL
 
@@ -25,6 +24,7 @@ from streamer import topics
 from streamer.errors import FatalError
 from streamer.events import DeadLetter
 from streamer.outbox import producer
+from streamer.topic_log import open_topic_log
 from streamer.wire import REPLAYED_FROM, SourcePosition, origin_header
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from aiokafka import AIOKafkaProducer
 
     from streamer.settings import BrokerSettings, TopicSettings
+    from streamer.topic_log import Record, TopicLog, Watch
 
-POLL_MS: Final = 500
 IN_FLIGHT: Final = 500
 """Replayed records that the broker has not acknowledged yet."""
 
@@ -105,14 +105,6 @@ class Choice:
         )
 
 
-class Watch(Protocol):
-    """Who looks on: a progress bar, or nobody."""
-
-    def advanced(self, done: int, total: int) -> None:
-        """So many records of the total have been read."""
-        ...
-
-
 @dataclass
 class Replayed:
     """What a replay did; `kept` counts by reason those that cannot be replayed."""
@@ -126,52 +118,27 @@ class Replayed:
 class DeadLetters:
     """The dead letters of a broker; made by `open_dead_letters`."""
 
-    def __init__(self, consumer: AIOKafkaConsumer, names: TopicSettings, partitions: list[TopicPartition]) -> None:
-        self._consumer = consumer
+    def __init__(self, log: TopicLog, names: TopicSettings) -> None:
+        self._log = log
         self._names = names
-        self._partitions = partitions
         self.unreadable = 0
         """Records of the topic that no version of this project has written."""
 
     async def read(self, choice: Choice, watch: Watch) -> AsyncGenerator[Letter]:
         """Yield the chosen letters that stand in the topic now, partition by partition in their order."""
-        ends = await self._consumer.end_offsets(self._partitions)
-        starts = await self._starts(choice.since, ends)
-        total = sum(ends[tp] - starts[tp] for tp in self._partitions)
-        self._consumer.resume(*self._partitions)
-        for tp, start in starts.items():
-            self._consumer.seek(tp, start)
-        while True:
-            # Not by what was read: offsets have gaps, letters may be deleted meanwhile, or come in faster than this.
-            read = {tp: min(await self._consumer.position(tp), ends[tp]) for tp in self._partitions}
-            watch.advanced(sum(read[tp] - starts[tp] for tp in self._partitions), total)
-            finished = [tp for tp in self._partitions if read[tp] >= ends[tp]]
-            if len(finished) == len(self._partitions):
-                return
-            self._consumer.pause(*finished)
-            for tp, records in (await self._consumer.getmany(timeout_ms=POLL_MS)).items():
-                for record in records:
-                    if record.offset >= ends[tp]:
-                        break
-                    letter = self._letter(tp.partition, record.offset, record.value)
-                    if letter is not None and choice.takes(letter):
-                        yield letter
-
-    async def _starts(self, since: datetime | None, ends: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
-        first: dict[TopicPartition, int] = await self._consumer.beginning_offsets(self._partitions)
-        if since is None:
-            return first
         # A letter is written when its event is rejected, so records before that time hold none of those.
-        moment = int(since.timestamp() * 1000)
-        found = await self._consumer.offsets_for_times(dict.fromkeys(self._partitions, moment))
-        return {tp: ends[tp] if found.get(tp) is None else max(first[tp], found[tp].offset) for tp in self._partitions}
+        async for record in self._log.read(choice.since, watch):
+            letter = self._letter(record)
+            if letter is not None and choice.takes(letter):
+                yield letter
 
-    def _letter(self, partition: int, offset: int, value: bytes | None) -> Letter | None:
+    def _letter(self, record: Record) -> Letter | None:
         try:
-            return Letter(Place(partition, offset), msgspec.convert(orjson.loads(value or b""), DeadLetter))
+            content = msgspec.convert(orjson.loads(record.value or b""), DeadLetter)
         except (orjson.JSONDecodeError, msgspec.ValidationError):
             self.unreadable += 1
             return None
+        return Letter(Place(record.partition, record.offset), content)
 
     async def at(self, place: Place) -> Letter:
         """Return the letter that stands there.
@@ -179,17 +146,11 @@ class DeadLetters:
         Raises:
             FatalError: letter_missing.
         """
-        tp = TopicPartition(self._names.dead_letters, place.partition)
-        if tp in self._partitions:
-            first = (await self._consumer.beginning_offsets([tp]))[tp]
-            if place.offset >= first:
-                self._consumer.seek(tp, place.offset)
-                batch = await self._consumer.getmany(tp, timeout_ms=4 * POLL_MS)
-                for record in batch.get(tp, []):
-                    letter = self._letter(place.partition, record.offset, record.value)
-                    if record.offset == place.offset and letter is not None:
-                        return letter
-        raise FatalError("letter_missing", f"no dead letter stands at {place} of {self._names.dead_letters}")
+        record = await self._log.at(place.partition, place.offset)
+        letter = None if record is None else self._letter(record)
+        if letter is None:
+            raise FatalError("letter_missing", f"no dead letter stands at {place} of {self._names.dead_letters}")
+        return letter
 
     async def replay(
         self, choice: Choice, kafka: AIOKafkaProducer | None, watch: Watch, *, rate: float | None = None
@@ -286,25 +247,8 @@ async def open_dead_letters(broker: BrokerSettings, names: TopicSettings) -> Asy
     Raises:
         FatalError: topics_missing, broker_unreachable, broker_unauthorized, broker_refused.
     """
-    async with topics.admin(broker) as client:
-        state = (await topics.describe(client)).get(names.dead_letters)
-    if state is None:
-        raise FatalError("topics_missing", f"no {names.dead_letters} on the broker: run `streamer topics create`")
-    consumer = AIOKafkaConsumer(
-        **topics.client_kwargs(broker),
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=2 * topics.MAX_DEAD_LETTER_BYTES,
-    )
-    with topics.connecting(broker):
-        await asyncio.wait_for(consumer.start(), topics.CONNECT_TIMEOUT_S)
-    try:
-        partitions = [TopicPartition(names.dead_letters, number) for number in range(state.partitions)]
-        consumer.assign(partitions)
-        yield DeadLetters(consumer, names, partitions)
-    except KafkaError as error:
-        raise FatalError("broker_refused", f"{broker.bootstrap} answered {error}") from error
-    finally:
-        await consumer.stop()
+    async with open_topic_log(broker, names.dead_letters, max_record_bytes=2 * topics.MAX_DEAD_LETTER_BYTES) as log:
+        yield DeadLetters(log, names)
 
 
 async def replay(

@@ -4,6 +4,7 @@
     mismatch-alerts    MismatchAlert   CloudEvents 1.0, structured JSON mode
     dead-letters       DeadLetter      one per rejected event, with its original bytes
     engine-releases    EngineRelease   compacted by release; the last record says which one runs
+    alert-redecisions  Redecision      among workers: the alert of this product is to be decided anew
 
 The updates themselves are in `streamer.updates`; what people say of alerts, and what they are asked, is in
 `streamer.reviews`. JSON as in `streamer.wire`; golden files in `tests/contract/golden/` pin the bytes.
@@ -29,8 +30,12 @@ DEAD_LETTERS = "dead-letters"
 ENGINE_RELEASES = "engine-releases"
 CONFIRMED_LABELS = "confirmed-labels"
 REVIEW_REQUESTS = "review-requests"
+ALERT_REDECISIONS = "alert-redecisions"
 
 MAX_DEAD_LETTER_VALUE = 2**20  # bytes; in base64 it still fits the topic's max.message.bytes of 2 MiB
+
+CLOUD_EVENT = ("content-type", b"application/cloudevents+json; charset=UTF-8")
+"""Header of an alert. Source: Kafka protocol binding for CloudEvents 1.0.2, 3.3.1, structured content mode."""
 
 RecordedOutcome = Literal["scored", "unchanged", "superseded", "deleted"]
 Outcome = RecordedOutcome | Literal["rejected"]
@@ -55,13 +60,29 @@ class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
     share: float
 
 
+class Features(msgspec.Struct, frozen=True, kw_only=True):
+    """Cheap statistics of what an engine was given: by them drift is seen (`streamer.drift`).
+
+    Of the picture as the engine takes it, 0..1: `brightness` and `contrast` (mean and standard deviation of all
+    channels), `saturation` (mean of the largest channel less the smallest). Of the text: `tokens` that were read, and
+    the share of them that the tokenizer does not know.
+    """
+
+    brightness: float
+    contrast: float
+    saturation: float
+    tokens: int
+    unknown_share: float
+
+
 class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one product update that was not rejected.
 
-    `probability`, `threshold`, `release` and the digests are set when outcome is `scored` or `unchanged`; `order` is
-    null only for a tombstone without a version. `contradicts`, the worst first, is there when the score calls for an
-    alert and the claims could be told. Times are RFC 3339 in UTC. `origin` is there when the update was published again
-    from the dead letters: where it first stood.
+    `probability`, `threshold`, `release`, the digests, `logit` and `model` are set when outcome is `scored` or
+    `unchanged`; releases that differ in calibration or thresholds only have the same `model`, and their logits mean the
+    same. `features` are there when it is `scored`. `order` is null only for a tombstone without a version.
+    `contradicts`, the worst first, is there when the score calls for an alert and the claims could be told. Times are
+    RFC 3339 in UTC. `origin` is there when the update was published again from the dead letters: where it first stood.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -79,6 +100,9 @@ class ProductScore(msgspec.Struct, frozen=True, kw_only=True):
     probability: float | None = None
     threshold: float | None = None
     release: str | None = None
+    logit: float | msgspec.UnsetType = msgspec.UNSET
+    model: str | msgspec.UnsetType = msgspec.UNSET
+    features: Features | msgspec.UnsetType = msgspec.UNSET
     superseded_by: int | None = None
     contradicts: tuple[Contradiction, ...] | msgspec.UnsetType = msgspec.UNSET
     origin: SourcePosition | msgspec.UnsetType = msgspec.UNSET
@@ -124,6 +148,18 @@ class MismatchAlert(msgspec.Struct, frozen=True, kw_only=True):
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: Literal["urn:mismatch-streamer:mismatch-alert:v1"] = "urn:mismatch-streamer:mismatch-alert:v1"
     data: MismatchData
+
+
+class Redecision(msgspec.Struct, frozen=True, kw_only=True):
+    """A product whose alert is to be decided anew from its stored score, since calibration or thresholds have changed.
+
+    Key: product id. Whoever owns the product decides, by the release that it runs itself; `release` is the one that the
+    asking worker runs, for people.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    product_id: str
+    release: str
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,6 +223,15 @@ def parse_score(value: bytes) -> ProductScore:
         raise RejectedEvent("malformed_event", str(error)[:500]) from error
 
 
+def parse_redecision(value: bytes) -> Redecision:
+    """Return the request that stands in these bytes.
+
+    Raises:
+        RejectedEvent: malformed_json, malformed_event, schema_unsupported.
+    """
+    return parse(value, Redecision)
+
+
 def parse_release(value: bytes) -> EngineRelease:
     """Return the announcement that stands in these bytes.
 
@@ -196,11 +241,13 @@ def parse_release(value: bytes) -> EngineRelease:
     return parse(value, EngineRelease)
 
 
-def alert_id(score: ProductScore, transition: Transition, order: int) -> str:
+def alert_id(score: ProductScore, transition: Transition, order: int, redecided: int = 0) -> str:
     """Return the id of a transition: the same for every redelivery of the score, another for any other score.
 
     `order` is part of it, so an alert that opens again after its repair, with the same picture and text, is a new
-    event to consumers that drop ids they have seen.
+    event to consumers that drop ids they have seen; so is `redecided`, how often the same score was decided anew, for
+    an alert that opens again after a release was rolled back.
     """
-    facts = (score.product_id, str(order), score.image_sha256, score.text_sha256, score.release, transition)
+    facts = [score.product_id, str(order), score.image_sha256, score.text_sha256, score.release, transition]
+    facts += [str(redecided)] * bool(redecided)
     return hashlib.sha256(orjson.dumps(facts)).hexdigest()[:32]

@@ -44,8 +44,11 @@ class EvidenceStore:
     def __init__(self, url: str) -> None:
         self._blobs = Blobs(url, setting=SETTING)
 
-    def keep(self, item: ScoredItem, picture: bytes | None) -> None:
-        """Write the picture, then the item: an item that is there has its picture.
+    def keep(self, item: ScoredItem, picture: bytes | None) -> ScoredItem:
+        """Write the picture, then the item: an item that is there has its picture. Return what is kept of it.
+
+        Of an item that is drawn for the audit once more, the greatest chance stays: draws are by a hash, so that is how
+        likely it was to be drawn at all.
 
         Args:
             item: what was scored.
@@ -54,11 +57,15 @@ class EvidenceStore:
         Raises:
             TransientError: store_unavailable.
         """
+        before = self._item(item.product_id, item.item_id) if item.sampled == "audit" else None
+        if before is not None and before.sampling_probability >= item.sampling_probability:
+            return before
         folder = _image_folder(item.image_sha256)
         self._blobs.put(f"{folder}/{_product(item.product_id)}", b"")  # first: who erases must see that it is shown
         if picture is not None and not self._blobs.exists(f"{folder}/{_PICTURE}"):
             self._blobs.put(f"{folder}/{_PICTURE}", picture)
         self._blobs.put(f"{_product_folder(item.product_id)}/{item.item_id}.json", encode_item(item))
+        return item
 
     def point(self, product_id: str, alert_id: str, item: str) -> None:
         """Remember which item an alert is about.
@@ -93,7 +100,8 @@ class EvidenceStore:
         assert label.text_sha256 is not None
         if label.release is not None:
             name = item_id(label.product_id, label.image_sha256, label.text_sha256, label.release)
-            return self._item(label.product_id, name)
+            if (item := self._item(label.product_id, name)) is not None:
+                return item  # else another release has decided than the one that scored
         judged = (label.image_sha256, label.text_sha256)
         found = [item for item in self.items(label.product_id) if (item.image_sha256, item.text_sha256) == judged]
         return max(found, key=lambda item: item.scored_at, default=None)

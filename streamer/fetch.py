@@ -86,8 +86,11 @@ class Fetcher:
         rng: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         resolver: AbstractResolver | None = None,
+        failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Take the limits; `rng` draws the jitter, `sleep` waits between tries, `resolver` overrides the system's.
+
+        `failed` is told the code of each try that failed.
 
         Raises:
             FatalError: settings_invalid, when an entry of `allow_hosts` is not HOST:PORT.
@@ -96,6 +99,7 @@ class Fetcher:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
         self._sleep = sleep
         self._resolver = resolver
+        self._failed = failed
         self._allowed = frozenset(_allowed_host(entry) for entry in settings.allow_hosts)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
         self._places = asyncio.Semaphore(settings.concurrency)
@@ -139,6 +143,7 @@ class Fetcher:
                 return await self._follow(target, validator, attempt)
             except StreamerError as error:
                 error.attempts = attempt
+                self._failed(error.code)
                 if attempt == self._settings.attempts or not isinstance(error, TransientError):
                     raise
                 await self._pause(target, attempt, error)

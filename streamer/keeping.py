@@ -8,10 +8,8 @@ goes out without evidence, is counted, and a label for it will find nothing (doc
 from __future__ import annotations
 
 import asyncio
-import io
-import tempfile
 from datetime import UTC, datetime
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import structlog
 from cachetools import FIFOCache
@@ -38,10 +36,9 @@ RETRY_S = 0.2  # before the second try; doubles
 TRY_S = 5.0
 """For one write: a store that hangs must not hold scores back, nor the offsets behind them."""
 
-IN_MEMORY_BYTES = 256 * 2**10
-"""Of a picture that waits for its score; a larger one waits in a file without a name, which no crash leaves behind."""
-
 REMEMBERED = 100_000
+
+T = TypeVar("T")
 
 
 class Keeper:
@@ -75,17 +72,6 @@ class Keeper:
         self._pictures: FIFOCache[str, None] = FIFOCache(REMEMBERED)
         self._items: FIFOCache[str, None] = FIFOCache(REMEMBERED)
 
-    @staticmethod
-    def hold(picture: bytes) -> IO[bytes]:
-        """Return the picture where it costs little memory until its score is there; for threads."""
-        held = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - whoever holds it last ends it
-        try:
-            held.write(picture)
-        except OSError:  # a full disk, or no place for temporary files: no reason to stop scoring
-            held.close()
-            return io.BytesIO(picture)
-        return held
-
     def lacks(self, image_sha256: str) -> bool:
         """Whether this worker has not kept the picture yet: then its bytes are needed, though it has not changed."""
         return image_sha256 not in self._pictures
@@ -100,7 +86,7 @@ class Keeper:
             update: that was scored.
             text: as the engine read it.
             logit: of the engine.
-            picture: its bytes, from `hold`; None where it has not changed since it was scored before.
+            picture: its bytes, from `streamer.held`; None where it has not changed since it was scored before.
         """
         assert score.probability is not None
         assert score.threshold is not None
@@ -115,35 +101,41 @@ class Keeper:
             return
         if not alerts and self._sampler is not None and not self._sampler.draws(item.item_id, chance):
             return
-        if await self._try(lambda: self._write(item, picture)):
+        kept = await self._try(lambda: self._write(item, picture))
+        if kept is not None:
             self._pictures[item.image_sha256] = None
             self._items[item.item_id] = None
             self._telemetry.kept(item.sampled)
             if not alerts:
-                request = request_of(item, datetime.now(UTC))
+                request = request_of(kept, datetime.now(UTC))
                 await self._publish(self._reviews, item.product_id.encode(), encode(request))
 
-    async def point(self, alert: MismatchAlert) -> None:
-        """Remember what an alert is about, before it is published."""
+    async def point(self, alert: MismatchAlert, *, scored_by: str | None) -> None:
+        """Remember what an alert is about, before it is published.
+
+        Args:
+            alert: that a mismatch leads to.
+            scored_by: the release that scored it, by whose name the evidence was kept; another one may have decided.
+        """
         data = alert.data
-        if data.image_sha256 is None or data.text_sha256 is None or data.release is None:
+        if data.image_sha256 is None or data.text_sha256 is None or scored_by is None:
             return
-        item = item_id(data.product_id, data.image_sha256, data.text_sha256, data.release)
+        item = item_id(data.product_id, data.image_sha256, data.text_sha256, scored_by)
         await self._try(lambda: self._store.point(data.product_id, alert.id, item))
 
-    def _write(self, item: ScoredItem, picture: IO[bytes] | None) -> None:
+    def _write(self, item: ScoredItem, picture: IO[bytes] | None) -> ScoredItem:
         content = None
         if picture is not None:
             picture.seek(0)
             content = picture.read()
-        self._store.keep(item, content)
+        return self._store.keep(item, content)
 
-    async def _try(self, write: Callable[[], None]) -> bool:
-        """Write in a thread; return whether it was written in the end."""
+    async def _try(self, write: Callable[[], T]) -> T | None:
+        """Write in a thread; return what it returns, None where it was not written in the end."""
         for attempt in range(TRIES):
             try:
                 async with asyncio.timeout(TRY_S):
-                    await asyncio.get_running_loop().run_in_executor(self._executor, write)
+                    return await asyncio.get_running_loop().run_in_executor(self._executor, write)
             except TimeoutError:  # its thread may hang on: another try would only take another one
                 log.warning("evidence.not_kept", reason="store_hangs", message=f"no answer within {TRY_S:g} s")
                 break
@@ -151,10 +143,8 @@ class Keeper:
                 log.warning("evidence.not_kept", reason=error.code, message=str(error), attempt=attempt + 1)
                 if attempt + 1 < TRIES:
                     await asyncio.sleep(RETRY_S * 2**attempt)
-            else:
-                return True
         self._telemetry.evidence_failed()
-        return False
+        return None
 
 
 def keeper_of(

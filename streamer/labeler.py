@@ -101,6 +101,7 @@ class LabelWorker:
             names.labels, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
         )
         self._app.agent(topic, name="label")(self._label)
+        self.telemetry.watch_lag(names.labels, self._lag)
         if settings.telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)
             await health.start(settings.telemetry.host, settings.telemetry.port)
@@ -186,6 +187,9 @@ class LabelWorker:
 
     def _alive(self) -> tuple[bool, str]:
         return self._liveness.judge(self._app.ordered.progress(), time.monotonic())
+
+    def _lag(self) -> int:
+        return sum(max(0, end - committed) for committed, end in self._app.ordered.progress().values())
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")

@@ -16,11 +16,13 @@ from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLarg
 
 from streamer import topics
 from streamer.errors import FatalError
+from streamer.tracing import OFF
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from streamer.settings import BrokerSettings
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +34,9 @@ MAX_RECORD_BYTES = topics.MAX_DEAD_LETTER_BYTES
 class Outbox:
     """A producer whose `send` returns when the broker has the record; a context manager, for any number of tasks."""
 
-    def __init__(self, broker: BrokerSettings, *, linger_ms: int = LINGER_MS) -> None:
+    def __init__(self, broker: BrokerSettings, *, linger_ms: int = LINGER_MS, tracing: Tracing = OFF) -> None:
         self._broker = broker
+        self._tracing = tracing
         self._linger_ms = linger_ms
         self._stack = contextlib.AsyncExitStack()
         self._producer: AIOKafkaProducer
@@ -45,15 +48,21 @@ class Outbox:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def send(self, topic: str, key: bytes | None, value: bytes) -> None:
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         """Return once every in-sync replica has the record.
 
         Raises:
             FatalError: record_too_large; no retry can help.
         """
+        with self._tracing.sending(topic, key, value) as carried:
+            await self._deliver(topic, key, value, [*headers, *carried])
+
+    async def _deliver(self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         while True:
             try:
-                delivery = await self._producer.send(topic, value, key=key)
+                delivery = await self._producer.send(topic, value, key=key, headers=headers)
                 await delivery
             except MessageSizeTooLargeError as error:
                 advice = f"{topic}: {len(value)} bytes are more than its max.message.bytes; raise it"

@@ -12,12 +12,13 @@ import structlog
 
 from streamer.events import DeadLetter, ProductScore
 from streamer.incoming import dead_letter
+from streamer.tracing import Span
 from streamer.updates import MAX_TITLE_CHARS
 
 if TYPE_CHECKING:
     from engines.errors import EngineError
     from streamer.errors import StreamerError
-    from streamer.events import RecordedOutcome
+    from streamer.events import Features, RecordedOutcome
     from streamer.incoming import Incoming
     from streamer.judgements import Judgement
     from streamer.serving import Serving
@@ -34,6 +35,7 @@ class Passage:
     """One event on its way; `update` and `turn` are None where it says too little.
 
     `serving` is the release that judges it, once one does: whatever is swapped meanwhile, the event stays with it.
+    `features` are there once its engine is asked.
     """
 
     incoming: Incoming
@@ -42,13 +44,16 @@ class Passage:
     update: ProductUpdate | None = None
     turn: Turn | None = None
     serving: Serving | None = None
+    features: Features | None = None
     started: float = field(default_factory=time.perf_counter)
     stages_ms: dict[str, float] = field(default_factory=dict)
+    span: Span = field(default_factory=Span)
 
-    def clock(self, stage: str, seconds: float) -> None:
-        """Take down what a stage took."""
+    def clock(self, stage: str, seconds: float, *, ended_s_ago: float = 0.0) -> None:
+        """Take down what a stage took that ended now, or a while ago."""
         self.stages_ms[f"{stage}_ms"] = round(seconds * 1e3, 2)
         self.telemetry.stage(stage, seconds)
+        self.span.stage(stage, seconds, ended_s_ago=ended_s_ago)
 
     def score(
         self,
@@ -80,6 +85,9 @@ class Passage:
             probability=probability,
             threshold=threshold,
             release=serving.release if serving else None,
+            logit=judgement.logit if judgement else msgspec.UNSET,
+            model=serving.model if serving else msgspec.UNSET,
+            features=(self.features if outcome == "scored" else None) or msgspec.UNSET,
             superseded_by=turn.superseded_by,
             contradicts=(judgement and alerts and judgement.contradicts) or msgspec.UNSET,
             origin=self.origin or msgspec.UNSET,
@@ -91,7 +99,7 @@ class Passage:
         return dead_letter(self.incoming, error, update=self.update, release=judged_by)
 
     def account(self, record: ProductScore | DeadLetter) -> None:
-        """Count the outcome and write the event's canonical log line."""
+        """Count the outcome, tell the trace of it, and write the event's canonical log line."""
         self.telemetry.latency(record.published_at)
         facts: dict[str, object] = {
             "product_id": record.product_id,
@@ -104,9 +112,11 @@ class Passage:
         }
         if isinstance(record, DeadLetter):
             self.telemetry.outcome("rejected", record.reason)
+            self.span.end_as("rejected", error=record.reason, release=record.release)
             log.warning("event.rejected", reason=record.reason, message=record.message, outcome="rejected", **facts)
             return
         self.telemetry.outcome(record.outcome)
+        self.span.end_as(record.outcome, release=record.release, probability=record.probability)
         if record.probability is not None:
             self.telemetry.probability(record.probability)
         log.debug("event.recorded", outcome=record.outcome, probability=record.probability, **facts)

@@ -2,6 +2,7 @@
 
     admit → parse → is it still wanted? → fetch → seen before? → decode, tokenise → batch → engine → calibrate
           → if it alerts: what is contradicted? → keep evidence, where that is on → publish
+                                                  (and offer it to a challenger, for which nothing waits)
 
 Consumption calls `admit` in the partition's order and waits there when too much is in flight. Each admitted event then
 goes its way in a task of its own and ends in exactly one record, a ProductScore or a DeadLetter; it is acknowledged
@@ -24,26 +25,30 @@ from engines.errors import EngineError
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.events import DeadLetter, ProductScore
 from streamer.fetch import NotModified
+from streamer.held import hold
 from streamer.in_flight import InFlight, room_of
 from streamer.judgements import Judgement, Judgements
 from streamer.passage import Passage
 from streamer.succession import Succession, Turn
+from streamer.tracing import OFF
 from streamer.updates import parse_update
 from streamer.wire import encode, origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Sequence
     from concurrent.futures import Executor
 
     from streamer.batch import Batcher
-    from streamer.events import RecordedOutcome
+    from streamer.events import Features, RecordedOutcome
     from streamer.fetch import Fetcher
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
     from streamer.pairs import Pair
     from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
+    from streamer.shadow import Shadow
     from streamer.telemetry import Telemetry
+    from streamer.tracing import Tracing
     from streamer.updates import ProductUpdate
 
 log = structlog.get_logger(__name__)
@@ -52,7 +57,9 @@ log = structlog.get_logger(__name__)
 class Publish(Protocol):
     """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
 
-    def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
+    def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class _Prepared:
     image_sha256: str
     pair: Pair | None = None
     judgement: Judgement | None = None
-    picture: IO[bytes] | None = None  # its bytes, held for evidence
+    features: Features | None = None  # with `pair`
+    picture: IO[bytes] | None = None  # its bytes, held for evidence or for a challenger
     decode_s: float = 0.0
     tokenise_s: float = 0.0
 
@@ -82,8 +90,12 @@ class Pipeline:
         settings: PipelineSettings,
         telemetry: Telemetry,
         keeper: Keeper | None = None,
+        shadow: Shadow | None = None,
+        tracing: Tracing = OFF,
     ) -> None:
+        self._tracing = tracing
         self._keeper = keeper
+        self._shadow = shadow
         self._fetcher = fetcher
         self.serving = serving
         """The release that judges what comes from now on; see `swap`."""
@@ -108,7 +120,7 @@ class Pipeline:
         """Wait for room, then start the event on its way. Call in the order of the partition, one at a time."""
         await self._in_flight.wait_for_room()
         passage, refused = self._parse(incoming)
-        task = self._in_flight.begin(self._travel(passage, refused))
+        task = self._in_flight.begin(self._traced(passage, refused))
         if passage.turn is not None:
             passage.turn.task = task
 
@@ -126,6 +138,11 @@ class Pipeline:
         passage.turn = Turn(order, place, replayed=passage.origin is not None, deletes=update.deleted)
         self._succession.enter(update.id, passage.turn)
         return passage, None
+
+    async def _traced(self, passage: Passage, refused: RejectedEvent | None) -> None:
+        came = passage.incoming
+        with self._tracing.processing(came.position, came.headers, key=came.key, value=came.value) as passage.span:
+            await self._travel(passage, refused)
 
     async def _travel(self, passage: Passage, refused: RejectedEvent | None) -> None:
         incoming, update, turn = passage.incoming, passage.update, passage.turn
@@ -207,32 +224,40 @@ class Pipeline:
         try:
             with self._in_flight.inside("preprocess"):
                 prepared = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._make_ready, serving, fetched.body, said
+                    self._executor, self._make_ready, serving, update.id, fetched.body, said
                 )
         finally:
             fetched.release()
-        passage.clock("decode", prepared.decode_s)
+        passage.clock("decode", prepared.decode_s, ended_s_ago=prepared.tokenise_s)
         passage.clock("tokenise", prepared.tokenise_s)
         self._judgements.shows(url, fetched.validator, prepared.image_sha256)
         return prepared
 
-    def _make_ready(self, serving: Serving, body: bytes, said: Said) -> _Prepared:
+    def _make_ready(self, serving: Serving, product_id: str, body: bytes, said: Said) -> _Prepared:
         """Digest, decode and tokenise; runs in a preprocessing thread."""
         started = time.perf_counter()
         image_sha256 = hashlib.sha256(body).hexdigest()
         known = self._judgements.known(image_sha256, said.sha256, serving.model)
         if known is not None:
             decode_s = time.perf_counter() - started
-            return _Prepared(image_sha256, judgement=known, picture=self._hold(body), decode_s=decode_s)
+            return _Prepared(image_sha256, judgement=known, picture=self._hold(product_id, body), decode_s=decode_s)
         pixels = serving.decode(body)
         decoded = time.perf_counter()
         pair = serving.pair(pixels, said)
+        features = serving.features(pair)
         tokenise_s = time.perf_counter() - decoded
-        picture = self._hold(body)  # last: a picture that is refused is not held
-        return _Prepared(image_sha256, pair, picture=picture, decode_s=decoded - started, tokenise_s=tokenise_s)
+        return _Prepared(
+            image_sha256,
+            pair,
+            features=features,
+            picture=self._hold(product_id, body),  # last: a picture that is refused is not held
+            decode_s=decoded - started,
+            tokenise_s=tokenise_s,
+        )
 
-    def _hold(self, body: bytes) -> IO[bytes] | None:
-        return None if self._keeper is None else self._keeper.hold(body)
+    def _hold(self, product_id: str, body: bytes) -> IO[bytes] | None:
+        needed = self._keeper is not None or (self._shadow is not None and self._shadow.wants(product_id))
+        return hold(body) if needed else None
 
     async def _conclude(  # noqa: PLR0917 - all that is known of the event by now
         self,
@@ -252,6 +277,7 @@ class Pipeline:
         outcome: RecordedOutcome = "unchanged"
         if judgement is None:
             assert prepared.pair is not None
+            passage.features = prepared.features
             outcome, judgement = "scored", await self._judge(serving, passage, update, said, prepared.pair)
             self._judgements.remember(prepared.image_sha256, said.sha256, serving.model, judgement)
         record = passage.score(outcome, prepared.image_sha256, said.sha256, judgement)
@@ -259,6 +285,8 @@ class Pipeline:
             started = time.perf_counter()
             await self._keeper.keep(record, update, said.text, judgement.logit, prepared.picture)
             passage.clock("keep", time.perf_counter() - started)
+        if self._shadow is not None and outcome == "scored" and prepared.picture is not None:
+            self._shadow.offer(record, update, prepared.picture)
         return record
 
     async def _judge(
@@ -266,7 +294,7 @@ class Pipeline:
     ) -> Judgement:
         """Return what the engine says and, where that calls for an alert, which claims of the text it is about."""
         scored = await serving.lane.logit(pair)
-        passage.clock("queue", scored.waited_s)
+        passage.clock("queue", scored.waited_s, ended_s_ago=scored.infer_s)
         passage.clock("engine", scored.infer_s)
         threshold, explainer = serving.threshold(update), serving.explainer
         explainer.count_scored()

@@ -8,16 +8,16 @@ a thread of low priority that nothing waits for; adopting is one assignment betw
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from engines.errors import EngineError, ReleaseRefused, ReleaseUnavailable
 from streamer.errors import FatalError, StreamerError
+from streamer.priority import give_way
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from engines.store import ReleaseStore
     from engines.text import Tokenizer
     from streamer.events import EngineRelease
+    from streamer.shadow_events import ShadowRelease
 
 log = structlog.get_logger(__name__)
-
-NICENESS = 10
-"""Of the thread that loads: the engine that runs has the cores first."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,9 @@ class Announced(Protocol):
     @property
     def newest(self) -> EngineRelease | None: ...
 
+    @property
+    def shadow(self) -> ShadowRelease | None: ...
+
     def of(self, release: str | None) -> EngineRelease | None: ...
 
     async def more(self, timeout_s: float | None = None) -> None: ...
@@ -62,6 +63,18 @@ class Report(Protocol):
     """Is told what became of announcements (`streamer.telemetry`)."""
 
     def engine_refused(self, reason: str) -> None: ...
+
+
+class Trials(Protocol):
+    """Tries a challenger (`streamer.shadow`)."""
+
+    async def follow(
+        self, wanted: ShadowRelease | None, fetch: Callable[[ShadowRelease], Awaitable[Loaded | None]]
+    ) -> None: ...
+
+    async def end(self) -> None: ...
+
+    def refuse(self, wanted: ShadowRelease, code: str, error: Exception) -> None: ...
 
 
 class Reloader:
@@ -75,6 +88,9 @@ class Reloader:
         report: is told of refusals.
         scratch: where a release lies while it is being loaded.
         retry_s: before a store that did not answer is asked again.
+        shadow: tries the challenger that is announced. It ends before a release is loaded that is to run: no worker
+            needs memory for three.
+        load_challenger: as `load`, for a release that is only tried.
     """
 
     def __init__(
@@ -87,7 +103,11 @@ class Reloader:
         report: Report,
         scratch: Path | None = None,
         retry_s: float = 10.0,
+        shadow: Trials | None = None,
+        load_challenger: Callable[[Path], Loaded] | None = None,
     ) -> None:
+        self._shadow = shadow
+        self._load_challenger = load_challenger or load
         self._announced = announced
         self._store = store
         self._load = load
@@ -96,7 +116,7 @@ class Reloader:
         self._scratch = scratch
         self._retry_s = retry_s
         self._refused: set[EngineRelease] = set()
-        self._thread = ThreadPoolExecutor(1, "reload", initializer=_be_nice)
+        self._thread = ThreadPoolExecutor(1, "reload", initializer=give_way)
         self.running: str | None = None
         """The release that runs."""
 
@@ -124,20 +144,35 @@ class Reloader:
         return None
 
     async def follow(self) -> None:
-        """Adopt what is announced, one after the other; runs until it is cancelled."""
+        """Adopt what is announced, one after the other, and try what is to be tried; runs until it is cancelled."""
         while True:
-            wanted = self._announced.newest
             again: float | None = None
-            if wanted is not None and wanted.release != self.running and wanted not in self._refused:
+            for step in (self._follow_promoted, self._follow_shadow):
                 try:
-                    await self._replace(wanted)
+                    await step()
                 except ReleaseUnavailable as error:
                     again = self._retry_s
-                    log.warning("release.unavailable", release=wanted.release, message=str(error), retry_s=again)
+                    log.warning("release.unavailable", message=str(error), retry_s=again)
             await self._announced.more(again)
 
+    async def _follow_promoted(self) -> None:
+        wanted = self._announced.newest
+        if wanted is not None and wanted.release != self.running and wanted not in self._refused:
+            await self._replace(wanted)
+
+    async def _follow_shadow(self) -> None:
+        if self._shadow is None:
+            return
+        wanted = self._announced.shadow
+        runs_already = wanted is not None and wanted.release == self.running
+        await self._shadow.follow(None if runs_already else wanted, self._get_challenger)
+
+    async def _get_challenger(self, wanted: ShadowRelease) -> Loaded | None:
+        assert self._shadow is not None
+        return await self._load_in_thread(wanted, self._load_challenger, partial(self._shadow.refuse, wanted))
+
     async def _replace(self, wanted: EngineRelease) -> None:
-        loaded = await self._get(wanted)
+        loaded = await self._get(wanted, alone=self._shadow)
         if loaded is None:
             return
         try:
@@ -148,29 +183,44 @@ class Reloader:
             return
         self.running = loaded.release
 
-    async def _get(self, wanted: EngineRelease) -> Loaded | None:
-        """Return the release, loaded and checked, None where it is refused.
+    async def _get(self, wanted: EngineRelease, *, alone: Trials | None = None) -> Loaded | None:
+        """Return the release, loaded and checked, None where it is refused; `alone`: no challenger is in memory then.
 
         Raises:
             ReleaseUnavailable: the store does not answer.
         """
+        loop = asyncio.get_running_loop()
+
+        def load(directory: Path) -> Loaded:
+            if alone is not None:
+                asyncio.run_coroutine_threadsafe(alone.end(), loop).result()
+            return self._load(directory)
+
+        return await self._load_in_thread(wanted, load, partial(self._refuse, wanted))
+
+    async def _load_in_thread(
+        self,
+        wanted: EngineRelease | ShadowRelease,
+        load: Callable[[Path], Loaded],
+        refuse: Callable[[str, Exception], None],
+    ) -> Loaded | None:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch, wanted)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._fetch, wanted, load)
         except ReleaseUnavailable as error:
             if error.code != "release_unknown":
                 raise
-            self._refuse(wanted, error.code, error)
+            refuse(error.code, error)
         except (EngineError, StreamerError) as error:
-            self._refuse(wanted, error.code, error)
+            refuse(error.code, error)
         except Exception as error:  # noqa: BLE001 - memory, disk, a bug in a runtime: none of it is the running engine's
-            self._refuse(wanted, "release_load_failed", error)
+            refuse("release_load_failed", error)
         return None
 
-    def _fetch(self, wanted: EngineRelease) -> Loaded:
+    def _fetch(self, wanted: EngineRelease | ShadowRelease, load: Callable[[Path], Loaded]) -> Loaded:
         with self._store.fetched(
             wanted.release, manifest_sha256=wanted.manifest_sha256, scratch=self._scratch
         ) as directory:
-            loaded = self._load(directory)
+            loaded = load(directory)
         if loaded.release != wanted.release:
             loaded.engine.close()
             raise ReleaseRefused(f"{wanted.release} is announced, {loaded.release} was loaded")
@@ -184,9 +234,3 @@ class Reloader:
     def close(self) -> None:
         """End the thread; a release that is being loaded is left to end with the process."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-def _be_nice() -> None:
-    """Give the thread a low priority; on Linux priorities are of threads, elsewhere this would slow the process."""
-    if os.uname().sysname == "Linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

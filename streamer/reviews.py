@@ -4,7 +4,7 @@
     confirmed-labels    ConfirmedLabel    in, from any review tool; a null value erases the product that its key names
 
 A ScoredItem is what was scored, kept in the evidence store (`streamer.evidence`) so that a verdict can be joined with
-it and not with what the URL shows today. JSON as in `streamer.events`; golden files pin the bytes. No I/O, no clock.
+it and not with what the URL shows today. JSON as in `streamer.wire`; golden files pin the bytes. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class ConfirmedLabel(msgspec.Struct, frozen=True, kw_only=True):
     """What a person says of a product as it was scored.
 
     Key: `product_id`, so that the verdicts of a product stay in order. What was judged is named by `image_sha256` and
-    `text_sha256`, with `release` where more than one scored that picture and text; or, where these are not given, by
+    `text_sha256`, with `release` where more than one scored that picture and text (one that decided an alert anew and
+    scored nothing is passed over); or, where these are not given, by
     `alert_id`, the CloudEvents `id` of the alert. All of them stand in an alert's `data`. `field` is the field of the
     product that is wrong, as in an alert's `contradicts`.
 

@@ -22,7 +22,8 @@ from engines.runtime import loader
 from streamer.decoding import DecoderPool
 from streamer.errors import FatalError
 from streamer.reload import Loaded
-from streamer.serving import Serving
+from streamer.serving import Reading, Serving
+from streamer.shadow import Challenger
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -154,6 +155,32 @@ def load(settings: Settings, directory: Path) -> Loaded:
     return Loaded(engine, tokenizer)
 
 
+def load_challenger(settings: Settings, directory: Path) -> Loaded:
+    """Return the release in a directory as `load` does, to be tried with one product at a time; blocks.
+
+    Raises:
+        EngineError: what is wrong with it, by its code.
+    """
+    engine = settings.engine.model_copy(update={"threads": 1, "max_batch": 1})
+    return load(settings.model_copy(update={"engine": engine}), directory)
+
+
+def challenger(settings: Settings, loaded: Loaded) -> Challenger:
+    """Return a loaded release with a decoder of its own; blocks.
+
+    Raises:
+        FatalError: decoder_unusable.
+    """
+    manifest = loaded.engine.manifest
+    decoders = _begun(_decoders(settings, manifest.image, size=1))
+
+    def close() -> None:
+        decoders.__exit__()
+        loaded.engine.close()
+
+    return Challenger(Reading(manifest, loaded.tokenizer, decoders.decode), loaded.engine, close)
+
+
 def configured_release(settings: Settings, engine: Engine | None = None) -> str:
     """Return the name of the release that the settings name.
 
@@ -172,11 +199,11 @@ def max_batch(settings: Settings, engine: Engine) -> int:
     return min(settings.engine.max_batch or engine.manifest.max_batch, engine.manifest.max_batch)
 
 
-def _decoders(settings: Settings, spec: ImageSpec) -> DecoderPool:
+def _decoders(settings: Settings, spec: ImageSpec, *, size: int | None = None) -> DecoderPool:
     pipeline = settings.pipeline
     return DecoderPool(
         spec,
-        size=pipeline.preprocess_threads,
+        size=size or pipeline.preprocess_threads,
         max_bytes=settings.fetch.max_image_bytes,
         max_pixels=pipeline.max_pixels,
         memory_bytes=pipeline.decode_memory_mib * 2**20,

@@ -1,7 +1,8 @@
 """Composition root of the scoring worker: settings → engine, fetcher, pipeline → a Faust app with two agents.
 
     product-updates ─► [score] ─► product-scores ─► [alert] ─► mismatch-alerts
-                          └──────► dead-letters ◄──────┘
+                          └──────► dead-letters ◄──────┘ ▲
+                                                         └─ alert-redecisions
 
 `score` holds many events in flight; `alert` takes one at a time and keeps one table entry per product. Both
 acknowledge by hand, after the broker has what the event led to. An error that no outcome covers stops the worker
@@ -23,7 +24,7 @@ import structlog
 import uvloop
 
 from engines.store import ReleaseStore
-from streamer import application, records, rotation, topics
+from streamer import application, records, rotation, topics, tracing
 from streamer.alert_agent import AlertAgent
 from streamer.announcements import open_announcements
 from streamer.batch import Batcher
@@ -34,8 +35,10 @@ from streamer.keeping import Keeper, keeper_of
 from streamer.leaving import LEAVE_S, end_within
 from streamer.outbox import Outbox
 from streamer.pipeline import Pipeline
+from streamer.redecision import Redecider
 from streamer.reload import Reloader
 from streamer.rotation import Rotation
+from streamer.shadow import Shadow
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
 if TYPE_CHECKING:
@@ -43,14 +46,19 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.application import WorkerApp
+    from streamer.policy import Policy
     from streamer.reload import Loaded
     from streamer.settings import Settings
+    from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
 SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
+
+SHADOW_LEAVES_WITHIN_S = 1.0
+"""For a challenger when its worker leaves; one that hangs ends with the process."""
 
 STALLED_AFTER_S = 120.0
 """Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
@@ -66,9 +74,10 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
-    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format)
+    traced = tracing.start(group=settings.broker.group) if settings.telemetry.tracing else tracing.OFF
+    configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, traced)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Scorer(settings, engine=engine, leaving=end_within).run())
+        return runner.run(Scorer(settings, engine=engine, tracing=traced, leaving=end_within).run())
 
 
 class Scorer:
@@ -77,6 +86,7 @@ class Scorer:
     Args:
         settings: of this worker.
         engine: runs instead of the release's own; benchmarks simulate an accelerator with it.
+        tracing: is told what becomes of each record.
         leaving: is told, when the worker begins to leave, within how many seconds it must have left.
     """
 
@@ -85,10 +95,12 @@ class Scorer:
         settings: Settings,
         *,
         engine: Engine | None = None,
+        tracing: Tracing = tracing.OFF,
         leaving: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._settings = settings
         self._leaving = leaving
+        self._tracing = tracing
         self._given_engine = engine
         self.telemetry = Telemetry()
         self._app: WorkerApp
@@ -100,7 +112,9 @@ class Scorer:
         self._reloader: Reloader | None = None
         self._following: asyncio.Task[None] | None = None
         self._keeper: Keeper | None = None
+        self._shadow: Shadow | None = None
         self._alert_agent: AlertAgent
+        self._redecider: Redecider
         self._stopping = asyncio.Event()
         self._liveness = Liveness(STALLED_AFTER_S)
 
@@ -119,7 +133,11 @@ class Scorer:
 
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
+        stack.callback(self._tracing.close)
         partitions = await self._partitions()
+        self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
+        # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
+        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
         executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
         self._rotation = Rotation(settings, executor, self.telemetry)
         stack.push_async_callback(self._rotation.close)
@@ -132,10 +150,7 @@ class Scorer:
         )
         stack.push_async_callback(self._batcher.close)
         serving = self._rotation.begin(loaded, self._batcher)
-        fetcher = await stack.enter_async_context(Fetcher(settings.fetch))
-        self._outbox = await stack.enter_async_context(Outbox(settings.broker))
-        # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
-        self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0))
+        fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
         self._keeper = keeper_of(
             settings.evidence,
             publish=self._outbox.send,
@@ -153,15 +168,15 @@ class Scorer:
             settings=settings.pipeline,
             telemetry=self.telemetry,
             keeper=self._keeper,
+            shadow=self._shadow,
+            tracing=self._tracing,
         )
-        if self._reloader is not None:
-            self._following = asyncio.create_task(self._reloader.follow())
-            stack.callback(self._following.cancel)
         records.read_any_header_name()
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
         self._add_agents(partitions)
+        self._start_tasks(stack)
         await self._serve_health(stack)
 
     async def _first_release(self, stack: AsyncExitStack) -> Loaded:
@@ -169,6 +184,13 @@ class Scorer:
         settings = self._settings
         if settings.releases.store is not None:
             announced = await stack.enter_async_context(open_announcements(settings.broker, settings.topics.releases))
+            self._shadow = Shadow(
+                publish=self._outbox.send,
+                topic=settings.topics.shadow_scores,
+                ready=partial(rotation.challenger, settings),
+                telemetry=self.telemetry,
+            )
+            stack.push_async_callback(self._shadow.end, within_s=SHADOW_LEAVES_WITHIN_S)
             self._reloader = Reloader(
                 announced=announced,
                 store=await asyncio.to_thread(ReleaseStore, settings.releases.store),
@@ -177,6 +199,8 @@ class Scorer:
                 report=self.telemetry,
                 scratch=settings.state.directory,
                 retry_s=settings.releases.retry_s,
+                shadow=self._shadow,
+                load_challenger=partial(rotation.load_challenger, settings),
             )
             stack.callback(self._reloader.close)
             loaded = await self._reloader.first(rotation.configured_release(settings, self._given_engine))
@@ -186,6 +210,7 @@ class Scorer:
 
     async def _adopt(self, loaded: Loaded) -> None:
         await self._rotation.adopt(loaded, self._pipeline, self._batcher)
+        self._redecider.look()
 
     async def _partitions(self) -> int:
         """Return how many partitions product-scores has; the state is partitioned alike."""
@@ -193,11 +218,19 @@ class Scorer:
         async with topics.admin(self._settings.broker) as client:
             existing = await topics.describe(client)
         needed = [spec.name for spec in topics.stream_specs(names)]
+        needed += [names.shadow_scores] * (self._settings.releases.store is not None)
         needed += [names.reviews] * bool(self._settings.evidence.store and self._settings.evidence.audit_share)
         missing = [name for name in needed if name not in existing]
         if missing:
             raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
-        return existing[names.scores].partitions
+        scores, redecisions = existing[names.scores].partitions, existing[names.redecisions].partitions
+        if scores != redecisions:
+            raise FatalError(
+                "topics_differ",
+                f"{names.scores} has {scores} partitions, {names.redecisions} has {redecisions}: one worker must own a "
+                f"product in both; delete {names.redecisions} and run `streamer topics create --partitions {scores}`",
+            )
+        return scores
 
     def _add_agents(self, partitions: int) -> None:
         app, names = self._app, self._settings.topics
@@ -207,19 +240,37 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        table = app.Table(
-            "alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.STAMPED_BY_THE_BROKER
+        table = app.Table("alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.CHANGELOG)
+        self._redecider = Redecider(
+            table=table,
+            policy=self._policy,
+            publish=self._outbox.send,
+            topic=names.redecisions,
+            on_disk=self._settings.state.store == "rocksdb",
         )
         self._alert_agent = AlertAgent(
             table=table,
+            policy=self._policy,
             settings=self._settings,
             publish_alert=self._alerts.send,
             publish=self._outbox.send,
             keeper=self._keeper,
             telemetry=self.telemetry,
+            tracing=self._tracing,
         )
         app.agent(app.topic(names.updates, **raw), name="score")(self._score)
-        app.agent(app.topic(names.scores, **raw), name="alert")(self._alert_agent.run)
+        app.agent(app.topic(names.scores, names.redecisions, **raw), name="alert")(self._alert_agent.run)
+
+    def _policy(self) -> Policy:
+        return self._pipeline.serving.policy
+
+    def _start_tasks(self, stack: AsyncExitStack) -> None:
+        self._app.assigned = self._redecider.look
+        redeciding = asyncio.create_task(self._redecider.run())
+        stack.callback(redeciding.cancel)
+        if self._reloader is not None:
+            self._following = asyncio.create_task(self._reloader.follow())
+            stack.callback(self._following.cancel)
 
     async def _serve_health(self, stack: AsyncExitStack) -> None:
         telemetry = self._settings.telemetry
@@ -227,7 +278,8 @@ class Scorer:
         for stage in self._pipeline.depths:
             self.telemetry.watch_depth(stage, partial(self._pipeline.depths.__getitem__, stage))
         self.telemetry.watch_depth("engine", lambda: self._batcher.waiting)
-        for topic in (self._settings.topics.updates, self._settings.topics.scores):
+        names = self._settings.topics
+        for topic in (names.updates, names.scores, names.redecisions):
             self.telemetry.watch_lag(topic, partial(self._lag, topic))
         if telemetry.port:
             health = HealthServer(self.telemetry, alive=self._alive, ready=self._ready)

@@ -10,23 +10,25 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
-from engines import calibration, releases
 from engines.attributes import AttributeReader
 from engines.text import compose
 from streamer.explain import Explainer
+from streamer.features import features_of
 from streamer.pairs import Pair
+from streamer.policy import Policy
 from streamer.updates import text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from concurrent.futures import Executor
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from engines.contract import Manifest
     from engines.text import Tokenizer
     from streamer.batch import Lane
+    from streamer.events import Features
     from streamer.updates import ProductUpdate
 
 
@@ -47,8 +49,43 @@ class Said:
         self.sha256 = text_digest(text, b"" if attributes is None else attributes.tobytes())
 
 
-class Serving:
-    """A release that is loaded, and those that use it; belongs to one event loop.
+class Reading:
+    """How one release reads products, and what it makes of a logit; for any thread.
+
+    Args:
+        manifest: of the release.
+        tokenizer: of the release.
+        decode: makes pictures of the size that its engine takes.
+    """
+
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, decode: Decode) -> None:
+        self.manifest = manifest
+        self.decode = decode
+        self.policy = Policy(manifest)
+        self.tokenizer = tokenizer
+        self.columns = AttributeReader(manifest.attributes) if manifest.attributes is not None else None
+
+    def read(self, update: ProductUpdate) -> Said:
+        """Return what the engine reads of the update beside its picture.
+
+        Raises:
+            TextRefused, RejectedEvent: there is nothing to read.
+        """
+        text = compose(update.text_fields(), self.manifest.text)
+        return Said(text, self.columns.read(update.columns()) if self.columns is not None else None)
+
+    def pair(self, pixels: NDArray[np.uint8], said: Said) -> Pair:
+        """Return picture and text as the engine takes them."""
+        input_ids, attention_mask = self.tokenizer.encode([said.text])
+        return Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
+
+    def features(self, pair: Pair) -> Features:
+        """Return cheap statistics of what the engine is given."""
+        return features_of(pair, self.tokenizer.unknown_id)
+
+
+class Serving(Reading):
+    """A release that judges what comes, and those that use it; belongs to one event loop.
 
     Args:
         lane: of its engine.
@@ -61,15 +98,11 @@ class Serving:
     def __init__(
         self, *, lane: Lane, tokenizer: Tokenizer, decode: Decode, executor: Executor, explained_share: float
     ) -> None:
+        super().__init__(lane.engine.manifest, tokenizer, decode)
         self.lane = lane
-        self.manifest = lane.engine.manifest
-        self.decode = decode
-        self.model = releases.model_digest(self.manifest)
-        """What decides a logit: releases that differ in calibration or thresholds only have the same."""
-        self._tokenizer = tokenizer
-        self._reader = AttributeReader(self.manifest.attributes) if self.manifest.attributes is not None else None
+        self.model = self.policy.model
         self.explainer = Explainer(
-            tokenizer=tokenizer, lane=lane, executor=executor, share=explained_share, reader=self._reader
+            tokenizer=tokenizer, lane=lane, executor=executor, share=explained_share, reader=self.columns
         )
         self._users = 0
         self._left = asyncio.Event()
@@ -97,24 +130,10 @@ class Serving:
         await self._left.wait()
         await self.lane.emptied()
 
-    def read(self, update: ProductUpdate) -> Said:
-        """Return what the engine reads of the update beside its picture.
-
-        Raises:
-            TextRefused, RejectedEvent: there is nothing to read.
-        """
-        text = compose(update.text_fields(), self.manifest.text)
-        return Said(text, self._reader.read(update.columns()) if self._reader is not None else None)
-
-    def pair(self, pixels: NDArray[np.uint8], said: Said) -> Pair:
-        """Return picture and text as the engine takes them; for threads."""
-        input_ids, attention_mask = self._tokenizer.encode([said.text])
-        return Pair(pixels, input_ids[0], attention_mask[0], said.attributes)
-
     def probability(self, logit: float) -> float:
         """Return the calibrated P(mismatch), 0..1."""
-        return float(calibration.apply(self.manifest.calibration, np.asarray([logit]))[0])
+        return self.policy.probability(logit)
 
     def threshold(self, update: ProductUpdate) -> float:
         """Return the probability from which on the update's category alerts."""
-        return self.manifest.threshold_of(update.category)
+        return self.policy.threshold(update.category)

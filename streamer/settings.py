@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from streamer import events
 from streamer.errors import FatalError
+from streamer.shadow_events import SHADOW_SCORES
 
 
 class _Section(BaseModel):
@@ -52,6 +53,8 @@ class TopicSettings(_Section):
     reviews: str = events.REVIEW_REQUESTS
     labels: str = events.CONFIRMED_LABELS
     releases: str = events.ENGINE_RELEASES
+    redecisions: str = events.ALERT_REDECISIONS
+    shadow_scores: str = SHADOW_SCORES
     partitions: int = Field(default=12, ge=1, le=10_000)
     replication: int = Field(default=1, ge=1, description="use 3 where there are three brokers")
 
@@ -157,6 +160,27 @@ class LabelSettings(_Section):
     )
 
 
+class DriftSettings(_Section):
+    """The drift watcher: from where on products, scores or alerts are others than when the release began to judge."""
+
+    window: int = Field(
+        default=20_000, ge=10, description="products of a release's reference, the first ones, and of what is compared"
+    )
+    least: int = Field(default=2_000, ge=10, description="products without which nothing is compared")
+    distance: float = Field(
+        default=0.2, gt=0, le=1, description="Kolmogorov-Smirnov distance of a value's distribution that is drift"
+    )
+    factor: float = Field(default=2.0, ge=1, description="times its reference share that a share must pass, and …")
+    margin: float = Field(default=0.02, ge=0, description="… so much more (or less), to be drift")
+    patience_s: float = Field(
+        default=3600.0, ge=0, description="that something must have drifted before a retraining is asked for"
+    )
+    check_every_s: float = Field(default=60.0, gt=0)
+    lookback_s: float = Field(
+        default=86_400.0, gt=0, description="how far a watcher that starts reads back, to fill what it compares"
+    )
+
+
 class PipelineSettings(_Section):
     """How much work is held at once. When a bound is reached, consumption stops until there is room."""
 
@@ -194,6 +218,11 @@ class TelemetrySettings(_Section):
     port: int = Field(default=9102, ge=0, le=65535, description="/metrics, /healthz, /readyz; 0 turns them off")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
+    tracing: bool = Field(
+        default=False,
+        description="traces of what becomes of each update, by OpenTelemetry: where to and how many is said by its own "
+        "variables, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …",
+    )
 
 
 class StateSettings(_Section):
@@ -217,6 +246,7 @@ class Settings(BaseSettings):
     releases: ReleaseSettings = ReleaseSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     labels: LabelSettings = LabelSettings()
+    drift: DriftSettings = DriftSettings()
     pipeline: PipelineSettings = PipelineSettings()
     state: StateSettings = StateSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,4 +1,4 @@
-"""Metrics, health and logs of a worker. Labels are bounded: stages, outcomes, reason codes, transitions.
+"""Metrics, health and logs of a worker. Labels are bounded: stages, outcomes, reasons, transitions; never a product.
 
 `/metrics` speaks Prometheus; `/healthz` answers 200 while the worker makes progress, `/readyz` once its engine is warm
 and its partitions are assigned.
@@ -9,14 +9,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from streamer.events import OUTCOMES, Outcome
+from streamer import __version__
+from streamer.events import OUTCOMES, Outcome, Transition
 from streamer.labels import LABEL_OUTCOMES, LabelOutcome
+from streamer.reviews import Sampled
+from streamer.shadow_events import AGREEMENTS
+from streamer.tracing import OFF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.batch import BatchReport
+    from streamer.shadow_events import Agreement
+    from streamer.tracing import Tracing
 
 STAGES = ("parse", "fetch", "decode", "tokenise", "queue", "engine", "explain", "keep", "publish")
 
@@ -32,11 +38,27 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 _TENTHS = tuple(i / 20 for i in range(1, 21))
 
 
-class Telemetry:
-    """The scorer's metrics, in a registry of their own."""
+class WorkerTelemetry:
+    """What every worker shows, in a registry of its own: its process, its version, how far behind it is."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)
+        Gauge("streamer_build_info", "The version that runs", ["version"], registry=r).labels(__version__).set(1)
+        self._lag = Gauge(
+            "streamer_lag_events", "Records of this worker's partitions without an outcome", ["topic"], registry=r
+        )
+
+    def watch_lag(self, topic: str, lag: Callable[[], float]) -> None:
+        """Show the lag of this worker's partitions of a topic whenever metrics are scraped."""
+        self._lag.labels(topic).set_function(lag)
+
+
+class Telemetry(WorkerTelemetry):
+    """The scorer's metrics."""
+
+    def __init__(self) -> None:
+        super().__init__()
         r = self.registry
         self._events = Counter("streamer_events", "Product updates by outcome", ["outcome"], registry=r)
         self._rejected = Counter("streamer_rejected", "Rejected product updates by reason", ["reason"], registry=r)
@@ -51,10 +73,13 @@ class Telemetry:
             registry=r,
         )
         self._batch = Histogram("streamer_batch_size", "Pairs in one run of the engine", buckets=_SIZES, registry=r)
-        self._busy = Counter("streamer_engine_busy_seconds", "Time the engine spent in inference", registry=r)
+        self._busy = Counter("streamer_engine_busy_seconds", "Time the engine's batches took", registry=r)
+        self._concurrency = Gauge(
+            "streamer_engine_concurrency", "Batches that the engine runs at the same time", registry=r
+        )
         self._depth = Gauge("streamer_queue_depth", "Events waiting, by queue", ["queue"], registry=r)
-        self._lag = Gauge(
-            "streamer_lag_events", "Records of this worker's partitions without an outcome", ["topic"], registry=r
+        self._fetch_errors = Counter(
+            "streamer_fetch_errors", "Tries to fetch a picture that failed, by reason", ["reason"], registry=r
         )
         self._probability = Histogram(
             "streamer_mismatch_probability", "Calibrated probabilities", buckets=_TENTHS, registry=r
@@ -64,12 +89,35 @@ class Telemetry:
         self._refused = Counter(
             "streamer_engine_refused", "Announced releases that were refused, by reason", ["reason"], registry=r
         )
+        self._redecided = Counter(
+            "streamer_alerts_redecided", "Alerts that another calibration or threshold has changed", registry=r
+        )
+        self._shadow = Gauge("streamer_shadow_info", "The challenger that is tried", ["release"], registry=r)
+        self._compared = Counter(
+            "streamer_shadow_compared", "Products that champion and challenger scored", ["agreement"], registry=r
+        )
+        self._skipped = Counter(
+            "streamer_shadow_skipped",
+            "Products of the challenger's share that it did not score",
+            ["reason"],
+            registry=r,
+        )
+        self._shadow_refused = Counter(
+            "streamer_shadow_refused", "Challengers that were refused or given up", ["reason"], registry=r
+        )
         self._kept = Counter("streamer_evidence", "Scored products kept for review, by why", ["sampled"], registry=r)
         self._not_kept = Counter(
             "streamer_evidence_failed", "Scored products or alerts that the evidence store did not take", registry=r
         )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
         self._outcomes = {outcome: self._events.labels(outcome) for outcome in OUTCOMES}
+        # A series that begins with its first event shows no increase by it: those with few labels begin at nought.
+        for transition in get_args(Transition):
+            self._alerts.labels(transition)
+        for sampled in get_args(Sampled):
+            self._kept.labels(sampled)
+        for agreement in AGREEMENTS:
+            self._compared.labels(agreement)
 
     def stage(self, stage: str, seconds: float) -> None:
         self._stages[stage].observe(seconds)
@@ -78,6 +126,10 @@ class Telemetry:
         self._outcomes[outcome].inc()
         if reason is not None:
             self._rejected.labels(reason).inc()
+
+    def fetch_failed(self, reason: str) -> None:
+        """Count a try that failed; one that is tried again is no outcome yet."""
+        self._fetch_errors.labels(reason).inc()
 
     def latency(self, published_at: datetime) -> None:
         self._latency.observe(max(0.0, time.time() - published_at.timestamp()))
@@ -88,6 +140,9 @@ class Telemetry:
     def alert(self, transition: str) -> None:
         self._alerts.labels(transition).inc()
 
+    def redecided(self) -> None:
+        self._redecided.inc()
+
     def batch(self, report: BatchReport) -> None:
         self._batch.observe(report.size)
         self._busy.inc(report.infer_s)
@@ -96,12 +151,28 @@ class Telemetry:
         """Show the engine that judges what comes from now on."""
         self._engine.clear()
         self._engine.labels(engine.manifest.release, engine.device).set(1)
+        self._concurrency.set(engine.concurrency)
 
     def engine_swapped(self) -> None:
         self._swaps.inc()
 
     def engine_refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()
+
+    def shadow(self, release: str | None) -> None:
+        """Show the challenger that is tried, None where there is none."""
+        self._shadow.clear()
+        if release is not None:
+            self._shadow.labels(release).set(1)
+
+    def shadow_compared(self, agreement: Agreement) -> None:
+        self._compared.labels(agreement).inc()
+
+    def shadow_skipped(self, reason: Literal["busy", "failed"]) -> None:
+        self._skipped.labels(reason).inc()
+
+    def shadow_refused(self, reason: str) -> None:
+        self._shadow_refused.labels(reason).inc()
 
     def kept(self, sampled: str) -> None:
         self._kept.labels(sampled).inc()
@@ -112,10 +183,6 @@ class Telemetry:
     def watch_depth(self, name: str, depth: Callable[[], int]) -> None:
         """Read the depth of a queue whenever metrics are scraped."""
         self._depth.labels(name).set_function(depth)
-
-    def watch_lag(self, topic: str, lag: Callable[[], float]) -> None:
-        """Show the lag of this worker's partitions of a topic whenever metrics are scraped."""
-        self._lag.labels(topic).set_function(lag)
 
 
 class Liveness:
@@ -147,11 +214,11 @@ class Liveness:
         return stalled_s < self._stalled_after_s, f"lag {lag}, the slowest partition moved {stalled_s:.0f} s ago"
 
 
-class LabelTelemetry:
-    """The label worker's metrics, in a registry of their own."""
+class LabelTelemetry(WorkerTelemetry):
+    """The label worker's metrics."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self._labels = Counter(
             "streamer_labels", "Records of confirmed-labels by outcome", ["outcome"], registry=self.registry
         )
@@ -181,7 +248,7 @@ class HealthServer:
 
     def __init__(
         self,
-        telemetry: Telemetry | LabelTelemetry,
+        telemetry: WorkerTelemetry,
         *,
         alive: Callable[[], tuple[bool, str]],
         ready: Callable[[], tuple[bool, str]],
@@ -213,10 +280,11 @@ def _probe(check: Callable[[], tuple[bool, str]]) -> Callable[[web.Request], Awa
     return answer
 
 
-def configure_logging(level: str, log_format: Literal["json", "console"]) -> None:
-    """Send structlog and the standard library's loggers to stderr, one line per event."""
+def configure_logging(level: str, log_format: Literal["json", "console"], tracing: Tracing = OFF) -> None:
+    """Send structlog and the standard library's loggers to stderr, one line per event, with the ids of its trace."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        *([lambda _, __, event: {**event, **tracing.ids()}] if tracing is not OFF else []),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from streamer.catalogs import Collected
+    from streamer.comparison import Comparison
     from streamer.errors import RejectedEvent
     from streamer.feeds import Feed
     from streamer.findings import Finding
@@ -44,6 +46,14 @@ class SettingRow:
     value: str
     default: str
     description: str
+
+
+def printable(text: str) -> str:
+    """Return the text with whatever steers a terminal, or the direction of its text, written as an escape."""
+    return "".join(
+        character if character == " " or unicodedata.category(character)[0] not in "CZ" else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def setting_rows(settings: Settings) -> Iterator[SettingRow]:
@@ -235,3 +245,48 @@ class CollectBar:
             self._console.print(f"  [yellow]{count:,} refused[/]: {code}")
         if done.reasons:
             self._console.print(f"  each with its line in {escape(str(out / 'refused.jsonl'))}", soft_wrap=True)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return what a challenger's trial says, over all and for the largest categories."""
+    table = Table(
+        "",
+        *(Column(name, justify="right") for name in ("products", "agree", "correlation", "both", "open", "close")),
+        box=SIMPLE,
+        title=f"{comparison.challenger} tried beside {comparison.champion}",
+        caption="agree: both alert or neither. correlation: of ranks. open, close: alerts that would, with it",
+    )
+    for name, group in [("all", comparison.all), *comparison.largest(SHOWN_ROWS)]:
+        low, high = group.agreeing_interval
+        table.add_row(
+            escape(printable(name)),
+            f"{group.products:,}",
+            f"{group.agreeing:.1%} [{low:.1%}, {high:.1%}]".replace("[", r"\["),
+            "" if group.spearman is None else f"{group.spearman:.3f}",
+            *(f"{group.agreements[kind]:,}" for kind in ("both", "opens", "closes")),
+        )
+    return table
+
+
+class ReadingBar:
+    """Shows how much of a topic has been read."""
+
+    def __init__(self, console: Console, verb: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task(verb, total=None)
+        self._drawn = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advanced(self, done: int, total: int) -> None:
+        """Redraw, at most ten times a second."""
+        now = time.monotonic()
+        if now - self._drawn >= REDRAW_S or done == total:
+            self._drawn = now
+            self._progress.update(self._task, completed=done, total=total)

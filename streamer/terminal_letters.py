@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import time
-import unicodedata
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.box import SIMPLE
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from streamer.dead_letters import original
+from streamer.terminal import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from streamer.dead_letters import Letter, Replayed
 
-REDRAW_S: Final = 0.1
 _SHOWN_CHARS: Final = 4000  # of an event's text
 _MESSAGE_CHARS: Final = 80
-
-
-def printable(text: str) -> str:
-    """Return the text with whatever steers a terminal, or the direction of its text, written as an escape."""
-    return "".join(
-        character if character == " " or unicodedata.category(character)[0] not in "CZ" else ascii(character)[1:-1]
-        for character in text
-    )
 
 
 def _shown(text: str | None, limit: int = 256) -> str:
@@ -145,27 +132,3 @@ def replayed_words(done: Replayed, *, dry_run: bool) -> str:
         lines.append(f"  {done.repeated:,} letters are of events that have a later letter, which counts")
     lines += [f"  [yellow]{count:,} cannot be replayed[/]: {reason}" for reason, count in done.kept.most_common()]
     return "\n".join(lines)
-
-
-class LettersBar:
-    """Shows how much of the dead letters has been read."""
-
-    def __init__(self, console: Console, verb: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=console, transient=True)
-        self._task = self._progress.add_task(verb, total=None)
-        self._drawn = 0.0
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advanced(self, done: int, total: int) -> None:
-        """Redraw, at most ten times a second."""
-        now = time.monotonic()
-        if now - self._drawn >= REDRAW_S or done == total:
-            self._drawn = now
-            self._progress.update(self._task, completed=done, total=total)

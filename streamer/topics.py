@@ -43,6 +43,9 @@ STAMPED_BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
 """For what workers write: Kafka refuses a record whose time is an hour ahead of its own, and a worker whose clock has
 jumped would stand still. Events carry their own times."""
 
+CHANGELOG = STAMPED_BY_THE_BROKER | {"max.compaction.lag.ms": str(30 * DAY_MS)}
+"""Of the alert agent's state, which is kept for ever: the title of a deleted product goes as soon as its alerts do."""
+
 
 @dataclass(frozen=True)
 class TopicSpec:
@@ -74,7 +77,7 @@ class Creation:
 
 
 def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
-    """Return every topic: the four of the flow, then those of the loop that its labels close.
+    """Return every topic: the five of the flow, then those of the loop that its labels close.
 
     Those of the flow are kept by time, never compacted: each record has its own outcome; compaction would drop updates
     (and open gaps in the offsets) before they have had theirs. The catalogue system stays the source of truth: to score
@@ -89,15 +92,17 @@ def specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
         _spec(
             topics, topics.dead_letters, "out: rejected updates", days=30, ours=True, max_bytes=MAX_DEAD_LETTER_BYTES
         ),
+        _spec(topics, topics.redecisions, "among workers: alerts to decide anew", days=1, ours=True),
         _spec(topics, topics.reviews, "out: products that people are asked about", days=30, ours=True),
+        _spec(topics, topics.shadow_scores, "out: what a challenger says", days=7, ours=True),
         _spec(topics, topics.labels, "in: what people say", days=30),
         _announcements(topics),
     )
 
 
 def stream_specs(topics: TopicSettings) -> tuple[TopicSpec, ...]:
-    """Return the four topics without which no scorer works."""
-    return specs(topics)[:4]
+    """Return the five topics without which no scorer works."""
+    return specs(topics)[:5]
 
 
 def _announcements(topics: TopicSettings) -> TopicSpec:

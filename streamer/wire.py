@@ -1,7 +1,8 @@
 """JSON as it goes over the wire: how any event is read and written, and what all of them share. No I/O, no clock.
 
 JSON is read and written by orjson, typed by msgspec. A `schema_version` that this code does not know is rejected, never
-guessed at. What stands in each topic: `streamer.updates`, `streamer.events`, `streamer.reviews`.
+guessed at. What stands in each topic: `streamer.updates`, `streamer.events`, `streamer.reviews`,
+`streamer.shadow_events`.
 """
 
 from __future__ import annotations

@@ -90,6 +90,8 @@ class FakeEngine:
 class FakeTokenizer:
     """Every text is the same tokens."""
 
+    unknown_id = None
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         shape = (len(texts), TOKENS)
         return np.ones(shape, np.int32), np.ones(shape, np.int32)
@@ -102,6 +104,7 @@ class WordTokenizer:
     """Each word of a text is a token, whose id is 1; texts have at most `WORDS` words."""
 
     spec = TextSpec(max_tokens=WORDS, fields=("title", "color"))
+    unknown_id = None
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         mask = np.array([(self.spans(text)[:, 1] > 0).astype(np.int32) for text in texts])
@@ -169,7 +172,9 @@ class Published:
         self.records: list[tuple[str, bytes | None, dict[str, object]]] = []
         self.gate: asyncio.Event | None = None
 
-    async def __call__(self, topic: str, key: bytes | None, value: bytes) -> None:
+    async def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         if self.gate is not None:
             await self.gate.wait()
         self.records.append((topic, key, orjson.loads(value)))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engines import calibration, golden, releases
-from engines.build import evaluate, export, thresholds, tracking
+from engines import calibration, releases
+from engines.build import evaluate, export, golden_pairs, thresholds, tracking
 from engines.build.recipe import PREVALENCE
 from engines.build.report import Assessment, write_report
 from engines.build.texts import encode
@@ -95,7 +95,9 @@ def assemble(
         candidates, cross_fitted = thresholds.choose(known, target)
         chosen = candidates if cross_fitted is not None and cross_fitted.helps else candidates.alone()
         tested = _score(engine, test, progress)
-        files[releases.GOLDEN_FILE] = _write_golden(source, engine, test, Path(scratch))
+        files[releases.GOLDEN_FILE] = golden_pairs.write(
+            engine, Tokenizer(source.tokenizer, source.text), Path(scratch) / releases.GOLDEN_FILE
+        )
         engine.close()
         probabilities = calibration.apply(fitted, tested)
         unseen = thresholds.scored(test.catalog, test.pairs, probabilities)
@@ -161,18 +163,6 @@ def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     source.tokenizer.no_truncation()  # the runtime sets it, and the length of padding, from the manifest
     source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
     return {path.name: path for path in directory.iterdir()}
-
-
-def _write_golden(source: Source, engine: Engine, test: HeldOut, directory: Path) -> Path:
-    """Write what the exported graph answers for some test products: every scorer that loads it asks again."""
-    catalog = test.catalog
-    chosen = range(min(golden.PAIRS, len(catalog.products)))
-    products = [(catalog.products[i].fields, catalog.pixel_values[catalog.first_picture[i]]) for i in chosen]
-    attributes = None if test.texts.attributes is None else test.texts.attributes[: len(chosen)]
-    made = golden.make(engine, Tokenizer(source.tokenizer, source.text), products, attributes)
-    path = directory / releases.GOLDEN_FILE
-    path.write_bytes(golden.encode(made))
-    return path
 
 
 def _draft(source: Source) -> Manifest:

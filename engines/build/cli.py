@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engines.build import run, tracking
+from engines.build import golden_pairs, run, tracking
 from engines.build.recipe import AdaptRecipe, Recipe, TuneRecipe
 from engines.errors import EngineError
 
@@ -215,6 +215,21 @@ def audit(  # noqa: PLR0917 - as above
             catalog, out, work or out / "work", recipe, folds=folds, precision=precision, progress=progress
         )
     typer.echo(page)
+
+
+@app.command()
+def golden(
+    release: Annotated[Path, typer.Argument(help="Directory of a release that was made without golden pairs.")],
+    out: Out,
+) -> None:
+    """Give a release golden pairs: what it answers here for some products, for every scorer that loads it to ask again.
+
+    The products are drawn, and nothing is trained. The release gets another name, since its files are others; its model
+    is the same.
+    """
+    with _reported(1):
+        made = golden_pairs.add(release, out)
+    typer.echo(made)
 
 
 @contextmanager

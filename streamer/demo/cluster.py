@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from streamer.settings import BrokerSettings, TopicSettings
 
 PARTITIONS = 4
-_ROLES = ("updates", "scores", "alerts", "dead_letters", "reviews", "labels", "releases")
+_ROLES = (
+    *("updates", "scores", "alerts", "dead_letters", "redecisions"),
+    *("reviews", "labels", "shadow_scores", "releases"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from streamer.events import DeadLetter, MismatchAlert, ProductScore
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from streamer.alert import AlertState
+    from streamer.alert_state import AlertState
     from streamer.events import Contradiction, Outcome, Transition
     from streamer.settings import TopicSettings
     from streamer.wire import SourcePosition

@@ -90,7 +90,7 @@ def running_worker(variables: Mapping[str, str], log_file: Path, *, command: str
     Args:
         variables: its settings.
         log_file: is written anew.
-        command: `score`, or `labels`.
+        command: `score`, `labels` or `drift`.
     """
     port = free_port()
     others = {name: value for name, value in os.environ.items() if not name.upper().startswith("STREAMER_")}

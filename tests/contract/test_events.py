@@ -23,14 +23,18 @@ from streamer.events import (
     Contradiction,
     DeadLetter,
     EngineRelease,
+    Features,
     MismatchAlert,
     MismatchData,
     ProductScore,
+    Redecision,
     alert_id,
+    parse_redecision,
     parse_release,
     parse_score,
 )
 from streamer.reviews import erased_product, parse_label, request_of
+from streamer.shadow_events import Opinion, ShadowRelease, ShadowScore, parse_shadow_release, parse_shadow_score
 from streamer.updates import ProductUpdate, parse_update, text_digest
 from streamer.wire import SourcePosition, claimed_time, encode, encode_bytes
 from tests.review import ITEM, LABEL
@@ -75,6 +79,9 @@ SCORE = ProductScore(
     probability=0.9375,
     threshold=0.5,
     release=RELEASE,
+    logit=2.75,
+    model="0123456789abcdef",
+    features=Features(brightness=0.75, contrast=0.125, saturation=0.5, tokens=12, unknown_share=0.25),
 )
 ALERT = MismatchAlert(
     id=alert_id(SCORE, "opened", UPDATE.order),
@@ -137,6 +144,24 @@ EVENTS: dict[str, msgspec.Struct] = {
         ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
     ),
     "dead-letter": DEAD_LETTER,
+    "shadow-release": ShadowRelease(
+        release=RELEASE,
+        manifest_sha256=IMAGE_SHA256,
+        share=0.125,
+        announced_at=SCORED,
+        announced_by="ana",
+        reason="labels of March",
+    ),
+    "shadow-score": ShadowScore(
+        product_id=SCORE.product_id,
+        order=SCORE.order,
+        category=SCORE.category,
+        source=SCORE.source,
+        scored_at=SCORED,
+        champion=Opinion(release=RELEASE, logit=2.75, probability=0.9375, threshold=0.5),
+        challenger=Opinion(release="fusion-ba9876543210", logit=-1.5, probability=0.1875, threshold=0.25),
+    ),
+    "redecision": Redecision(product_id="mug-blue", release=RELEASE),
     "engine-release": EngineRelease(
         release=RELEASE,
         manifest_sha256=IMAGE_SHA256,
@@ -183,6 +208,9 @@ def test_update_golden_files_are_read_by_the_stream() -> None:
     assert parse_update(b"mug-blue", (GOLDEN / "product-update.json").read_bytes()) == UPDATE
     assert parse_update(b"mug-blue", (GOLDEN / "product-update-tombstone.json").read_bytes()) == TOMBSTONE
     assert parse_score((GOLDEN / "product-score.json").read_bytes()) == SCORE
+    assert parse_shadow_release((GOLDEN / "shadow-release.json").read_bytes()) == EVENTS["shadow-release"]
+    assert parse_shadow_score((GOLDEN / "shadow-score.json").read_bytes()) == EVENTS["shadow-score"]
+    assert parse_redecision((GOLDEN / "redecision.json").read_bytes()) == EVENTS["redecision"]
 
 
 @pytest.mark.parametrize(

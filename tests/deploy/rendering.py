@@ -1,8 +1,8 @@
 """What kubectl's own kustomize makes of an overlay, and the schemas that its objects must obey.
 
 Kubernetes' objects are validated strictly against its OpenAPI schemas, KEDA's and the Prometheus operator's against
-models generated from their CRDs: what a model does not know does not come back out of it. Strimzi's CRDs are in no
-package; the tests of topics and users compare those field by field.
+models generated from their CRDs: what a model does not know does not come back out of it. What KEDA's schema leaves
+open, the fields of a trigger, is closed here; Strimzi's kinds are in `tests.deploy.strimzi`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 from cloudcoil.models.prometheus_operator import v1 as prometheus
 
+from tests.deploy import strimzi
+
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ("cpu", "gpu")
 KUBERNETES_VERSIONS = ("1.34", "1.37")  # the first with a preStop of `sleep` for good, and the newest known here
@@ -28,7 +30,12 @@ MODELS: dict[str, Any] = {
     "PodMonitor": prometheus.PodMonitor,
     "PrometheusRule": prometheus.PrometheusRule,
 }
-STRIMZI = ("KafkaTopic", "KafkaUser")
+KAFKA_TRIGGER = {
+    *("bootstrapServers", "consumerGroup", "topic", "lagThreshold", "activationLagThreshold", "offsetResetPolicy"),
+    *("allowIdleConsumers", "scaleToZeroOnInvalidOffset", "excludePersistentLag", "limitToPartitionsWithLag"),
+    *("ensureEvenDistributionOfPartitions", "partitionLimitation", "version", "sasl", "tls"),
+}
+"""Source: https://keda.sh/docs/latest/scalers/apache-kafka/, trigger specification."""
 
 
 @cache
@@ -48,18 +55,22 @@ def find(overlay: str, kind: str, name: str | None = None) -> dict[str, Any]:
 
 
 def validate(resource: dict[str, Any]) -> None:
-    """Check an object against its schema; Strimzi's are passed over.
+    """Check an object against its schema.
 
     Raises:
         ValueError: it breaks its schema, or has a field that the schema does not know.
     """
-    if resource["kind"] in STRIMZI:
+    if resource["kind"] in strimzi.MODELS:
+        strimzi.validate(resource)
         return
     model = MODELS.get(resource["kind"])
     if model is not None:
         known = model.model_validate(resource).model_dump(mode="json", by_alias=True, exclude_unset=True)
         if known != resource:
             raise ValueError(f"{resource['kind']}: the schema knows only {known}")
+        for trigger in resource["spec"].get("triggers", ()):
+            if not_known := trigger["metadata"].keys() - KAFKA_TRIGGER:
+                raise ValueError(f"KEDA's Kafka scaler knows only {KAFKA_TRIGGER}, not {not_known}")
         return
     for version in KUBERNETES_VERSIONS:
         try:

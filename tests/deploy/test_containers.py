@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_dockerfile_with_an_unpinned_image_has_findings(tmp_path: Path) -> None:
 def test_image_runs_as_the_user_that_the_pod_names(dockerfile: Path) -> None:
     """A number: Kubernetes cannot tell whether a name is root."""
     users = [line.split()[1] for line in dockerfile.read_text().splitlines() if line.startswith("USER")]
-    context = find("cpu", "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    context = find("cpu", "Deployment", "scorer")["spec"]["template"]["spec"]["securityContext"]
     assert users == [f"{context['runAsUser']}:{context['runAsGroup']}"]
 
 
@@ -83,7 +84,23 @@ def test_compose_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None
     grace_s = float(COMPOSE["services"]["scorer"]["stop_grace_period"].removesuffix("s"))
     assert grace_s > settings.pipeline.drain_timeout_s + leaving.LEAVE_S
     scraped = yaml.safe_load((ROOT / "docker/prometheus.yml").read_text())["scrape_configs"][0]["dns_sd_configs"][0]
-    assert (scraped["names"], scraped["port"]) == (["scorer"], settings.telemetry.port)
+    workers = [name for name in OURS if "9102" in COMPOSE["services"][name].get("expose", ())]
+    assert (sorted(scraped["names"]), scraped["port"]) == (sorted(workers), settings.telemetry.port)
+
+
+def test_compose_workers_share_what_reviewers_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scorers keep evidence where the label worker looks for it, in a folder that the images give to their user."""
+    for name, value in COMPOSE["services"]["labeler"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    for name in ("scorer", "scorer-gpu", "labeler"):
+        service = COMPOSE["services"][name]
+        folder = next(volume.partition(":")[2] for volume in service["volumes"] if volume.startswith("review:"))
+        stores = (settings.evidence.store, settings.labels.dataset)
+        assert all(store and store.startswith(f"{folder}/") for store in stores)
+        dockerfile = (ROOT / service["build"]["dockerfile"]).read_text()
+        assert re.search(rf"install --directory --owner app --group app .*{folder}\b", dockerfile)
+    assert COMPOSE["services"]["labeler"]["command"] == ["labels"]
 
 
 def test_compose_gpu_profile_builds_a_plan_before_it_scores() -> None:
@@ -95,7 +112,7 @@ def test_compose_gpu_profile_builds_a_plan_before_it_scores() -> None:
     }
     folder = services["compile"]["command"][services["compile"]["command"].index("--plans") + 1]
     assert services["compile"]["volumes"] == [f"plans:{folder}"]
-    assert services["scorer-gpu"]["volumes"] == [f"plans:{folder}:ro"]
+    assert f"plans:{folder}:ro" in services["scorer-gpu"]["volumes"]
     assert services["scorer-gpu"]["depends_on"]["compile"] == {"condition": "service_completed_successfully"}
     dockerfile = (ROOT / services["compile"]["build"]["dockerfile"]).read_text()
     assert f"STREAMER_ENGINE__PLANS={folder}" in dockerfile

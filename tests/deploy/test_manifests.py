@@ -12,8 +12,9 @@ import typer
 
 from streamer import addresses, leaving, terminal, topics
 from streamer.cli import app
+from streamer.command import EXIT_FOUND
 from streamer.settings import Settings, TopicSettings, load
-from tests.deploy.rendering import OVERLAYS, find, render, validate
+from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 
 GROUP = "mismatch-scorer"
 CHANGELOG = f"{GROUP}-alert-state-changelog"
@@ -21,31 +22,64 @@ CHANGELOG = f"{GROUP}-alert-state-changelog"
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
-def _variables(overlay: str) -> dict[str, str]:
-    container = _container(overlay)
-    (source,) = container["envFrom"]
-    given = find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
-    return given | {entry["name"]: entry.get("value", "secret") for entry in container["env"]}
+def _variables(overlay: str, name: str = "scorer") -> dict[str, str]:
+    """Return the variables of a workload's container, those of the object store's client left out."""
+    container = _container(overlay, name)
+    given: dict[str, str] = {}
+    for source in container["envFrom"]:
+        if "configMapRef" in source:
+            given |= find(overlay, "ConfigMap", source["configMapRef"]["name"])["data"]
+    given |= {entry["name"]: entry.get("value", "secret") for entry in container["env"]}
+    return {variable: value for variable, value in given.items() if not variable.startswith("AWS_")}
 
 
-def _settings(overlay: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for name, value in _variables(overlay).items():
-        monkeypatch.setenv(name, value)
+def _settings(overlay: str, monkeypatch: pytest.MonkeyPatch, name: str = "scorer") -> Settings:
+    for variable, value in _variables(overlay, name).items():
+        monkeypatch.setenv(variable, value)
     return load()
 
 
-def _pod(overlay: str) -> dict[str, Any]:
-    pod: dict[str, Any] = find(overlay, "Deployment")["spec"]["template"]["spec"]
-    return pod
+def _workloads(overlay: str) -> dict[str, dict[str, Any]]:
+    """Return the pods' specifications by the name of what makes them."""
+    templates = {
+        "Deployment": lambda spec: spec["template"],
+        "Job": lambda spec: spec["template"],
+        "CronJob": lambda spec: spec["jobTemplate"]["spec"]["template"],
+    }
+    found = {}
+    for resource in render(overlay):
+        if resource["kind"] in templates:
+            template = templates[resource["kind"]](resource["spec"])
+            name = resource["metadata"]["name"]
+            assert template["metadata"]["labels"]["app.kubernetes.io/name"] == name
+            found[name] = template["spec"]
+    return found
 
 
-def _container(overlay: str) -> dict[str, Any]:
-    (container,) = _pod(overlay)["containers"]
+def _pod(overlay: str, name: str = "scorer") -> dict[str, Any]:
+    return _workloads(overlay)[name]
+
+
+def _container(overlay: str, name: str = "scorer") -> dict[str, Any]:
+    (container,) = _pod(overlay, name)["containers"]
     return dict(container)
 
 
+def _policies(overlay: str) -> dict[str, dict[str, Any]]:
+    return {each["metadata"]["name"]: each["spec"] for each in render(overlay) if each["kind"] == "NetworkPolicy"}
+
+
+def _selects(selector: dict[str, Any], name: str) -> bool:
+    """Tell whether a selector, by name as all here, takes a workload's pods."""
+    if "matchLabels" in selector:
+        return bool(selector["matchLabels"] == {"app.kubernetes.io/name": name})
+    (expression,) = selector["matchExpressions"]
+    assert (expression["key"], expression["operator"]) == ("app.kubernetes.io/name", "In")
+    return name in expression["values"]
+
+
 def test_manifests_obey_their_schemas(overlay: str) -> None:
-    """Kubernetes' own strictly, KEDA's and the Prometheus operator's with no field left over."""
+    """Kubernetes' own strictly, KEDA's, the Prometheus operator's and Strimzi's with no field left over."""
     for resource in render(overlay):
         validate(resource)
 
@@ -54,9 +88,17 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
     ("kind", "path"),
     [
         ("Deployment", ("spec", "template", "spec", "containers", 0)),
-        ("NetworkPolicy", ("spec", "egress", 0)),
+        ("NetworkPolicy", ("spec",)),
         ("PodDisruptionBudget", ("spec",)),
+        ("CronJob", ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0)),
+        ("ServiceAccount", ()),
+        ("PriorityClass", ()),
         ("ScaledObject", ("spec", "triggers", 0)),
+        ("ScaledObject", ("spec", "triggers", 0, "metadata")),
+        ("ScaledObject", ("spec", "fallback")),
+        ("ScaledObject", ("spec", "advanced", "horizontalPodAutoscalerConfig", "behavior", "scaleDown")),
+        ("KafkaTopic", ("spec",)),
+        ("KafkaUser", ("spec", "authorization", "acls", 0, "resource")),
         ("TriggerAuthentication", ("spec",)),
         ("PodMonitor", ("spec", "podMetricsEndpoints", 0)),
         ("PrometheusRule", ("spec", "groups", 0, "rules", 0)),
@@ -64,11 +106,12 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
 )
 def test_manifests_with_a_misspelt_field_are_refused(overlay: str, kind: str, path: tuple[str | int, ...]) -> None:
     """Without this, the test above could pass on a validator that lets everything through."""
-    broken = copy.deepcopy(find(overlay, kind))
+    broken = copy.deepcopy(next(each for each in render(overlay) if each["kind"] == kind))
     place: Any = broken
     for step in path:
         place = place[step]
     place["misspelt"] = "x"
+    validate(next(each for each in render(overlay) if each["kind"] == kind))
     with pytest.raises(ValueError, match=r"misspelt|knows only"):
         validate(broken)
 
@@ -76,35 +119,64 @@ def test_manifests_with_a_misspelt_field_are_refused(overlay: str, kind: str, pa
 def test_variables_of_the_pod_are_settings(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A misspelt one within a section is refused by `load`, which reads them all."""
     template = terminal.env_template(Settings())
-    for name in _variables(overlay):
-        assert name in template
+    for workload in ("scorer", "labeler", "drift", "retrain"):
+        for name in _variables(overlay, workload):
+            assert name in template
+        assert _pod(overlay, workload)["enableServiceLinks"] is False
     settings = _settings(overlay, monkeypatch)
     assert settings.broker.group == GROUP
     assert settings.telemetry.host == "0.0.0.0"
-    assert _pod(overlay)["enableServiceLinks"] is False
 
 
-def test_probes_ask_the_port_of_the_settings_for_progress(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_work_on_the_same_stores_with_users_of_their_own(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scorers keep what the label worker joins, and run what retraining publishes; each password is a Secret."""
+    users = {each["metadata"]["name"] for each in render(overlay) if each["kind"] == "KafkaUser"}
+    for workload in ("scorer", "labeler", "drift", "retrain"):
+        settings = _settings(overlay, monkeypatch, workload)
+        stores = (settings.releases.store, settings.evidence.store, settings.labels.dataset)
+        assert stores == tuple(f"s3://mismatch-streamer/{name}" for name in ("releases", "evidence", "labels"))
+        assert settings.broker.username == f"mismatch-{workload}"
+        assert settings.broker.username in users
+        (password,) = (
+            entry for entry in _container(overlay, workload)["env"] if entry["name"] == "STREAMER_BROKER__PASSWORD"
+        )
+        assert password["valueFrom"] == {"secretKeyRef": {"name": settings.broker.username, "key": "password"}}
+        secrets = [
+            each["secretRef"]["name"] for each in _container(overlay, workload)["envFrom"] if "secretRef" in each
+        ]
+        assert secrets == ["object-store"]
+    assert _settings(overlay, monkeypatch, "labeler").labels.group == "mismatch-labeler"
+
+
+@pytest.mark.parametrize("workload", ["scorer", "labeler", "drift"])
+def test_probes_ask_the_port_of_the_settings_for_progress(
+    overlay: str, workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The container's named port is where the worker listens, and what Prometheus scrapes."""
-    container = _container(overlay)
+    container = _container(overlay, workload)
     (port,) = container["ports"]
-    assert port["containerPort"] == _settings(overlay, monkeypatch).telemetry.port
+    assert port["containerPort"] == _settings(overlay, monkeypatch, workload).telemetry.port
     paths = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert {name: get["path"] for name, get in paths.items()} == {
         "startup": "/healthz",
         "liveness": "/healthz",
         "readiness": "/readyz",
     }
-    monitored = find(overlay, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"]
-    allowed = find(overlay, "NetworkPolicy")["spec"]["ingress"][0]["ports"][0]["port"]
-    assert {port["name"], monitored, allowed} | {get["port"] for get in paths.values()} == {"telemetry"}
+    monitor, policy = find(overlay, "PodMonitor")["spec"], _policies(overlay)["telemetry"]
+    assert _selects(monitor["selector"], workload)
+    assert _selects(policy["podSelector"], workload)
+    asked = {monitor["podMetricsEndpoints"][0]["port"], policy["ingress"][0]["ports"][0]["port"]}
+    assert {port["name"]} | asked | {get["port"] for get in paths.values()} == {"telemetry"}
 
 
-def test_grace_period_covers_pre_stop_drain_and_leaving(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("workload", ["scorer", "labeler", "drift"])
+def test_grace_period_covers_pre_stop_drain_and_leaving(
+    overlay: str, workload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker ends itself before Kubernetes kills it."""
-    pod = _pod(overlay)
-    pre_stop = _container(overlay)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = _settings(overlay, monkeypatch).pipeline.drain_timeout_s
+    pod = _pod(overlay, workload)
+    pre_stop = _container(overlay, workload)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    drain = _settings(overlay, monkeypatch, workload).pipeline.drain_timeout_s
     assert pod["terminationGracePeriodSeconds"] > pre_stop + drain + leaving.LEAVE_S
     assert pod["restartPolicy"] == "Always"
 
@@ -129,12 +201,12 @@ def test_topics_are_as_the_command_makes_them(overlay: str) -> None:
         spec.name: {"partitions": spec.partitions, "replicas": spec.replication, "config": spec.config}
         for spec in topics.specs(TopicSettings(partitions=12, replication=3))
     }
-    stamped = {"cleanup.policy": "compact", "min.insync.replicas": "2", **topics.STAMPED_BY_THE_BROKER}
+    stamped = {"cleanup.policy": "compact", "min.insync.replicas": "2", **topics.CHANGELOG}
     assert changelog == {"partitions": 12, "replicas": 3, "config": stamped}
 
 
 def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
-    """The scorer writes what it publishes and reads what it consumes; the scaler reads no record."""
+    """Each worker writes what it publishes and reads what it consumes; the scaler reads no record."""
     rights: dict[str, dict[str, set[str]]] = {}
     for user in (resource for resource in render(overlay) if resource["kind"] == "KafkaUser"):
         assert user["spec"]["authentication"] == {"type": "scram-sha-512"}
@@ -150,13 +222,32 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             f"group {GROUP}": {"Read"},
             f"topic {names.updates}": {"Read", "Describe"},
             f"topic {names.scores}": {"Read", "Write", "Describe"},
+            f"topic {names.redecisions}": {"Read", "Write", "Describe"},
             f"topic {names.alerts}": {"Write", "Describe"},
             f"topic {names.dead_letters}": {"Write", "Describe"},
             f"topic {names.reviews}": {"Write", "Describe"},
+            f"topic {names.shadow_scores}": {"Write", "Describe"},
             f"topic {names.releases}": {"Read", "Describe"},
             f"topic {CHANGELOG}": {"Create", "Read", "Write", "Describe"},
         },
         "lag-reader": {f"group {GROUP}": {"Describe"}, f"topic {names.updates}": {"Describe"}},
+        "mismatch-labeler": {
+            "group mismatch-labeler": {"Read"},
+            f"topic {names.labels}": {"Read", "Describe"},
+            f"topic {names.dead_letters}": {"Write", "Describe"},
+        },
+        "mismatch-drift": {
+            f"topic {names.scores}": {"Read", "Describe"},
+            f"topic {names.dead_letters}": {"Read", "Describe"},
+        },
+        "mismatch-retrain": {f"topic {names.releases}": {"Read", "Write", "Describe"}},
+        "catalogue": {f"topic {names.updates}": {"Write", "Describe"}},
+        "reviewers": {
+            "group reviewers": {"Read"},
+            f"topic {names.alerts}": {"Read", "Describe"},
+            f"topic {names.reviews}": {"Read", "Describe"},
+            f"topic {names.labels}": {"Write", "Describe"},
+        },
     }
 
 
@@ -166,21 +257,23 @@ def test_scaler_watches_the_scorers_group_and_topic(overlay: str, monkeypatch: p
     spec = find(overlay, "ScaledObject")["spec"]
     (trigger,) = spec["triggers"]
     metadata = trigger["metadata"]
-    assert spec["scaleTargetRef"]["name"] == find(overlay, "Deployment")["metadata"]["name"]
+    assert spec["scaleTargetRef"]["name"] == "scorer"
     assert spec["maxReplicaCount"] == settings.topics.partitions
     assert metadata["bootstrapServers"] == settings.broker.bootstrap
     assert metadata["consumerGroup"] == settings.broker.group
     assert metadata["topic"] == settings.topics.updates
-    assert "replicas" not in find(overlay, "Deployment")["spec"]
+    assert "replicas" not in find(overlay, "Deployment", "scorer")["spec"]
     assert json.loads(metadata["limitToPartitionsWithLag"])
     assert not json.loads(metadata["allowIdleConsumers"])  # KEDA refuses the two together
+    assert metadata["offsetResetPolicy"] == "earliest"
+    assert int(metadata["activationLagThreshold"]) > 0
 
 
 def test_pictures_may_come_from_where_the_fetcher_may_go(overlay: str) -> None:
     """The network refuses what the address rules refuse, should a bug ever let it through them."""
     blocks = {
         block["cidr"]: set(block["except"])
-        for rule in find(overlay, "NetworkPolicy")["spec"]["egress"]
+        for rule in _policies(overlay)["pictures"]["egress"]
         for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer)
     }
     public = addresses._GLOBAL_UNICAST
@@ -192,32 +285,80 @@ def test_pictures_may_come_from_where_the_fetcher_may_go(overlay: str) -> None:
     }
 
 
-def test_state_lies_where_the_container_may_write(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
+    """Every pod is under a policy for both directions; only scorers reach addresses, only workers are reached."""
+    policies = _policies(overlay)
+    for name in _workloads(overlay):
+        mine = {policy for policy, spec in policies.items() if _selects(spec["podSelector"], name)}
+        assert {kind for policy in mine for kind in policies[policy]["policyTypes"]} == {"Ingress", "Egress"}
+        expected = {
+            "scorer": {"stream", "telemetry", "pictures"},
+            "labeler": {"stream", "telemetry"},
+            "drift": {"stream", "telemetry"},
+            "compile-plans": {"compile-plans"},
+        }
+        assert mine == expected.get(name, {"stream"})
+    ports = [[port["port"] for port in rule["ports"]] for rule in policies["stream"]["egress"]]
+    assert ports == [[53, 53], [9093], [9000]]
+    store = find(overlay, "ConfigMap", _container(overlay)["envFrom"][1]["configMapRef"]["name"])["data"]
+    assert store["AWS_ENDPOINT_URL"].endswith(":9000")
+    assert not [spec for name, spec in policies.items() if "ingress" in spec and name != "telemetry"]
+
+
+def test_every_file_that_is_written_lies_where_its_container_may_write(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Faust makes its directory, also where the state is kept in memory."""
-    writable = {volume["name"] for volume in _pod(overlay)["volumes"] if "emptyDir" in volume}
-    paths = [mount["mountPath"] for mount in _container(overlay)["volumeMounts"] if mount["name"] in writable]
-    directory = _settings(overlay, monkeypatch).state.directory
-    assert any(directory.is_relative_to(path) for path in paths)
+    for workload in ("scorer", "labeler", "drift", "retrain"):
+        writable = {volume["name"] for volume in _pod(overlay, workload)["volumes"] if "emptyDir" in volume}
+        mounts = _container(overlay, workload)["volumeMounts"]
+        paths = [mount["mountPath"] for mount in mounts if mount["name"] in writable]
+        directory = _settings(overlay, monkeypatch, workload).state.directory
+        assert any(directory.is_relative_to(path) for path in paths)
+        assert "/tmp" in paths
+    dockerfile = (ROOT / "docker/trainer.Dockerfile").read_text()
+    assert "WORKDIR /data" in dockerfile
+    assert "/data" in paths
 
 
 def test_pods_hold_no_rights_and_no_writable_root(overlay: str) -> None:
-    """What a picture's decoder could be made to do ends at the container."""
-    assert find(overlay, "ServiceAccount")["automountServiceAccountToken"] is False
-    assert _pod(overlay)["automountServiceAccountToken"] is False
-    assert _pod(overlay)["securityContext"]["runAsNonRoot"] is True
-    context = _container(overlay)["securityContext"]
-    assert context["readOnlyRootFilesystem"] is True
-    assert context["allowPrivilegeEscalation"] is False
-    assert context["capabilities"] == {"drop": ["ALL"]}
+    """What a picture's decoder could be made to do ends at the container; each workload is somebody of its own."""
+    for name, pod in _workloads(overlay).items():
+        assert pod["serviceAccountName"] == name
+        assert find(overlay, "ServiceAccount", name)["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"] == _pod(overlay)["securityContext"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert _container(overlay, name)["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert "memory" in _container(overlay, name)["resources"]["limits"]
     assert not [
         resource["kind"] for resource in render(overlay) if resource["kind"] in ("Role", "Secret", "RoleBinding")
     ]
 
 
+def test_retraining_gives_way_and_a_refused_challenger_is_not_trained_again(overlay: str) -> None:
+    """One at a time, below all that serves; exit code 1 is an answer, not an accident."""
+    spec = find(overlay, "CronJob")["spec"]
+    pod = _pod(overlay, "retrain")
+    assert _container(overlay, "retrain")["args"][0] == "retrain"
+    assert spec["concurrencyPolicy"] == "Forbid"
+    refused = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"][0]
+    assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [EXIT_FOUND])
+    assert (refused["onExitCodes"]["containerName"], pod["restartPolicy"]) == ("retrain", "Never")
+    priorities = {
+        each["metadata"]["name"]: each["value"] for each in render(overlay) if each["kind"] == "PriorityClass"
+    }
+    assert priorities[pod["priorityClassName"]] < 0 < priorities[_pod(overlay)["priorityClassName"]]
+
+
 def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a command that the command line takes, in a volume that both mount; a CPU scorer has neither."""
     if overlay == "cpu":
-        assert not [resource for resource in render(overlay) if resource["kind"] == "Job"]
+        assert "compile-plans" not in _workloads(overlay)
         assert _settings(overlay, monkeypatch).engine.plans is None
         return
     pod, claim = find(overlay, "Job")["spec"]["template"]["spec"], find(overlay, "PersistentVolumeClaim")

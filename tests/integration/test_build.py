@@ -51,11 +51,17 @@ def test_build_rendered_publishes_a_release_that_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
-    """A folder of pictures goes the same way."""
-    rendered.write_folder(rendered.render_catalog(400, 6), tmp_path / "shop", 32)
+    """A folder of pictures goes the same way, and the release holds none of its products."""
+    catalog = rendered.render_catalog(400, 6)
+    rendered.write_folder(catalog, tmp_path / "shop", 32)
     with Progress(disable=True) as progress:
         release = run.build_folder(tmp_path / "shop", tmp_path / "out", TINY, precision=0.5, progress=progress)
-    assert releases.verify(release).provenance["catalog"] == "shop"
+    manifest = releases.verify(release)
+    assert manifest.provenance["catalog"] == "shop"
+    asked = golden.read(release, manifest)
+    assert asked is not None
+    assert len(asked.pairs) == golden.PAIRS
+    assert not [one for one in asked.pairs if one.fields in [product.fields for product in catalog]]
     assert np.isfinite(releases.read_manifest(release).calibration.scale)
 
 

@@ -197,7 +197,7 @@ async def test_read_ends_while_more_letters_come_in(broker: BrokerSettings) -> N
     try:
         async with open_dead_letters(broker, NAMES) as letters, asyncio.timeout(20):
             for _ in range(2):
-                before = (await letters._consumer.end_offsets([TopicPartition(DEAD_LETTERS, 0)])).popitem()[1]
+                before = (await letters._log._consumer.end_offsets([TopicPartition(DEAD_LETTERS, 0)])).popitem()[1]
                 read = [one.place.offset async for one in letters.read(Choice(), Nobody())]
                 assert read[:5] == [0, 1, 2, 3, 4]
                 assert read == sorted(set(read))

@@ -15,15 +15,18 @@ import aiohttp
 import msgspec
 import orjson
 from aiokafka import AIOKafkaConsumer
+from pydantic import SecretStr
 from rich.console import Console
 
 from streamer import topics
 from streamer.dataset import LabelDataset
 from streamer.dead_letters import Choice, replay
+from streamer.demo.broker import free_port
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
 from streamer.demo.worker import Worker, running_worker, settings_variables
 from streamer.evidence import EvidenceStore
+from streamer.label_studio import PATH
 from streamer.outbox import producer
 from streamer.reviews import ConfirmedLabel
 from streamer.settings import EngineSettings, EvidenceSettings, FetchSettings, LabelSettings, Settings, StateSettings
@@ -170,20 +173,27 @@ async def _letters(settings: Settings) -> list[dict[str, Any]]:
     return [orjson.loads(record.value or b"") for record in records]
 
 
-async def test_alert_and_audit_are_judged_and_recorded(
-    tmp_path: Path,
-) -> None:
-    """From an update over the alert, or the audit's question, to a row with the picture that was scored."""
+async def test_alert_and_audit_are_judged_and_recorded(kafka: Kafka, tmp_path: Path) -> None:
+    """From an update over the alert, or the audit's question, to a row with the picture that was scored.
+
+    One verdict comes from a tool that writes to the topic, the other from Label Studio.
+    """
     (tmp_path / "pictures").mkdir()
     for name, red in (("dark", 0), ("light", 255)):
         (tmp_path / "pictures" / f"{name}.png").write_bytes(png(red))
     # Alerts on words whose ids add up to 10 and more.
     release = tiny_release.write(tmp_path / "made", bias=-2.5)
     with ImageHost(tmp_path / "pictures") as host:
-        async with run_cluster(None, Console(file=StringIO())) as cluster:
+        async with run_cluster(kafka.bootstrap, Console(file=StringIO())) as cluster:
             settings = settings_of(
                 cluster,
                 tmp_path,
+                labels=LabelSettings(
+                    group=f"{cluster.broker.group}-labeler",
+                    dataset=str(tmp_path / "dataset"),
+                    webhook_port=free_port(),
+                    webhook_secret=SecretStr("a secret"),
+                ),
                 engine=EngineSettings(release=release),
                 fetch=FetchSettings(allow_hosts=(host.address,)),
             )
@@ -191,30 +201,41 @@ async def test_alert_and_audit_are_judged_and_recorded(
             async with aiohttp.ClientSession() as session, _consuming(cluster, names.alerts, names.reviews) as read:
                 with running_worker(variables(settings), tmp_path / "scorer.log") as scorer:
                     await scorer.wait_until_ready(session)
-                    async with producer(cluster.broker) as kafka:
+                    async with producer(cluster.broker) as sender:
                         for product, title, picture in (("a", "blue shoe red", "light"), ("b", "mug", "dark")):
                             update = {"id": product, "version": 1, "title": title}
                             update["image_link"] = f"http://{host.address}/{picture}.png"
-                            await kafka.send_and_wait(names.updates, orjson.dumps(update), key=product.encode())
+                            await sender.send_and_wait(names.updates, orjson.dumps(update), key=product.encode())
                     alert, request = await read(names.alerts), await read(names.reviews)
-            labels = [
-                _said(alert["data"]["product_id"], alert_id=alert["id"]),
-                _said(request["product_id"], image_sha256=request["image_sha256"], text_sha256=request["text_sha256"]),
-            ]
+            said = _said(alert["data"]["product_id"], alert_id=alert["id"])
             dataset = LabelDataset(str(tmp_path / "dataset"))
             async with labelling(settings, tmp_path / "labels.log"):
-                await send(cluster, *((one.product_id, encode(one)) for one in labels))
+                await send(cluster, (said.product_id, encode(said)))
+                await _annotate(settings.labels, request)
                 await until(lambda: len(dataset.of("a")) == len(dataset.of("b")) == 1)
                 (alerted,), (audited,) = dataset.of("a"), dataset.of("b")
                 assert (alerted["sampled"], alerted["text"]) == ("alert", "title: blue shoe red")
                 assert alerted["probability"] == alert["data"]["probability"] > alerted["threshold"]
                 assert (tmp_path / "dataset" / alerted["image"]).read_bytes() == png(255)
+                assert (alerted["reviewer"], audited["reviewer"]) == ("ana", "label-studio:5")
                 assert (audited["sampled"], audited["sampling_probability"]) == ("audit", 1.0)
                 assert (tmp_path / "dataset" / audited["image"]).read_bytes() == png(0)
                 await _command(settings, "erase", "a")
                 await until(lambda: dataset.of("a") == [])
             told = orjson.loads(await _command(settings, "stats", "--json"))
             assert (told["items"], told["verdicts"], told["consensus"]) == (1, 1, {"mismatch": 1})
+
+
+async def _annotate(labels: LabelSettings, request: dict[str, Any]) -> None:
+    """Post a verdict as Label Studio does, on a task whose data are a review request."""
+    choice = {"from_name": "verdict", "value": {"choices": ["mismatch"]}}
+    annotation = {"id": 1, "completed_by": 5, "result": [choice], "updated_at": "2026-03-02T09:00:00Z"}
+    posted = {"action": "ANNOTATION_CREATED", "annotation": annotation, "task": {"data": request}}
+    assert labels.webhook_secret is not None
+    headers = {"Authorization": f"Bearer {labels.webhook_secret.get_secret_value()}"}
+    url = f"http://{labels.webhook_host}:{labels.webhook_port}{PATH}"
+    async with aiohttp.ClientSession() as session, session.post(url, json=posted, headers=headers) as answer:
+        assert answer.status == 200
 
 
 def _said(product: str, **named: str) -> ConfirmedLabel:

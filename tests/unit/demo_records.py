@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from streamer.alert import AlertState, decide
+from streamer.alert import decide
 from streamer.demo.evaluation import Evaluation, PublishedEvent
 from streamer.demo.observe import Ledger
 from streamer.demo.products import DemoProduct, Fact
 from streamer.demo.traffic import Kind, Truth
 from streamer.events import Contradiction, DeadLetter, MismatchAlert, ProductScore
 from streamer.wire import SourcePosition
+
+if TYPE_CHECKING:
+    from streamer.alert_state import AlertState
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 COLOURS = ("red", "blue", "green", "black")

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, structs
 
-from streamer.alert import AlertState, decide, from_table, stems_from, to_table
+from streamer.alert import decide, stems_from
+from streamer.alert_state import AlertState, from_table, to_table
 from streamer.events import Contradiction, MismatchAlert, ProductScore, RecordedOutcome
 from streamer.wire import SourcePosition
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines.errors import InferenceFailed, ReleaseRefused
 from streamer.batch import MAX_FAILURES_IN_A_ROW, Batcher, BatchReport
@@ -337,3 +339,36 @@ async def test_batcher_refuses_an_engine_that_needs_other_threads() -> None:
         batcher.open(other_engine(concurrency=2), max_batch=1)
     assert caught.value.code == "release_incompatible"
     await batcher.close()
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_batcher_swap_makes_no_pair_wait_for_more_than_one_batch_longer(lanes: list[bool]) -> None:
+    """However pairs of both engines are mixed behind a batch that runs: without a swap pair n is in batch n // 4."""
+    asyncio.run(_swap_among(lanes))
+
+
+async def _swap_among(lanes: list[bool]) -> None:
+    gate, ran = threading.Event(), []
+
+    class Recorded(FakeEngine):
+        """Takes down which pairs are in each batch that is run."""
+
+        def infer(self, batch: Batch) -> NDArray[np.float32]:
+            logits = super().infer(batch)
+            ran.append(batch.pixel_values[:, 0, 0, 0].tolist())
+            return logits
+
+    old, new = Recorded(gate=gate.wait), Recorded()
+    batcher = Batcher(old, max_batch=4, report=lambda _: None)
+    first = batcher.put(batcher.lane, pair(255), explains=False)
+    lane = {False: batcher.lane, True: batcher.open(new, max_batch=4)}
+    batcher.swap(lane[True])
+    while batcher.waiting:  # noqa: ASYNC110 - until the thread has taken the first
+        await asyncio.sleep(0)
+    waiting = [batcher.put(lane[one], pair(number), explains=False) for number, one in enumerate(lanes)]
+    gate.set()
+    await asyncio.gather(first, *waiting)
+    await batcher.close()
+    turn = {number: batch for batch, numbers in enumerate(ran[1:]) for number in numbers}
+    assert sorted(turn) == list(range(len(lanes)))
+    assert all(turn[number] <= number // 4 + 1 for number in turn)

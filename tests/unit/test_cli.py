@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from streamer import __version__
+from streamer import __version__, topics
 from streamer.cli import main
-from streamer.settings import Settings
+from streamer.settings import Settings, TopicSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("demo", "score", "publish", "collect", "adapt", "compile", "doctor", "settings", "topics create", "topics list"),
+    "drift",
     *("dead-letters list", "dead-letters show", "dead-letters replay"),
     *(
         "releases list",
         "releases show",
         "releases promote",
         "releases rollback",
+        "releases shadow",
+        "releases compare",
         "labels",
         "labels erase",
         "labels stats",
@@ -172,7 +175,7 @@ def test_publish_twice_says_that_it_is_done(
     feed = tmp_path / "feed.csv"
     feed.write_text("id,title\n1,Mug\n2,Lamp\n", encoding="utf-8")
     assert code_of("topics", "create", "--partitions", "2", "--bootstrap", tansu.bootstrap) == 0
-    assert capsys.readouterr().out.count("created") == 7
+    assert capsys.readouterr().out.count("created") == len(topics.specs(TopicSettings()))
     assert code_of("publish", str(feed), "--bootstrap", tansu.bootstrap) == 0
     assert "published 2 rows" in capsys.readouterr().err
     assert code_of("publish", str(feed), "--bootstrap", tansu.bootstrap) == 0

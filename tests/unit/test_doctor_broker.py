@@ -37,11 +37,11 @@ async def test_broker_that_does_not_answer_is_one_failure() -> None:
 
 
 async def test_broker_without_topics_fails_with_the_command_to_run(tansu: EmbeddedBroker) -> None:
-    """A new broker lacks the four that a scorer needs and those of the loop, and one command creates them."""
+    """A new broker lacks the five that a scorer needs and those of the loop, and one command creates them."""
     findings = by_check(await doctor_broker.examine(settings(tansu.bootstrap)))
     assert findings["broker"].status == "ok"
     missing = [finding for name, finding in findings.items() if name.startswith("topic ")]
-    assert [finding.status for finding in missing] == ["fail"] * 4 + ["warn"] * 3
+    assert [finding.status for finding in missing] == ["fail"] * 5 + ["warn"] * 4
     assert all("streamer topics create" in finding.advice for finding in missing)
 
 

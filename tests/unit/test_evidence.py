@@ -48,12 +48,28 @@ def test_item_of_two_releases_is_the_later_one_where_a_label_does_not_say(store:
     assert store.find(msgspec.structs.replace(LABEL, release=None)) == later
 
 
+@pytest.mark.parametrize("chances", [(0.1, 0.4, 0.2), (0.4, 0.1, 0.4), (0.4, 0.4)])
+def test_item_drawn_more_than_once_keeps_its_greatest_chance(store: EvidenceStore, chances: tuple[float, ...]) -> None:
+    """How likely it was to be drawn at all: with the chance of the last draw, figures would be biased."""
+    for chance in chances:
+        kept = store.keep(item(sampled="audit", sampling_probability=chance), PICTURE)
+    assert kept.sampling_probability == 0.4
+    assert store.find(LABEL) == kept
+
+
+def test_item_that_alerts_replaces_what_the_audit_kept_of_it(store: EvidenceStore) -> None:
+    """Its category has another threshold now; what alerts is kept for sure, also when it alerts no more."""
+    audited = item(sampled="audit", sampling_probability=0.1)
+    store.keep(audited, PICTURE)
+    assert store.keep(ITEM, None) == ITEM
+    assert store.keep(audited, PICTURE) == ITEM
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"product_id": "other"},
         {"image_sha256": "0" * 64},
-        {"release": "fusion-ffffffffffff"},
         {"alert_id": "b" * 32, "image_sha256": None},
     ],
 )

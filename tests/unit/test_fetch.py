@@ -94,12 +94,13 @@ async def test_get_no_usable_validator_is_none(site: Site, headers: dict[str, st
     ],
 )
 async def test_get_status_says_what_to_do(site: Site, status: int, kind: type[StreamerError], code: str) -> None:
-    """Each status is rejected at once or tried again as often as allowed, under a stable code."""
-    url = site.respond({"status": status})
-    async with Fetcher(settings(site, attempts=3)) as fetcher:
+    """Each status is rejected at once or tried again as often as allowed, under a stable code; each try is told."""
+    url, failed = site.respond({"status": status}), []
+    async with Fetcher(settings(site, attempts=3), failed=failed.append) as fetcher:
         error = await error_of(fetcher, url)
     tries = 3 if kind is TransientError else 1
     assert (type(error), error.code, error.attempts, len(site.requests)) == (kind, code, tries, tries)
+    assert failed == [code] * tries
 
 
 async def test_get_empty_body_is_rejected(site: Site) -> None:

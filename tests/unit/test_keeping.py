@@ -16,7 +16,9 @@ from streamer import alert as alerting
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import PRODUCT_SCORES, ProductScore
 from streamer.evidence import EvidenceStore
+from streamer.held import hold
 from streamer.keeping import TRIES, Keeper
+from streamer.policy import Policy
 from streamer.reviews import ConfirmedLabel
 from streamer.sampling import AuditSampler
 from streamer.settings import PipelineSettings
@@ -123,6 +125,18 @@ async def test_audited_product_is_kept_and_people_are_asked(tmp_path: Path) -> N
         assert len(kept.asked.records) == 1
 
 
+async def test_product_that_is_audited_again_is_asked_about_with_its_greatest_chance(tmp_path: Path) -> None:
+    """A worker that starts anew scores it once more, when the budget leaves it another chance."""
+    told = []
+    for share in (1.0, 0.999):
+        async for kept in keeping(tmp_path, share=share):
+            await kept.bench.send(update(1, RIGHT))
+            await kept.bench.settle()
+            told += [(one["request_id"], one["sampling_probability"]) for one in kept.asked.topic("review-requests")]
+    assert len(told) == 2
+    assert set(told) == {(told[0][0], 1.0)}
+
+
 async def test_product_with_another_s_picture_and_text_has_evidence_of_its_own(tmp_path: Path) -> None:
     """It costs no inference, and its server may say that the picture has not changed."""
     async for kept in keeping(tmp_path):
@@ -139,7 +153,7 @@ async def test_picture_that_has_not_changed_is_fetched_again_where_evidence_lack
     """It did not alert at first; now it does, in a category with another threshold, and its bytes are needed."""
     async for kept in keeping(tmp_path):
         strict = msgspec.structs.replace(kept.bench.pipeline.serving.manifest, thresholds={"Mugs": 0.0})
-        kept.bench.pipeline.serving.manifest = strict
+        kept.bench.pipeline.serving.policy = Policy(strict)
         await kept.bench.send(update(1, RIGHT))
         await kept.bench.settle()
         await kept.bench.send(update(2, RIGHT) | {"product_type": "Mugs"})
@@ -156,8 +170,17 @@ async def test_alert_points_to_its_item(tmp_path: Path) -> None:
         (score,) = await kept.bench.settle()
         _, alert = alerting.decide(None, msgspec.convert(score, ProductScore), source="/test")
         assert alert is not None
-        await kept.keeper.point(alert)
+        await kept.keeper.point(alert, scored_by=score["release"])
         label = msgspec.structs.replace(by_digests(score), alert_id=alert.id, image_sha256=None, text_sha256=None)
+        assert kept.store.find(label) == kept.items()[0]
+
+
+async def test_label_that_names_the_release_that_decided_finds_what_another_has_scored(tmp_path: Path) -> None:
+    """An alert that was decided anew names the release that decided; picture and text are those that were scored."""
+    async for kept in keeping(tmp_path):
+        await kept.bench.send(update(1, WRONG))
+        (score,) = await kept.bench.settle()
+        label = msgspec.structs.replace(by_digests(score), release="fake-222222222222")
         assert kept.store.find(label) == kept.items()[0]
 
 
@@ -210,6 +233,6 @@ def test_picture_that_waits_for_its_score_is_whole_however_large(
     monkeypatch.setattr(tempfile, "tempdir", place)
     for size in (10, 2**20):
         body = hashlib.sha256(b"x").digest() * (size // 10)
-        with Keeper.hold(body) as held:
+        with hold(body) as held:
             held.seek(0)
             assert held.read() == body

@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from engines.contract import AttributeColumns, Calibration
-from streamer.alert import AlertState, decide
+from streamer.alert import decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
@@ -23,6 +23,7 @@ from streamer.pipeline import Pipeline
 from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
+from streamer.tracing import OFF
 from streamer.wire import SourcePosition
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
+    from streamer.alert_state import AlertState
     from streamer.keeping import Keeper
     from streamer.serving import Serving
+    from streamer.shadow import Shadow
+    from streamer.tracing import Tracing
 
 RIGHT, WRONG = "https://shop.example/right.png", "https://shop.example/wrong.png"
 
@@ -86,7 +90,10 @@ async def build(
     settings: PipelineSettings,
     engine: FakeEngine | None = None,
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
+    *,
     keeper: Keeper | None = None,
+    shadow: Shadow | None = None,
+    tracing: Tracing = OFF,
 ) -> AsyncIterator[Bench]:
     """Yield a pipeline on fakes, and end its threads."""
     engine = engine or FakeEngine()
@@ -103,6 +110,8 @@ async def build(
             settings=settings,
             telemetry=telemetry,
             keeper=keeper,
+            shadow=shadow,
+            tracing=tracing,
         )
         yield Bench(pipeline, fetcher, published, engine, batcher)
         await batcher.close()

@@ -15,11 +15,13 @@ from engines.store import ReleaseStore
 from streamer.errors import FatalError
 from streamer.events import EngineRelease
 from streamer.reload import Loaded, Reloader
+from streamer.shadow_events import ShadowRelease
 from tests import tiny_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
+
 
 CONFIGURED = "tiny-ffffffffffff"
 
@@ -29,12 +31,17 @@ class Announced:
 
     def __init__(self) -> None:
         self.made: list[EngineRelease] = []
+        self.tried: ShadowRelease | None = None
         self._more = asyncio.Event()
         self.asked = asyncio.Event()
 
     @property
     def newest(self) -> EngineRelease | None:
         return self.made[-1] if self.made else None
+
+    @property
+    def shadow(self) -> ShadowRelease | None:
+        return self.tried
 
     def of(self, release: str | None) -> EngineRelease | None:
         return next((one for one in reversed(self.made) if one.release == release), None)
@@ -60,6 +67,41 @@ class Announced:
         )
         self._more.set()
 
+    def announce_shadow(self, release: str | None, manifest_sha256: str = "0" * 64, *, share: float = 0.5) -> None:
+        moment = datetime.now(UTC)
+        self.tried = None
+        if release is not None:
+            self.tried = ShadowRelease(
+                release=release, manifest_sha256=manifest_sha256, share=share, announced_at=moment, announced_by="test"
+            )
+        self._more.set()
+
+
+class Trials:
+    """Takes down which challengers are tried, and when one is in memory."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+        self.running: str | None = None
+
+    async def follow(
+        self, wanted: ShadowRelease | None, fetch: Callable[[ShadowRelease], Awaitable[Loaded | None]]
+    ) -> None:
+        if (wanted and wanted.release) == self.running:
+            return
+        await self.end()
+        if wanted is not None and (loaded := await fetch(wanted)) is not None:
+            self.running = loaded.release
+            self.happened.append(f"began {loaded.release}")
+
+    async def end(self) -> None:
+        if self.running is not None:
+            self.happened.append(f"ended {self.running}")
+            self.running = None
+
+    def refuse(self, wanted: ShadowRelease, code: str, error: Exception) -> None:
+        self.happened.append(f"refused {code}")
+
 
 class Bench:
     """A reloader, its store, and what it did."""
@@ -71,6 +113,7 @@ class Bench:
         self.adopted: list[str] = []
         self.refused: list[str] = []
         self.adoption_fails: Exception | None = None
+        self.trials = Trials()
         self.reloader = Reloader(
             announced=self.announced,
             store=self.store,
@@ -78,11 +121,13 @@ class Bench:
             adopt=self._adopt,
             report=self,
             scratch=folder / "scratch",
+            shadow=self.trials,
         )
 
     async def _adopt(self, loaded: Loaded) -> None:
         if self.adoption_fails is not None:
             raise self.adoption_fails
+        self.trials.happened.append("swapped")
         self.adopted.append(loaded.release)
 
     def engine_refused(self, reason: str) -> None:
@@ -94,6 +139,12 @@ class Bench:
         stored = self.store.publish(directory)
         newest = self.announced.newest
         self.announced.announce(directory.name, stored.manifest_sha256, previous=newest.release if newest else None)
+        return directory.name
+
+    def publish_shadow(self, bias: float, **oddity: object) -> str:
+        """Publish a release and announce it as a challenger; return its name."""
+        directory = tiny_release.write(self.folder / "made", bias=bias, **oddity)  # type: ignore[arg-type]
+        self.announced.announce_shadow(directory.name, self.store.publish(directory).manifest_sha256)
         return directory.name
 
     def kept(self, name: str) -> Path:
@@ -260,6 +311,68 @@ async def test_announcement_of_what_the_settings_name_costs_nothing(tmp_path: Pa
     name = bench.publish(0.0)
     assert await bench.reloader.first(name) is None
     assert bench.reloader.running == name
+
+
+async def test_challenger_is_tried_until_its_trial_is_taken_back(bench: Bench) -> None:
+    """The release that runs is not touched."""
+    tried = bench.publish_shadow(1.0)
+    await bench.follow(lambda: bench.trials.running == tried)
+    bench.announced.announce_shadow(None)
+    await bench.follow(lambda: bench.trials.running is None)
+    assert bench.trials.happened == [f"began {tried}", f"ended {tried}"]
+    assert (bench.adopted, bench.reloader.running) == ([], CONFIGURED)
+
+
+async def test_challenger_is_out_of_memory_before_a_release_is_loaded_that_is_to_run(bench: Bench) -> None:
+    """And is tried again beside that one."""
+    tried = bench.publish_shadow(1.0)
+    await bench.follow(lambda: bench.trials.running == tried)
+    bench.publish(0.0)
+    await bench.follow(lambda: bench.adopted != [] and bench.trials.running == tried)
+    assert bench.trials.happened == [f"began {tried}", f"ended {tried}", "swapped", f"began {tried}"]
+
+
+async def test_challenger_that_is_promoted_is_tried_no_longer(bench: Bench) -> None:
+    """A release has nothing to say to itself."""
+    tried = bench.publish_shadow(1.0)
+    await bench.follow(lambda: bench.trials.running == tried)
+    assert bench.publish(1.0) == tried
+    await bench.follow(lambda: bench.adopted == [tried])
+    assert bench.trials.happened[-1] == "swapped"
+    assert bench.trials.running is None
+
+
+@pytest.mark.parametrize(
+    ("oddity", "code"), [({"golden_bias": 7.0}, "golden_mismatch"), ({"bias": float("nan")}, "inference_failed")]
+)
+async def test_challenger_that_is_broken_is_refused_as_a_release_is(
+    bench: Bench, oddity: dict[str, float], code: str
+) -> None:
+    """But it is not counted among the announced releases that a worker should run."""
+    bench.publish_shadow(**({"bias": 1.0} | oddity))
+    await bench.follow(lambda: bench.trials.happened == [f"refused {code}"])
+    assert bench.refused == []
+
+
+async def test_store_that_is_away_does_not_end_a_trial_for_a_release_that_cannot_be_had(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends once the release is here and is about to be loaded."""
+    tried = bench.publish_shadow(1.0)
+    await bench.follow(lambda: bench.trials.running == tried)
+    name = bench.publish(0.0)
+    real, failures = bench.store._files.open, iter([OSError("reset")])
+    running_meanwhile: list[str | None] = []
+
+    def flaky(*arguments: object, **options: object) -> object:
+        for failure in failures:
+            running_meanwhile.append(bench.trials.running)
+            raise failure
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(bench.store._files, "open", flaky)
+    await bench.follow(lambda: bench.adopted == [name])
+    assert running_meanwhile == [tried]
 
 
 def _raise(error: Exception, *_: object, **__: object) -> None:

@@ -7,10 +7,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from engines import calibration, releases
+from engines import calibration, golden, releases
 from engines.contract import Batch
 from engines.image import decode
-from engines.runtime.loader import load, load_tokenizer
+from engines.runtime.loader import load, load_checked, load_tokenizer
 from engines.text import compose
 
 MAX_RELEASE_BYTES = 12_000_000
@@ -22,6 +22,16 @@ def test_shipped_release_is_whole_and_small() -> None:
     names = {*manifest.files, releases.MANIFEST_FILE}
     assert {path.name for path in releases.shipped().iterdir()} == names
     assert sum((releases.shipped() / name).stat().st_size for name in names) <= MAX_RELEASE_BYTES
+
+
+def test_shipped_release_answers_its_golden_pairs_as_where_it_was_made() -> None:
+    """Runtime, tokenizer and decoder of this machine do with them what they should; another tokenizer would not."""
+    engine, tokenizer = load_checked(releases.shipped(), threads=1)
+    pairs = golden.read(releases.shipped(), engine.manifest)
+    assert pairs is not None
+    assert len(pairs.pairs) == golden.PAIRS
+    assert golden.check(engine, tokenizer, pairs) < 1e-3
+    engine.close()
 
 
 def test_shipped_engine_scores_bytes_and_fields() -> None:

@@ -13,7 +13,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamer.alert import AlertState, decide
+from streamer.alert import decide
 from streamer.batch import Batcher
 from streamer.errors import RejectedEvent
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES, ProductScore
@@ -27,6 +27,8 @@ from tests.fakes import SIDE, FakeEngine, FakeFetcher, Published, fake_serving
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from streamer.alert_state import AlertState
 
 Event = tuple[str, int | None, str, int]
 

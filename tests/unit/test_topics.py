@@ -71,13 +71,13 @@ def test_client_kwargs_unreadable_ca_file_names_the_setting(tmp_path: Path, cont
 
 def test_specs_keep_people_s_topics_longer_and_dead_letters_larger() -> None:
     """Alerts and dead letters wait for people; a dead letter is larger than the event it carries."""
-    updates, scores, alerts, dead_letters = stream_specs(TopicSettings())
-    days = [int(spec.config["retention.ms"]) // 86_400_000 for spec in (updates, scores, alerts, dead_letters)]
-    assert days == [7, 7, 30, 30]
+    updates, scores, alerts, dead_letters, redecisions = stream_specs(TopicSettings())
+    flow = (updates, scores, alerts, dead_letters, redecisions)
+    assert [int(spec.config["retention.ms"]) // 86_400_000 for spec in flow] == [7, 7, 30, 30, 1]
     assert int(dead_letters.config["max.message.bytes"]) > 2**20 * 4 / 3
-    assert all(spec.config["cleanup.policy"] == "delete" for spec in (updates, scores, alerts, dead_letters))
-    by_the_broker = [spec.config.get("message.timestamp.type") for spec in (updates, scores, alerts, dead_letters)]
-    assert by_the_broker == [None, *["LogAppendTime"] * 3]
+    assert all(spec.config["cleanup.policy"] == "delete" for spec in flow)
+    by_the_broker = [spec.config.get("message.timestamp.type") for spec in flow]
+    assert by_the_broker == [None, *["LogAppendTime"] * 4]
 
 
 def test_specs_keep_the_last_announcement_of_each_release_in_one_order() -> None:
