@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help prometheus asyncapi demo test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
+.PHONY: help prometheus asyncapi demo loop test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -18,9 +18,13 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[demo]'
 	@touch $@
 
+$(VENV)/loop: pyproject.toml | $(VENV)/pip
+	$(PIP) install --quiet --editable '.[demo,labels,train]'
+	@touch $@ $(VENV)/demo
+
 $(VENV)/test: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,train,test]'
-	@touch $@ $(VENV)/demo
+	@touch $@ $(VENV)/demo $(VENV)/loop
 
 $(VENV)/gpu: pyproject.toml | $(VENV)/pip
 	$(PIP) install --quiet --editable '.[gpu,train]'
@@ -40,6 +44,9 @@ asyncapi: $(VENV)/asyncapi/node_modules ## The official AsyncAPI parser (npm), f
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)
+
+loop: $(VENV)/loop ## Labels, a retraining, the gate and a swap under load on this machine, in ten minutes; ARGS="--seed 7"
+	$(BIN)/streamer loop $(ARGS)
 
 test: $(VENV)/test ## Install and run the tests; options in ARGS="-k batch"
 	$(BIN)/python -m pytest $(ARGS)
@@ -71,4 +78,4 @@ lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/pyright
 
 clean: ## Remove the environment and what the commands wrote
-	rm -rf $(VENV) demo-report state build *.egg-info
+	rm -rf $(VENV) demo-report loop-report state build *.egg-info

@@ -48,11 +48,12 @@ def apply(calibration: Calibration, logits: Floats) -> NDArray[np.float64]:
     return _sigmoid(z)
 
 
-def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5) -> Calibration:
+def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5, weights: Floats | None = None) -> Calibration:
     """Return scale and shift that maximise the likelihood of `labels` (N,) given `logits` (N,), by Newton's method.
 
     Targets are smoothed as Platt did, so perfectly separated pairs still have a finite answer. With another
-    `prevalence` than one half, probabilities are those of a catalogue in which that share is wrong.
+    `prevalence` than one half, probabilities are those of a catalogue in which that share is wrong. `weights` (N,) say
+    how much each pair counts within its class; without, all count the same.
 
     Raises:
         ValueError: one of the two classes is missing.
@@ -61,11 +62,12 @@ def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5) -> Cal
     """
     positives, negatives = _counts(labels)
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    weights = np.where(labels == 1, prevalence / positives, (1 - prevalence) / negatives)
+    shares = _within_classes(labels, weights)
+    counted = np.where(labels == 1, prevalence, 1 - prevalence) * shares
     design = np.stack([logits.astype(np.float64), np.ones(len(logits))], axis=1)  # (N, 2)
     parameters = np.array([1.0, np.log(prevalence / (1 - prevalence))])
     for _ in range(_NEWTON_STEPS):
-        parameters = _newton_step(parameters, design, targets, weights)
+        parameters = _newton_step(parameters, design, targets, counted)
     return Calibration(scale=float(parameters[0]), shift=float(parameters[1]))
 
 
@@ -101,16 +103,18 @@ def threshold_for_precision(
     return float(points.thresholds[reached[-1]]) if len(reached) else None
 
 
-def threshold_for_best_f1(scores: Floats, labels: Labels, *, prevalence: float) -> float:
+def threshold_for_best_f1(scores: Floats, labels: Labels, *, prevalence: float, weights: Floats | None = None) -> float:
     """Return the threshold with the greatest harmonic mean of recall and precision."""
-    points = operating_points(scores, labels, prevalence=prevalence)
+    points = operating_points(scores, labels, prevalence=prevalence, weights=weights)
     f1 = 2 * points.recalls * points.precisions / np.maximum(points.recalls + points.precisions, _TINY)
     return float(points.thresholds[f1.argmax()])
 
 
-def recall_at_precision(scores: Floats, labels: Labels, *, prevalence: float, precision: float) -> float:
+def recall_at_precision(
+    scores: Floats, labels: Labels, *, prevalence: float, precision: float, weights: Floats | None = None
+) -> float:
     """Return the greatest recall of a threshold whose precision is at least `precision`, 0 if none reaches it."""
-    points = operating_points(scores, labels, prevalence=prevalence)
+    points = operating_points(scores, labels, prevalence=prevalence, weights=weights)
     reached = points.recalls[points.precisions >= precision]
     return float(reached.max()) if len(reached) else 0.0
 
@@ -121,12 +125,14 @@ def average_precision(scores: Floats, labels: Labels, *, prevalence: float) -> f
     return float((np.diff(points.recalls, prepend=0.0) * points.precisions).sum())
 
 
-def at_threshold(scores: Floats, labels: Labels, *, prevalence: float, threshold: float) -> tuple[float, float]:
+def at_threshold(
+    scores: Floats, labels: Labels, *, prevalence: float, threshold: float, weights: Floats | None = None
+) -> tuple[float, float]:
     """Return (recall, precision) of the decision `score >= threshold`; precision is 1 when nothing is alerted."""
     _counts(labels)
-    alerted = scores >= threshold
-    recall = float(alerted[labels == 1].mean())
-    false_alarms = float(alerted[labels == 0].mean())
+    counted = np.ones(len(labels)) if weights is None else weights
+    alerted = counted * (scores >= threshold)
+    recall, false_alarms = (float(alerted[labels == label].sum() / counted[labels == label].sum()) for label in (1, 0))
     share = prevalence * recall + (1 - prevalence) * false_alarms
     return recall, (prevalence * recall / share if share > 0 else 1.0)
 
@@ -202,6 +208,20 @@ def bootstrap_all(
     lows, highs = np.quantile(np.array(values), [tail, 1 - tail], axis=0)
     found = zip(statistics(scores, labels), lows, highs, strict=True)
     return [Interval(float(value), float(low), float(high)) for value, low, high in found]
+
+
+def _within_classes(labels: Labels, weights: Floats | None) -> NDArray[np.float64]:
+    """Return how much each pair counts (N,), the sum of each class 1.
+
+    Raises:
+        ValueError: one of the two classes is missing, or counts nothing.
+    """
+    _counts(labels)
+    counted = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    totals = [float(counted[labels == label].sum()) for label in (0, 1)]
+    if min(totals) <= 0:
+        raise ValueError("all pairs of one class have the weight 0: both are needed")
+    return counted / np.where(labels == 1, totals[1], totals[0])
 
 
 def _pairs_apart(labels: Labels, generator: np.random.Generator) -> Callable[[], NDArray[np.int64]]:

@@ -12,6 +12,8 @@ EngineError(code)
 ├ ImageRefused        these bytes are not an image that we accept (see its codes)
 ├ TextRefused         there is nothing in the text to compare a picture with
 ├ CatalogInvalid      a catalogue folder or feed cannot be read
+├ LabelsInvalid       a folder of pinned labels cannot be read, or there is too little in it
+├ ReleaseNotRestorable  a release cannot be made a model again that training goes on from
 └ ParityExceeded      an exported model does not reproduce its source within tolerance
 
 `code` is a stable slug: the metric label, the dead letter's reason and the log field.
@@ -95,6 +97,18 @@ class CatalogInvalid(EngineError):
     """A catalogue folder or feed cannot be read."""
 
     code = "catalog_invalid"
+
+
+class LabelsInvalid(EngineError):
+    """Codes: labels_invalid (the folder cannot be read), labels_too_few (nothing could be shown with so few)."""
+
+    code = "labels_invalid"
+
+
+class ReleaseNotRestorable(EngineError):
+    """A release cannot be made a model again that training goes on from."""
+
+    code = "release_not_restorable"
 
 
 class ParityExceeded(EngineError):

@@ -28,8 +28,12 @@ MANIFEST_FILE: Final = "manifest.json"
 MODEL_FILE: Final = "model.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
 GOLDEN_FILE: Final = "golden.json"  # see `engines.golden`
+WEIGHTS_FILE: Final = "weights.safetensors"  # what training goes on from; read by no scorer
+HELD_OUT_FILE: Final = "held-out.json"  # see `engines.held_out`
 
 _REQUIRED_FILES: Final = frozenset({MODEL_FILE, TOKENIZER_FILE})
+_BESIDE: Final = frozenset({GOLDEN_FILE, WEIGHTS_FILE, HELD_OUT_FILE})
+"""Files that decide no logit."""
 
 
 class _Schema(msgspec.Struct):
@@ -126,7 +130,7 @@ def sha256(path: Path) -> str:
 
 def model_digest(manifest: Manifest) -> str:
     """Return 16 hex digits of what decides a logit: the files and input specs, not calibration and thresholds."""
-    files = sorted((name, digest) for name, digest in manifest.files.items() if name != GOLDEN_FILE)
+    files = sorted((name, digest) for name, digest in manifest.files.items() if name not in _BESIDE)
     decisive = (files or manifest.release, manifest.image, manifest.text, manifest.attributes)
     return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:16]
 

@@ -6,6 +6,7 @@ progress, and gets the signals that this process gets.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from streamer.pictures import writing
 from streamer.terminal import CollectBar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -148,10 +149,14 @@ def show_survey(folder: Path, out: Path, console: Console, *, seed: int = 0) -> 
     console.print(f"survey: {page}", soft_wrap=True, markup=False)
 
 
-def train(command: Sequence[str]) -> int:
+def train(command: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
     """Run the training program to its end and return its exit code, 128 + the signal when one ended it.
 
     It is a process group of its own, so that Ctrl-C reaches it once: from here, like any other signal.
+
+    Args:
+        command: the program and its arguments.
+        variables: of its environment, where that does not set them already.
 
     Raises:
         FatalError: train_not_started.
@@ -167,7 +172,9 @@ def train(command: Sequence[str]) -> int:
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)  # noqa: S603 - our own program
+        child = subprocess.Popen(  # noqa: S603 - our own program
+            command, stdin=subprocess.DEVNULL, process_group=0, env={**(variables or {}), **os.environ}
+        )
         for number in early:
             child.send_signal(number)
         code = child.wait()

@@ -18,7 +18,9 @@ from streamer.cli_compile import compile_plan
 from streamer.cli_contracts import contracts
 from streamer.cli_dead_letters import dead_letters_app
 from streamer.cli_labels import labels_app
+from streamer.cli_loop import loop
 from streamer.cli_releases import releases_app
+from streamer.cli_retrain import retrain_engine
 from streamer.cli_topics import topics_app
 from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
 from streamer.errors import FatalError, StreamerError
@@ -37,6 +39,8 @@ app.command("contracts")(contracts)
 app.command("collect")(collect_feed)
 app.command("adapt", context_settings=PASSES_ON)(adapt)
 app.command("audit", context_settings=PASSES_ON)(audit)
+app.command("retrain", context_settings=PASSES_ON)(retrain_engine)
+app.command("loop")(loop)
 
 Release = Annotated[
     Path | None,

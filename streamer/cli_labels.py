@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamer import command
-from streamer.command import Bootstrap
+from streamer.command import Bootstrap, Dataset
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 labels_app = typer.Typer(rich_markup_mode="markdown")
 
-Dataset = Annotated[str | None, typer.Option(metavar="DIR_OR_URL", help="The data set; wins over the settings.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streamer import command
-from streamer.command import EXIT_FOUND, Bootstrap
+from streamer.command import EXIT_FOUND, Bootstrap, Store
 from streamer.errors import FatalError
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ releases_app = typer.Typer(
     help="List, show, promote, roll back and try engine releases: running scorers swap without losing an event.",
 )
 
-Store = Annotated[
-    str | None, typer.Option(metavar="DIR_OR_URL", help="Where releases are kept; wins over the settings.")
-]
 Reason = Annotated[str | None, typer.Option(help="Why, for those who read the list later.")]
 By = Annotated[str | None, typer.Option(help="Who announces it; your user name if unset.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -20,6 +20,12 @@ EXIT_FOUND, EXIT_FATAL, EXIT_INTERRUPTED = 1, 2, 130
 T = TypeVar("T")
 
 Bootstrap = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Kafka; wins over the settings.")]
+Store = Annotated[
+    str | None, typer.Option(metavar="DIR_OR_URL", help="Where releases are kept; wins over the settings.")
+]
+Dataset = Annotated[
+    str | None, typer.Option(metavar="DIR_OR_URL", help="The data set of labels; wins over the settings.")
+]
 
 
 def settings(**options: object) -> "Settings":

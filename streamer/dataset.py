@@ -173,6 +173,22 @@ class LabelDataset:
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
         return len(rows)
 
+    def rows(self, version: int) -> list[dict[str, Any]]:
+        """Return all rows of a version, by item and reviewer.
+
+        Raises:
+            TransientError: dataset_unavailable; also when a product was erased since, which older versions hold.
+        """
+        return self._read("*", "TRUE ORDER BY item_id, reviewer", version=version)
+
+    def picture(self, name: str) -> bytes | None:
+        """Return the bytes of a row's `image`, None where they are gone.
+
+        Raises:
+            TransientError: store_unavailable.
+        """
+        return self._blobs.get(name)
+
     def verdicts(self) -> Iterable[tuple[str, Verdict]]:
         """Return item id and verdict of every row.
 
@@ -189,9 +205,9 @@ class LabelDataset:
         """
         return self._read("*", f"product_id = {_listed([product_id])}")
 
-    def _read(self, columns: str, where: str = "TRUE") -> list[dict[str, Any]]:
+    def _read(self, columns: str, where: str = "TRUE", *, version: int | None = None) -> list[dict[str, Any]]:
         """Return rows, by delta-rs' own engine: pyarrow's cannot filter the strings that its MERGE writes."""
-        table = self._table()
+        table = self._table(version)
         if table is None:
             return []
         with _translated():
@@ -199,10 +215,10 @@ class LabelDataset:
             rows: list[dict[str, Any]] = pa.table(query.read_all()).to_pylist()
         return rows
 
-    def _table(self) -> DeltaTable | None:
+    def _table(self, version: int | None = None) -> DeltaTable | None:
         with _translated():
             try:
-                return DeltaTable(self._table_url)
+                return DeltaTable(self._table_url, version=version)
             except TableNotFoundError:
                 return None
 

@@ -89,8 +89,17 @@ def _check(directory: Path) -> int:
         engine.close()
 
 
-async def promote(settings: Settings, checked: Checked, *, by: str, reason: str | None) -> EngineRelease | None:
+async def promote(
+    settings: Settings, checked: Checked, *, by: str, reason: str | None, running: str | None = None
+) -> EngineRelease | None:
     """Announce a release; None where it is announced already.
+
+    Args:
+        settings: the broker and its topics.
+        checked: what is announced.
+        by: whom.
+        reason: for those who read the list later.
+        running: a release of the store that scorers run where nothing was announced yet, to go back to.
 
     Raises:
         FatalError: topics_missing, broker_unreachable, announcement_refused.
@@ -99,10 +108,20 @@ async def promote(settings: Settings, checked: Checked, *, by: str, reason: str 
         newest = announced.newest
     if newest is not None and newest.release == checked.stored.manifest.release:
         return None
-    before = newest.release if newest is not None else None
+    before = newest.release if newest is not None else running
     release = _announcement(checked.stored, "promoted", replaces=before, previous=before, by=by, reason=reason)
     await announce(settings.broker, settings.topics.releases, release)
     return release
+
+
+async def announced_release(settings: Settings) -> EngineRelease | None:
+    """Return what scorers have been told to run, None where nothing was announced yet.
+
+    Raises:
+        FatalError: as `promote`.
+    """
+    async with open_announcements(settings.broker, settings.topics.releases) as announced:
+        return announced.newest
 
 
 async def rollback_target(settings: Settings) -> str:

@@ -160,6 +160,18 @@ class LabelSettings(_Section):
     )
 
 
+class RetrainSettings(_Section):
+    """When an engine is retrained, and where."""
+
+    min_labels: int = Field(
+        default=200, ge=1, description="newly judged items after which `streamer retrain --if-needed` has work to do"
+    )
+    work: Path = Field(default=Path("retraining"), description="directory of runs; one that was killed goes on there")
+    catalog: Path | None = Field(
+        default=None, description="folder (`streamer collect`) of the catalogue that the engine was adapted to"
+    )
+
+
 class DriftSettings(_Section):
     """The drift watcher: from where on products, scores or alerts are others than when the release began to judge."""
 
@@ -246,6 +258,7 @@ class Settings(BaseSettings):
     releases: ReleaseSettings = ReleaseSettings()
     evidence: EvidenceSettings = EvidenceSettings()
     labels: LabelSettings = LabelSettings()
+    retrain: RetrainSettings = RetrainSettings()
     drift: DriftSettings = DriftSettings()
     pipeline: PipelineSettings = PipelineSettings()
     state: StateSettings = StateSettings()

@@ -27,6 +27,7 @@ from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
 from engines.build.texts import data_digest, encode
+from engines.build.thresholds import Target
 from engines.contract import ImageSpec, TextSpec
 from engines.text import Tokenizer
 
@@ -117,11 +118,13 @@ def adapt_parts(
     train(prepared, work, recipe, progress)
     validation = prepared.validation
     weigh(prepared.model, validation, seed=recipe.seed)
-    held_out = [
+    chosen_on, measured_on = [
         HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
         for number, part in enumerate((validation, prepared.test))
     ]
-    return assemble(prepared.source, *held_out, precision=precision, out=out, progress=progress)
+    return assemble(
+        prepared.source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress
+    )
 
 
 def image_spec(recipe: AdaptRecipe) -> ImageSpec:

@@ -19,7 +19,9 @@ from engines.build.columns import find_columns
 from engines.build.gather import gather_parts
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.pretrained import PretrainedFusion
+from engines.build.recipe import PREVALENCE
 from engines.build.texts import data_digest
+from engines.build.thresholds import Target
 from engines.build.tune import LOGGED, Step, Tuner
 
 if TYPE_CHECKING:
@@ -84,11 +86,11 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     if not tuner.is_main:
         return None
     families.save(source, work / TUNED_FOLDER)
-    held_out = [
+    chosen_on, measured_on = [
         HeldOut(part, source.encode(part), grades.graded_pairs(part, seen, seed=recipe.seed + number))
         for number, (part, seen) in enumerate(zip(parts[1:], looks[1:], strict=True))
     ]
-    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+    return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
 
 
 @torch.no_grad()

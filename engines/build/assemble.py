@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 
 from engines import calibration, releases
-from engines.build import evaluate, export, golden_pairs, thresholds, tracking
-from engines.build.recipe import PREVALENCE
+from engines.build import evaluate, export, golden_pairs, held_out, thresholds, tracking, weights
 from engines.build.report import Assessment, write_report
 from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
@@ -21,7 +21,8 @@ from engines.runtime.onnx import OnnxEngine
 from engines.text import Tokenizer
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping, Sequence
+
     import tokenizers
     from numpy.typing import NDArray
     from rich.progress import Progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Figures, Pairs
     from engines.build.texts import Texts
+    from engines.build.thresholds import Comparison, Target, Thresholds
     from engines.contract import AttributeColumns, Engine, TensorSpec
 
 MAX_BATCH: Final = 32
@@ -37,11 +39,17 @@ MAX_BATCH: Final = 32
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Products that training has not seen, as pairs to score."""
+    """Products that training has not seen, as pairs to score; `weights` (M,), if not all count the same."""
 
     catalog: Catalog
     texts: Texts
     pairs: Pairs
+    weights: NDArray[np.float64] | None = None
+
+    @property
+    def counted(self) -> NDArray[np.float64]:
+        """How much each pair counts within its class, float64 (M,)."""
+        return np.ones(len(self.pairs.label)) if self.weights is None else self.weights
 
 
 @dataclass(frozen=True)
@@ -71,14 +79,45 @@ class Source:
         return export.input_specs(self.image, self.text, attributes=count)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a release is told of itself: how its logits become decisions, and what they reach.
+
+    `candidates` are the thresholds with those of categories, whether they are shipped or not.
+    """
+
+    calibration: Calibration
+    chosen: Thresholds
+    candidates: Thresholds
+    cross_fitted: Comparison | None
+
+
 def assemble(
-    source: Source, validation: HeldOut, test: HeldOut, *, precision: float, out: Path, progress: Progress
+    source: Source,
+    validation: Sequence[HeldOut],
+    test: HeldOut,
+    *,
+    target: Target,
+    out: Path,
+    progress: Progress,
+    parent: str | None = None,
+    said: Mapping[str, object] | None = None,
 ) -> Path:
     """Publish the release under `out`, with a report of its quality beside it, and return the release's directory.
 
     Calibration and thresholds come from the validation pairs, scored by the exported graph itself; the metrics in the
-    manifest come from the test pairs. The threshold is the one of greatest recall at `precision`, or, where no
-    threshold reaches it, the one of the best F1; see `thresholds` for those of categories.
+    manifest come from the test pairs. The threshold is the one of greatest recall at the target's precision, or, where
+    no threshold reaches it, the one of the best F1; see `thresholds` for those of categories.
+
+    Args:
+        source: the trained model.
+        validation: pairs of one or more catalogues, none of which shares an item with another.
+        test: pairs to measure on.
+        target: of the thresholds; probabilities are those of a catalogue of its prevalence.
+        out: where the release goes.
+        progress: bars are added to it.
+        parent: the release that was gone on from.
+        said: what else its metrics should say.
 
     Raises:
         ParityExceeded: the exported graph does not reproduce the model.
@@ -86,49 +125,80 @@ def assemble(
     """
     with tempfile.TemporaryDirectory() as scratch:
         files = _write_files(source, Path(scratch))
+        files[releases.HELD_OUT_FILE] = Path(scratch) / releases.HELD_OUT_FILE
+        marks = held_out.of([part.catalog for part in validation], test.catalog)
+        files[releases.HELD_OUT_FILE].write_bytes(held_out.encode(marks))
         engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
         parity = export.check_parity(source.model, engine)
-        logits = _score(engine, validation, progress)
-        fitted = calibration.fit_platt(logits, validation.pairs.label, prevalence=PREVALENCE)
-        target = thresholds.Target(precision, PREVALENCE)
-        known = thresholds.scored(validation.catalog, validation.pairs, calibration.apply(fitted, logits))
-        candidates, cross_fitted = thresholds.choose(known, target)
-        chosen = candidates if cross_fitted is not None and cross_fitted.helps else candidates.alone()
+        measured = _measure(engine, validation, target, progress)
         tested = _score(engine, test, progress)
         files[releases.GOLDEN_FILE] = golden_pairs.write(
             engine, Tokenizer(source.tokenizer, source.text), Path(scratch) / releases.GOLDEN_FILE
         )
         engine.close()
-        probabilities = calibration.apply(fitted, tested)
-        unseen = thresholds.scored(test.catalog, test.pairs, probabilities)
-        at = chosen.of(unseen.categories)
-        figures = evaluate.figures(tested, test.catalog, test.pairs, fitted, thresholds=at, prevalence=PREVALENCE)
-        one, own = (way.of(unseen.categories) for way in (candidates.alone(), candidates))
-        compared = thresholds.compare(unseen, one, own, target) if cross_fitted is not None else None
+        assessment = _assess(source, test, tested, measured, target)
         manifest = msgspec.structs.replace(
-            _draft(source),
-            calibration=fitted,
-            threshold=chosen.overall.value,
-            thresholds={name: interval.value for name, interval in chosen.by_category.items()},
-            metrics={
-                "prevalence": PREVALENCE,
-                "test": evaluate.summary(figures),
-                "thresholds": {"precision": precision, **thresholds.summary(candidates, cross_fitted, compared)},
-                "onnx_minus_torch": parity,
-            },
+            assessment.manifest,
+            parent=parent,
+            metrics=assessment.manifest.metrics | {"onnx_minus_torch": parity} | dict(said or {}),
         )
         release = releases.write_release(out, manifest, files)
     published = releases.read_manifest(release)
-    tracking.metrics(_headline(figures), step=0)
+    tracking.metrics(_headline(assessment.figures), step=0)
     tracking.artifacts(release / releases.MANIFEST_FILE)
-    report = write_report(
-        Assessment(
-            published, test.catalog, test.pairs, probabilities, figures, target, candidates, cross_fitted, compared
-        ),
-        out / f"{published.release}-report",
-    )
+    report = write_report(replace(assessment, manifest=published), out / f"{published.release}-report")
     tracking.artifacts(report.parent)
     return release
+
+
+def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, progress: Progress) -> Measured:
+    """Return calibration and thresholds for the engine's logits."""
+    scored = [_score(engine, part, progress) for part in validation]
+    labels = np.concatenate([part.pairs.label for part in validation])
+    weights = np.concatenate([part.counted for part in validation])
+    fitted = calibration.fit_platt(np.concatenate(scored), labels, prevalence=target.prevalence, weights=weights)
+    known = thresholds.joined(
+        [
+            thresholds.scored(part.catalog, part.pairs, calibration.apply(fitted, logits), part.counted)
+            for part, logits in zip(validation, scored, strict=True)
+        ]
+    )
+    candidates, cross_fitted = thresholds.choose(known, target)
+    helps = cross_fitted is not None and cross_fitted.helps
+    return Measured(fitted, candidates if helps else candidates.alone(), candidates, cross_fitted)
+
+
+def _assess(
+    source: Source, test: HeldOut, logits: NDArray[np.float32], measured: Measured, target: Target
+) -> Assessment:
+    """Return what the engine reaches on pairs that nothing was chosen with; its manifest says so."""
+    probabilities = calibration.apply(measured.calibration, logits)
+    unseen = thresholds.scored(test.catalog, test.pairs, probabilities, test.counted)
+    figures = evaluate.figures(
+        logits,
+        test.catalog,
+        test.pairs,
+        measured.calibration,
+        thresholds=measured.chosen.of(unseen.categories),
+        prevalence=target.prevalence,
+    )
+    candidates, cross_fitted = measured.candidates, measured.cross_fitted
+    one, own = (way.of(unseen.categories) for way in (candidates.alone(), candidates))
+    compared = thresholds.compare(unseen, one, own, target) if cross_fitted is not None else None
+    manifest = msgspec.structs.replace(
+        _draft(source),
+        calibration=measured.calibration,
+        threshold=measured.chosen.overall.value,
+        thresholds={name: interval.value for name, interval in measured.chosen.by_category.items()},
+        metrics={
+            "prevalence": target.prevalence,
+            "test": evaluate.summary(figures),
+            "thresholds": {"precision": target.precision, **thresholds.summary(candidates, cross_fitted, compared)},
+        },
+    )
+    return Assessment(
+        manifest, test.catalog, test.pairs, probabilities, figures, target, candidates, cross_fitted, compared
+    )
 
 
 def _headline(figures: dict[str, Figures]) -> dict[str, float]:
@@ -162,6 +232,7 @@ def _write_files(source: Source, directory: Path) -> dict[str, Path]:
     export.export(source.model, source.inputs, files[releases.MODEL_FILE])
     source.tokenizer.no_truncation()  # the runtime sets it, and the length of padding, from the manifest
     source.tokenizer.save(str(files[releases.TOKENIZER_FILE]))
+    weights.save(source.model, directory / releases.WEIGHTS_FILE)
     return {path.name: path for path in directory.iterdir()}
 
 

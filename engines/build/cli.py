@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.build import golden_pairs, run, tracking
 from engines.build.recipe import AdaptRecipe, Recipe, TuneRecipe
-from engines.errors import EngineError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from engines.build.retrain.cli import promoted, retrain
+from engines.build.terminal import reported
 
 _SMALL_EPOCHS = 20.0
 _IS_MAIN = os.environ.get("RANK", "0") == "0"  # of the processes that `accelerate launch` has started
@@ -79,7 +73,7 @@ def rendered(  # noqa: PLR0917 - options, typer passes them by name
     item is in two of them. About half an hour on
     two cores; try `--products 400 --epochs 1` first, which takes a minute and learns nothing.
     """
-    with _reported(threads) as progress:
+    with reported(threads, shown=_IS_MAIN) as progress:
         recipe = Recipe(epochs=epochs, seed=seed)
         release = run.build_rendered(out, recipe, products=products, precision=precision, progress=progress)
     typer.echo(release)
@@ -141,7 +135,8 @@ def adapt(  # noqa: PLR0917 - as above
     if family is AdaptFamily.small and attributes:
         raise typer.BadParameter("small reads no --attributes")
     work = work or out / "work"
-    with _reported(threads) as progress, tracking.run(f"{family}-{catalog.name}", work, enabled=_IS_MAIN):
+    tracked = tracking.run(f"{family}-{catalog.name}", work, enabled=_IS_MAIN)
+    with reported(threads, shown=_IS_MAIN) as progress, tracked:
         release: Path | None
         if family is AdaptFamily.small:
             small = Recipe(
@@ -207,7 +202,7 @@ def audit(  # noqa: PLR0917 - as above
     The compact family is trained once for each fold, on the products of the others; products that share a photo, a
     title or an item group are in one fold.
     """
-    with _reported(threads) as progress:
+    with reported(threads, shown=_IS_MAIN) as progress:
         from engines.build.audit import audit_folder  # noqa: PLC0415 - imports transformers, which takes seconds
 
         recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, attributes=attributes)
@@ -227,22 +222,10 @@ def golden(
     The products are drawn, and nothing is trained. The release gets another name, since its files are others; its model
     is the same.
     """
-    with _reported(1):
+    with reported(1):
         made = golden_pairs.add(release, out)
     typer.echo(made)
 
 
-@contextmanager
-def _reported(threads: int) -> Generator[Progress]:
-    """Give progress bars on stderr; an engine's error, or the disk's, becomes its words and exit code 1."""
-    torch.set_num_threads(threads)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=Console(stderr=True), disable=not _IS_MAIN) as progress:
-            yield progress
-    except EngineError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(1) from error
-    except OSError as error:
-        typer.echo(f"disk: {error}; free some room, or give --out and --work another disk, and run again", err=True)
-        raise typer.Exit(1) from error
+app.command()(retrain)
+app.command()(promoted)

@@ -26,6 +26,7 @@ class Product:
         category: Where it stands in the shop.
         id: By which the shop knows it.
         columns: What else is known of it, as it stands in the catalogue; see `engines.attributes`.
+        shorter_side_px: Of its first picture, as it came.
     """
 
     fields: Mapping[str, str]
@@ -35,6 +36,7 @@ class Product:
     category: str
     id: str = ""
     columns: Mapping[str, object] = field(default_factory=dict[str, object])
+    shorter_side_px: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ class Catalog:
         first, end = self.first_picture[products], self.first_picture[products + 1]
         return first + (generator.random(products.shape) * (end - first)).astype(np.int64)
 
+    def joined(self, other: Catalog) -> Catalog:
+        """Return the products of both, none of which is taken for the same as one of the other catalogue.
+
+        Raises:
+            ValueError: their facets or their pictures' sizes differ.
+        """
+        if other.facet_names != self.facet_names:
+            raise ValueError(f"facets {other.facet_names} are not {self.facet_names}")
+        count, identities = len(self.products), max((product.identity for product in self.products), default=-1) + 1
+        moved = tuple(replace(product, identity=product.identity + identities) for product in other.products)
+        return Catalog(
+            products=self.products + moved,
+            facet_names=self.facet_names,
+            pixel_values=np.concatenate([self.pixel_values, other.pixel_values]),
+            picture_owner=np.concatenate([self.picture_owner, other.picture_owner + count]),
+        )
+
     def subset(self, indices: Sequence[int]) -> Catalog:
         """Return the catalogue of these products only."""
         spans = [np.arange(self.first_picture[i], self.first_picture[i + 1]) for i in indices]
@@ -70,7 +89,7 @@ class Catalog:
         return replace(
             self,
             products=tuple(self.products[i] for i in indices),
-            pixel_values=self.pixel_values[np.concatenate(spans)],
+            pixel_values=self.pixel_values[np.concatenate(spans)] if spans else self.pixel_values[:0],
             picture_owner=owners,
         )
 

@@ -15,6 +15,7 @@ import copy
 import io
 import math
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -54,6 +55,25 @@ LOGGED: Final = ("pair_loss", "contrastive_loss", "facet_loss", "accuracy")
 """What of each step is tracked."""
 
 
+@dataclass(frozen=True)
+class Doubted:
+    """Items that people take for mismatches, or may: D products, each with its picture.
+
+    Attributes:
+        features: of them.
+        mismatch: how likely each is one, float64 (D,).
+        chance: how likely each is the next that is drawn, float64 (D,), the sum 1.
+        per_step: how many are drawn in a step.
+        weight: of their loss.
+    """
+
+    features: Features
+    mismatch: NDArray[np.float64]
+    chance: NDArray[np.float64]
+    per_step: int
+    weight: float
+
+
 class Step(NamedTuple):
     """What one step did, for the progress bar and the learning curve."""
 
@@ -68,12 +88,29 @@ class Step(NamedTuple):
 class Trainer:
     """One reader's run: its optimizer, its draws; saved and restored between epochs. On the GPU, if there is one.
 
+    Args:
+        reader: is trained in place.
+        catalog: what it learns from.
+        features: of that.
+        labels: of its facets, (N, F).
+        recipe: of the run.
+        chance: how likely each product is the next anchor, float64 (N,); without, each is one once an epoch.
+        doubted: pairs that people have judged; None: there are none.
+
     Raises:
         EngineUnavailable: there are several processes.
     """
 
     def __init__(
-        self, reader: Reader, catalog: Catalog, features: Features, labels: NDArray[np.int64], recipe: AdaptRecipe
+        self,
+        reader: Reader,
+        catalog: Catalog,
+        features: Features,
+        labels: NDArray[np.int64],
+        recipe: AdaptRecipe,
+        *,
+        chance: NDArray[np.float64] | None = None,
+        doubted: Doubted | None = None,
     ) -> None:
         torch.manual_seed(recipe.seed)
         self._accelerator = Accelerator()
@@ -82,6 +119,7 @@ class Trainer:
         self._device = self._accelerator.device
         self._reader = reader.to(self._device).train()
         self._catalog, self._features, self._recipe = catalog, features, recipe
+        self._chance, self._doubted = chance, doubted
         self._labels = torch.from_numpy(labels).to(self._device)
         self._optimizer = torch.optim.AdamW(_groups(reader, recipe), lr=recipe.learning_rate)
         self._average = Average(reader, recipe.average_decay)
@@ -121,12 +159,19 @@ class Trainer:
         return self._reader.to("cpu").eval()
 
     def _epoch(self, on_step: Callable[[Step], None]) -> None:
-        order = self._generator.permutation(len(self._catalog.products))
+        order = self._order()
         size = self._recipe.anchors_per_step
         for start in range(0, len(order), size):
             if self.number == self.total:
                 return
             on_step(self._step(order[start : start + size]))
+
+    def _order(self) -> NDArray[np.int64]:
+        """Return the anchors of an epoch."""
+        count = len(self._catalog.products)
+        if self._chance is None:
+            return self._generator.permutation(count)
+        return self._generator.choice(count, size=count, p=self._chance)
 
     def _step(self, anchors: NDArray[np.int64]) -> Step:
         recipe, progress = self._recipe, self.number / self.total
@@ -147,6 +192,8 @@ class Trainer:
             loss = loss + recipe.pair_weight * pair
         else:
             pair, accuracy = torch.zeros(()), _preferred(similarity)
+        if self._doubted is not None:
+            loss = loss + self._doubted.weight * self._doubted_loss(self._doubted)
         self._optimizer.zero_grad(set_to_none=True)
         self._accelerator.backward(loss)
         self._accelerator.clip_grad_norm_(self._reader.parameters(), _MAX_GRADIENT_NORM)
@@ -235,6 +282,16 @@ class Trainer:
         text, mask = self._reader.read(texts.states, self._thinned(texts.mask), texts.attributes)
         logits = self._reader.compare(image[torch.from_numpy(having)], text, mask)
         return _binary(logits, torch.ones_like(logits))
+
+    def _doubted_loss(self, doubted: Doubted) -> Tensor:
+        """Return the mean loss of some pairs whose labels are likelihoods."""
+        rows = self._generator.choice(len(doubted.chance), size=doubted.per_step, p=doubted.chance)
+        views = self._generator.integers(doubted.features.views, size=len(rows))
+        pictures = self._sight(doubted.features.pictures(rows, views))
+        texts = self._to_device(said(doubted.features, rows))
+        text, mask = self._reader.read(texts.states, self._thinned(texts.mask), texts.attributes)
+        logits = self._reader.compare(self._reader.look(pictures).tokens, text, mask)
+        return _binary(logits, torch.from_numpy(doubted.mismatch[rows]).to(logits)).mean()
 
     def _trimmed(self, losses: Tensor, progress: float) -> Tensor:
         """Return the losses of matches (2A,), the largest set to 0."""

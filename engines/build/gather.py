@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 
 from engines.build.dataset import Catalog, Product, split
 from engines.catalogs import rendered
@@ -18,7 +20,7 @@ from engines.errors import CatalogInvalid, ImageRefused
 from engines.image import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,6 +35,7 @@ RENDERED_FACETS: Final = ("kind", "color", "pattern", "material", "count")
 FOLDER_FACETS: Final = ("product_type", "color", "pattern", "material", "gender")
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Parts = tuple[Catalog, Catalog, Catalog]
 """Products to train on, to calibrate and choose thresholds with, to measure on."""
@@ -43,6 +46,14 @@ SHARES: Final = (0.70, 0.15, 0.15)
 _MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
+_FEW: Final = 400
+
+
+class Picture(NamedTuple):
+    """A picture as an engine sees it, uint8 (3, H, W), and how large it was before."""
+
+    pixels: NDArray[np.uint8]
+    shorter_side_px: int
 
 
 def gather_rendered(count: int, *, seed: int, image: ImageSpec, progress: Progress) -> Catalog:
@@ -52,7 +63,15 @@ def gather_rendered(count: int, *, seed: int, image: ImageSpec, progress: Progre
     values = [tuple(product.attributes[name] for name in RENDERED_FACETS) for product in drawn]
     identities = connected([[value] for value in values])
     products = tuple(
-        Product(fields=p.fields, facets=value, identity=identity, group=p.item_group_id, category=p.kind, id=p.id)
+        Product(
+            fields=p.fields,
+            facets=value,
+            identity=identity,
+            group=p.item_group_id,
+            category=p.fields["product_type"],
+            id=p.id,
+            shorter_side_px=rendered.SIZE,
+        )
         for p, value, identity in zip(drawn, values, identities, strict=True)
     )
     return Catalog(products, RENDERED_FACETS, np.stack(pictures), np.arange(len(products)))
@@ -69,14 +88,12 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
     """
     items = read_folder(path)
     paths = [[item.image_path, *item.additional_image_paths] for item in items]
-    contents = [[file.read_bytes() for file in own] for own in paths]
-    digests = [[hashlib.sha256(content).hexdigest() for content in own] for own in contents]
-    flat = [
-        (file, content)
-        for files, own in zip(paths, contents, strict=True)
-        for file, content in zip(files, own, strict=True)
-    ]
-    pictures = _in_processes(partial(_decode, spec=image), flat, "decoding pictures", progress)
+    counts = [len(own) for own in paths]
+    files = [file for own in paths for file in own]
+    flat = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    first = np.cumsum([0, *counts[:-1]]).tolist()
+    digests = [flat[start : start + count] for start, count in zip(first, counts, strict=True)]
+    pictures = decode_pictures(files, image=image, progress=progress)
     identities = connected(
         [[*own, (_title(i), i.fields.get("color", ""))] for i, own in zip(items, digests, strict=True)]
     )
@@ -90,11 +107,21 @@ def gather_folder(path: Path, *, image: ImageSpec, progress: Progress) -> tuple[
             category=item.fields.get("product_type", ""),
             id=item.id,
             columns=item.raw,
+            shorter_side_px=pictures[start].shorter_side_px,
         )
-        for item, identity in zip(items, identities, strict=True)
+        for item, identity, start in zip(items, identities, first, strict=True)
     )
-    owners = np.repeat(np.arange(len(items)), [len(own) for own in contents])
-    return Catalog(products, FOLDER_FACETS, np.stack(pictures), owners), components
+    owners = np.repeat(np.arange(len(items)), counts)
+    return Catalog(products, FOLDER_FACETS, np.stack([picture.pixels for picture in pictures]), owners), components
+
+
+def decode_pictures(files: Sequence[Path], *, image: ImageSpec, progress: Progress) -> list[Picture]:
+    """Return these pictures, in order.
+
+    Raises:
+        CatalogInvalid: one is refused, or cannot be read.
+    """
+    return _in_processes(partial(_decode, spec=image), files, "decoding pictures", progress)
 
 
 def gather_parts(
@@ -121,10 +148,12 @@ def gather_parts(
 
 
 def _in_processes(
-    work: Callable[[Item], NDArray[np.uint8]], items: Iterable[Item], title: str, progress: Progress
-) -> list[NDArray[np.uint8]]:
-    """Return `work` of each item, in order, on every core."""
+    work: Callable[[Item], Result], items: Iterable[Item], title: str, progress: Progress
+) -> list[Result]:
+    """Return `work` of each item, in order; on every core, unless starting processes would take longer."""
     todo = list(items)
+    if len(todo) < _FEW:
+        return [work(item) for item in progress.track(todo, description=title)]
     # Spawned, not forked: the parent may hold the threads of torch.
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(progress.track(pool.map(work, todo, chunksize=_CHUNK), total=len(todo), description=title))
@@ -134,11 +163,13 @@ def _render(product: RenderedProduct, *, spec: ImageSpec) -> NDArray[np.uint8]:
     return decode(rendered.jpeg(product), spec, max_pixels=_MAX_PIXELS)
 
 
-def _decode(file: tuple[Path, bytes], *, spec: ImageSpec) -> NDArray[np.uint8]:
-    path, content = file
+def _decode(path: Path, *, spec: ImageSpec) -> Picture:
     try:
-        return decode(content, spec, max_pixels=_MAX_PIXELS)
-    except ImageRefused as error:
+        content = path.read_bytes()
+        pixels = decode(content, spec, max_pixels=_MAX_PIXELS)
+        with Image.open(io.BytesIO(content)) as opened:
+            return Picture(pixels, min(opened.size))
+    except (ImageRefused, OSError) as error:
         raise CatalogInvalid(f"{path}: {error}; replace the picture or remove its line") from error
 
 

@@ -7,7 +7,7 @@ scores, Li et al. 2021). Products of one identity are never partners. No torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -44,15 +44,6 @@ class Miner(Sampler):
             similarity = directions[rows] @ directions.T
             self._nearest[rows] = _top(similarity, ~known.alike(known.identity, rows))
             self._recolored[rows] = _top(similarity, known.recolored(rows))
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Where the draws stand, to go on from after an interruption."""
-        return dict(self._generator.bit_generator.state)
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self._generator.bit_generator.state = state
 
     def _candidates(self, anchor: int, kind: str) -> NDArray[np.int64]:
         match kind:

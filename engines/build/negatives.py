@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,15 @@ class Sampler(ABC):
 
     def __init__(self, *, seed: int) -> None:
         self._generator = np.random.default_rng(seed)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where the draws stand, to go on from after an interruption."""
+        return dict(self._generator.bit_generator.state)
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._generator.bit_generator.state = state
 
     def partners(self, anchors: NDArray[np.int64], mix: Mapping[str, float]) -> NDArray[np.int64]:
         """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `kinds`.

@@ -140,3 +140,39 @@ class AdaptRecipe:
     def as_dict(self) -> dict[str, object]:
         """Return every choice for the manifest's provenance."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class RetrainRecipe:
+    """Hyperparameters of going on from a release with what people have confirmed.
+
+    A step has `replayed` anchors of the catalogue, `confirmed` anchors of confirmed matches, each with a partner, and
+    `doubted` pairs of which people say, or may mean, that they are mismatches. An item is drawn in proportion to how
+    many products it stands for, but as for no more than `largest_weight` times the median item. Of a catalogue at most
+    `replay_products` are used. A word becomes a token, with the small family, when `new_word_products` texts have it.
+    """
+
+    seed: int
+    steps: int = 240
+    word_steps: int = 300
+    replayed: int = 6
+    confirmed: int = 10
+    doubted: int = 6
+    largest_weight: float = 10.0
+    replay_products: int = 3000
+    new_word_products: int = 10
+    learning_rate: float = 3e-4
+    word_learning_rate: float = 3e-3
+    weight_decay: float = 0.03
+    warmup_steps: int = 30
+    teaching_weight: float = 0.3
+    doubted_weight: float = 0.3
+    average_decay: float = 0.98
+    replay_mix: dict[str, float] = field(
+        default_factory=lambda: {"random": 0.05, "category": 0.15, "sibling": 0.5, "neighbour": 0.3}
+    )
+    confirmed_mix: dict[str, float] = field(default_factory=lambda: {"random": 0.05, "category": 0.25, "sibling": 0.7})
+
+    def as_dict(self) -> dict[str, object]:
+        """Return every choice for the manifest's provenance."""
+        return asdict(self)

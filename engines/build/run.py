@@ -12,8 +12,9 @@ from engines.build import evaluate
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.gather import gather_parts, gather_rendered
 from engines.build.models import small
-from engines.build.recipe import TEXT_FIELDS
+from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.texts import data_digest, written
+from engines.build.thresholds import Target
 from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
 from engines.contract import ImageSpec, TextSpec
@@ -31,7 +32,7 @@ RENDERED_PRODUCTS: Final = 8000
 RENDERED_PRECISION: Final = 0.8
 
 _HELD_OUT_PRODUCTS: Final = 1500
-_FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}
+FOLDER_MIX: Final = {"random": 0.2, "category": 0.3, "sibling": 0.5}
 """Mismatches of a folder's figures: as wrong pictures come, some absurd, most plausible."""
 
 
@@ -50,11 +51,11 @@ def build_rendered(out: Path, recipe: Recipe, *, products: int, precision: float
         for index, count in enumerate((products, held_out_products, held_out_products), start=1)
     )
     source = _train(training, recipe, image, {"catalog": "rendered", "products": products}, progress)
-    held_out = [
+    chosen_on, measured_on = [
         _held_out(source, catalog, evaluate.hard_pairs(catalog, seed=recipe.seed + index))
         for index, catalog in enumerate((validation, test))
     ]
-    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+    return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
 
 
 def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, progress: Progress) -> Path:
@@ -68,11 +69,11 @@ def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, pro
     training, validation, test = gather_parts(path, image=image, seed=recipe.seed, progress=progress)
     facts = {"catalog": path.name, "products": len(training.products)}
     source = _train(training, recipe, image, facts, progress)
-    held_out = [
-        _held_out(source, part, evaluate.mixed_pairs(part, _FOLDER_MIX, seed=recipe.seed + index))
+    chosen_on, measured_on = [
+        _held_out(source, part, evaluate.mixed_pairs(part, FOLDER_MIX, seed=recipe.seed + index))
         for index, part in enumerate((validation, test))
     ]
-    return assemble(source, *held_out, precision=precision, out=out, progress=progress)
+    return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
 
 
 def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:

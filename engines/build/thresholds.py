@@ -11,7 +11,7 @@ Source: Efron, Morris 1975, "Data Analysis Using Stein's Estimator"; Kleinman 19
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -22,6 +22,8 @@ from engines.build.evaluate import related
 from engines.contract import top_level
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog
@@ -38,24 +40,42 @@ _RECALL_GIVEN_UP: Final = 0.02
 
 
 class Scored(NamedTuple):
-    """Pairs with their calibrated probabilities; arrays (M,). `groups` are equal for pairs of the same item."""
+    """Pairs with their calibrated probabilities; arrays (M,). `groups` are equal for pairs of the same item.
+
+    `weights` say how much each pair counts within its class.
+    """
 
     probabilities: NDArray[np.float64]
     labels: NDArray[np.int64]
     categories: NDArray[np.str_]
     groups: NDArray[np.int64]
+    weights: NDArray[np.float64]
 
     def rows(self, chosen: NDArray[Any]) -> Scored:
         """Return some of the pairs."""
-        return Scored(self.probabilities[chosen], self.labels[chosen], self.categories[chosen], self.groups[chosen])
+        return Scored(
+            probabilities=self.probabilities[chosen],
+            labels=self.labels[chosen],
+            categories=self.categories[chosen],
+            groups=self.groups[chosen],
+            weights=self.weights[chosen],
+        )
 
 
 @dataclass(frozen=True)
 class Target:
-    """What thresholds are chosen for: the share of alerts that are right, where a share `prevalence` is wrong."""
+    """What thresholds are chosen for: the share of alerts that are right, where a share `prevalence` is wrong.
+
+    `by_category` is that share in categories where it is known to be another one.
+    """
 
     precision: float
     prevalence: float
+    by_category: dict[str, float] = field(default_factory=dict[str, float])
+
+    def of(self, category: str) -> Target:
+        """Return what is aimed at in one category."""
+        return Target(self.precision, self.by_category.get(category, self.prevalence))
 
 
 @dataclass(frozen=True)
@@ -93,10 +113,25 @@ class Comparison(NamedTuple):
         return self.gap_closed.low > 0 and self.recall_gained.value >= -_RECALL_GIVEN_UP
 
 
-def scored(catalog: Catalog, pairs: Pairs, probabilities: NDArray[np.float64]) -> Scored:
-    """Return the pairs by the top-level category of their text's product."""
+def scored(
+    catalog: Catalog, pairs: Pairs, probabilities: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+) -> Scored:
+    """Return the pairs by the top-level category of their text's product; all count the same without `weights`."""
+    counted = np.ones(len(pairs.label)) if weights is None else weights
     categories = np.array([top_level(catalog.products[i].category) for i in pairs.product.tolist()])
-    return Scored(probabilities, pairs.label, categories, related(catalog, pairs))
+    return Scored(probabilities, pairs.label, categories, related(catalog, pairs), counted)
+
+
+def joined(parts: Sequence[Scored]) -> Scored:
+    """Return the pairs of several catalogues, none of which shares an item with another."""
+    shifts = np.cumsum([0, *(int(part.groups.max(initial=-1)) + 1 for part in parts)])
+    return Scored(
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        categories=np.concatenate([part.categories for part in parts]),
+        groups=np.concatenate([part.groups + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
+        weights=np.concatenate([part.weights for part in parts]),
+    )
 
 
 def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:
@@ -134,12 +169,14 @@ def compare(
     margins = np.stack([pairs.probabilities - overall, pairs.probabilities - own], axis=1)
     numbers = {name: number for number, name in enumerate(names)}
     category = np.array([numbers.get(name, -1) for name in pairs.categories.tolist()], dtype=np.float64)
-    columns = np.concatenate([margins, category[:, None]], axis=1)
+    columns = np.concatenate([margins, category[:, None], pairs.weights[:, None]], axis=1)
 
     def statistics(table: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
-        gaps = [_gap(table[:, way], labels, table[:, 2], len(names), target) for way in (0, 1)]
+        gaps = [_gap(table[:, way], labels, table[:, 2:], names, target) for way in (0, 1)]
         decided = [
-            calibration.at_threshold(table[:, way], labels, prevalence=target.prevalence, threshold=0.0)
+            calibration.at_threshold(
+                table[:, way], labels, prevalence=target.prevalence, threshold=0.0, weights=table[:, 3]
+            )
             for way in (0, 1)
         ]
         recalls, precisions = zip(*decided, strict=True)
@@ -179,7 +216,9 @@ def _overall(pairs: Scored, target: Target) -> float:
     reached = _reached(pairs, target)
     if reached is not None:
         return reached
-    return calibration.threshold_for_best_f1(pairs.probabilities, pairs.labels, prevalence=target.prevalence)
+    return calibration.threshold_for_best_f1(
+        pairs.probabilities, pairs.labels, prevalence=target.prevalence, weights=pairs.weights
+    )
 
 
 def _own(pairs: Scored, target: Target) -> dict[str, float]:
@@ -197,12 +236,12 @@ def _own(pairs: Scored, target: Target) -> dict[str, float]:
 
 def _shrunk(pairs: Scored, name: str, target: Target, strengths: dict[int, float]) -> float | None:
     """Return the category's threshold: its own pairs count 1 each, all pairs together the strength of their class."""
-    weights = (pairs.categories == name).astype(np.float64)
+    weights = pairs.weights * (pairs.categories == name)
     for label, strength in strengths.items():
         of_class = pairs.labels == label
-        prior = 1 / of_class.sum()
+        prior = pairs.weights[of_class] / pairs.weights[of_class].sum()
         weights[of_class] = weights[of_class] + strength * prior if np.isfinite(strength) else prior
-    return _reached(pairs, target, weights)
+    return _reached(pairs._replace(weights=weights), target.of(name))
 
 
 def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> float:
@@ -213,17 +252,26 @@ def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> 
     of_class = pairs.labels == label
     alerts = pairs.probabilities >= threshold
     rows = [of_class & (pairs.categories == name) for name in names]
-    counts = np.array([row.sum() for row in rows], dtype=np.float64)
-    shares = np.array([alerts[row].mean() for row in rows])
+    counts = np.array([_effective(pairs.weights[row]) for row in rows])
+    shares = np.array([np.average(alerts[row], weights=pairs.weights[row]) for row in rows])
     mean = float((counts * shares).sum() / counts.sum())
     chance = mean * (1 - mean)
     between = float((counts * (shares - mean) ** 2 - chance).sum() / counts.sum())
     return max(0.0, chance / between - 1) if between > 0 else np.inf
 
 
-def _reached(pairs: Scored, target: Target, weights: NDArray[np.float64] | None = None) -> float | None:
+def _effective(weights: NDArray[np.float64]) -> float:
+    """Return of how many pairs with equal weights these say as much. Source: Kish 1965, "Survey Sampling"."""
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _reached(pairs: Scored, target: Target) -> float | None:
     return calibration.threshold_for_precision(
-        pairs.probabilities, pairs.labels, prevalence=target.prevalence, precision=target.precision, weights=weights
+        pairs.probabilities,
+        pairs.labels,
+        prevalence=target.prevalence,
+        precision=target.precision,
+        weights=pairs.weights,
     )
 
 
@@ -237,17 +285,22 @@ def _judged(pairs: Scored) -> list[str]:
 def _gap(
     margins: NDArray[np.floating],
     labels: NDArray[np.integer],
-    category: NDArray[np.floating],
-    count: int,
+    placed: NDArray[np.floating],
+    names: list[str],
     target: Target,
 ) -> float:
+    """Return the mean gap over categories; `placed` (M, 2): the number of each pair's category, and its weight."""
     gaps, sizes = [0.0], [0.0]
-    for number in range(count):
-        rows = category == number
+    for number, name in enumerate(names):
+        rows = placed[:, 0] == number
         matches = int((labels[rows] == 0).sum())
         if 0 < matches < rows.sum():
             _, precision = calibration.at_threshold(
-                margins[rows], labels[rows], prevalence=target.prevalence, threshold=0.0
+                margins[rows],
+                labels[rows],
+                prevalence=target.of(name).prevalence,
+                threshold=0.0,
+                weights=placed[rows, 1],
             )
             gaps.append(abs(precision - target.precision))
             sizes.append(matches)

@@ -87,7 +87,9 @@ def train(
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     teachers = Teachers(catalog, texts, model.config)
     parameters = [*model.parameters(), *teachers.parameters()]
-    optimizer = torch.optim.AdamW(_decayed(parameters, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        decayed_groups(parameters, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.98)
+    )
     total = count_steps(catalog, recipe)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe.warmup_steps, total))
     average = Average(model, recipe.average_decay)
@@ -161,7 +163,7 @@ def _sized(pictures: Tensor, size: int) -> Tensor:
     return F.interpolate(pictures.float(), size=(size, size), mode="area").round().to(torch.uint8)
 
 
-def _decayed(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
+def decayed_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
     """Return optimizer groups: weight decay on matrices, none on biases, norms and their like."""
     matrices = [p for p in parameters if p.ndim > 1]
     vectors = [p for p in parameters if p.ndim <= 1]

@@ -42,6 +42,20 @@ def train_tokenizer(texts: Iterable[str], *, size: int, min_frequency: int = 2) 
     return tokenizer
 
 
+def new_words(tokenizer: tokenizers.Tokenizer, texts: Iterable[str], *, least: int) -> list[str]:
+    """Return the words that at least so many texts have and that the tokenizer has to spell, the most frequent first.
+
+    The same texts give the same words; those as frequent as each other stand in alphabetical order.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        normal = text if tokenizer.normalizer is None else tokenizer.normalizer.normalize_str(text)
+        counts.update({piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)})
+    known = tokenizer.get_vocab()
+    found = [word for word, count in counts.items() if count >= least and word not in known]
+    return sorted(found, key=lambda word: (-counts[word], word))
+
+
 def _tokens(counts: Counter[str], size: int, min_frequency: int) -> list[str]:
     """Return the tokens in the order of their ids; words as frequent as each other stand in alphabetical order."""
     characters = sorted({character for piece in counts for character in piece})

@@ -310,7 +310,8 @@ def test_every_file_that_is_written_lies_where_its_container_may_write(
 ) -> None:
     """Faust makes its directory, also where the state is kept in memory."""
     for workload in ("scorer", "labeler", "drift", "retrain"):
-        writable = {volume["name"] for volume in _pod(overlay, workload)["volumes"] if "emptyDir" in volume}
+        kinds = {"emptyDir", "persistentVolumeClaim"}
+        writable = {volume["name"] for volume in _pod(overlay, workload)["volumes"] if kinds & volume.keys()}
         mounts = _container(overlay, workload)["volumeMounts"]
         paths = [mount["mountPath"] for mount in mounts if mount["name"] in writable]
         directory = _settings(overlay, monkeypatch, workload).state.directory
@@ -344,8 +345,12 @@ def test_retraining_gives_way_and_a_refused_challenger_is_not_trained_again(over
     """One at a time, below all that serves; exit code 1 is an answer, not an accident."""
     spec = find(overlay, "CronJob")["spec"]
     pod = _pod(overlay, "retrain")
-    assert _container(overlay, "retrain")["args"][0] == "retrain"
+    name, given = _given(_container(overlay, "retrain")["args"])
+    assert (name, given["if_needed"], given["dry_run"]) == ("retrain", True, False)
     assert spec["concurrencyPolicy"] == "Forbid"
+    (data,) = (volume for volume in pod["volumes"] if volume["name"] == "data")
+    claim = find(overlay, "PersistentVolumeClaim", data["persistentVolumeClaim"]["claimName"])
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"], "a run that was killed goes on, in one pod at a time"
     refused = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"][0]
     assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [EXIT_FOUND])
     assert (refused["onExitCodes"]["containerName"], pod["restartPolicy"]) == ("retrain", "Never")
@@ -361,12 +366,13 @@ def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatc
         assert "compile-plans" not in _workloads(overlay)
         assert _settings(overlay, monkeypatch).engine.plans is None
         return
-    pod, claim = find(overlay, "Job")["spec"]["template"]["spec"], find(overlay, "PersistentVolumeClaim")
+    pod, claim = (
+        find(overlay, "Job")["spec"]["template"]["spec"],
+        find(overlay, "PersistentVolumeClaim", "engine-plans"),
+    )
     (job,) = pod["containers"]
     assert job["image"] == _container(overlay)["image"]
-    context = typer.main.get_command(app).make_context("streamer", list(job["args"]), resilient_parsing=True)
-    name, command, rest = typer.main.get_command(app).resolve_command(context, list(job["args"]))  # type: ignore[attr-defined]
-    given = command.make_context(name, rest).params
+    name, given = _given(job["args"])
     settings = _settings(overlay, monkeypatch).engine
     assert name == "compile"
     assert (given["plans"], given["gpu"]) == (settings.plans, str(settings.gpu))
@@ -379,3 +385,11 @@ def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatc
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod["nodeSelector"] == _pod(overlay)["nodeSelector"]
     assert job["securityContext"] == _container(overlay)["securityContext"]
+
+
+def _given(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return the command that the command line takes these for, and its options."""
+    group = typer.main.get_command(app)
+    context = group.make_context("streamer", list(arguments), resilient_parsing=True)
+    name, command, rest = group.resolve_command(context, list(arguments))  # type: ignore[attr-defined]
+    return name, command.make_context(name, rest).params

@@ -15,6 +15,7 @@ from engines.build.assemble import HeldOut, assemble
 from engines.build.gather import gather_rendered
 from engines.build.models.attributes import AttributeSpec
 from engines.build.texts import encode
+from engines.build.thresholds import Target
 from engines.contract import Batch, Manifest
 from engines.errors import InferenceFailed
 from engines.runtime.loader import load, load_tokenizer
@@ -145,7 +146,7 @@ def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatc
         catalog = gather_rendered(60, seed=1, image=source.image, progress=progress)
         texts = encode(catalog, Tokenizer(source.tokenizer, source.text))
         held_out = HeldOut(catalog, texts, evaluate.hard_pairs(catalog, seed=1))
-        release = assemble(source, held_out, held_out, precision=0.5, out=tmp_path, progress=progress)
+        release = assemble(source, [held_out], held_out, target=Target(0.5, 0.05), out=tmp_path, progress=progress)
     assert "model.onnx.data" in releases.verify(release).files
     ids, mask = load_tokenizer(release).encode(["title: red mug"])
     pixels = np.full((1, 3, tiny_families.SIZE, tiny_families.SIZE), 200, dtype=np.uint8)

@@ -132,6 +132,14 @@ def test_adapt_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_adapt_program_is_given_variables_that_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says already wins."""
+    monkeypatch.setenv("MINE", "0")
+    monkeypatch.delenv("YOURS", raising=False)
+    said = "import os, sys; sys.exit(10 * int(os.environ['MINE']) + int(os.environ['YOURS']))"
+    assert train([sys.executable, "-c", said], {"MINE": "1", "YOURS": "2"}) == 2
+
+
 def test_adapt_training_that_a_signal_ends_has_the_shell_s_exit_code() -> None:
     """128 + the number, as a shell reports it."""
     assert train([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) == 137

@@ -25,7 +25,16 @@ from engines.catalogs.rendered import (
     siblings,
     write_folder,
 )
-from engines.catalogs.rendered.attributes import AXES, COLORS, COUNTS, KINDS, MATERIALS, PATTERNS
+from engines.catalogs.rendered.attributes import (
+    AXES,
+    COLORS,
+    COUNTS,
+    KINDS,
+    MATERIALS,
+    NEW_KINDS,
+    NEW_PATTERNS,
+    PATTERNS,
+)
 from engines.catalogs.rendered.wording import words_for
 
 if TYPE_CHECKING:
@@ -110,6 +119,25 @@ def test_catalog_holds_every_kind_and_value(catalog: list[RenderedProduct]) -> N
     assert {p.kind for p in catalog} == set(KINDS)
     for attribute, values in VALUES.items():
         assert {p.attributes[attribute] for p in catalog} == set(values)
+
+
+def test_new_kinds_come_only_where_they_are_asked_for(catalog: list[RenderedProduct]) -> None:
+    """They are sold in patterns of their own, along the axes that are asked for, and said and drawn like all others."""
+    new = render_catalog(60, seed=5, kinds=tuple(NEW_KINDS), axis_odds=(0.0, 1.0, 0.0, 0.0))
+    assert {p.kind for p in new} == set(NEW_KINDS)
+    assert {p.attributes["pattern"] for p in new} == set(NEW_PATTERNS)
+    assert {p.kind for p in catalog}.isdisjoint(NEW_KINDS)
+    by_id = {p.id: p for p in new}
+    for product in new:
+        text = " / ".join(product.fields.values())
+        assert all(says(text, name, value) for name, value in product.attributes.items())
+        assert not any(
+            says(text, "pattern", p) for p in (*PATTERNS, *NEW_PATTERNS) if p != product.attributes["pattern"]
+        )
+        other = by_id[siblings(new)[product.id][0]]
+        assert differing_attribute(product, other) == "pattern"
+        pictures = (np.asarray(draw(p, 96, image_seed=9), dtype=np.float64) for p in (product, other))
+        assert (np.abs(np.subtract(*pictures)).max(axis=2) > 24).mean() > 0.005
 
 
 def test_text_names_every_attribute(catalog: list[RenderedProduct]) -> None:

@@ -26,7 +26,7 @@ def drawn(shifts: dict[str, float], counts: dict[str, int], *, seed: int = 0, qu
         ranks = np.concatenate([np.tile((np.arange(counts[name]) + 0.5) / counts[name], 2) for name in shifts])
         noise = np.array([NormalDist().inv_cdf(rank) for rank in ranks])
     logits = 4.0 * (labels - 0.5) + shift + 1.2 * noise
-    return Scored(1 / (1 + np.exp(-logits)), labels, categories, np.arange(len(labels)))
+    return Scored(1 / (1 + np.exp(-logits)), labels, categories, np.arange(len(labels)), np.ones(len(labels)))
 
 
 def precision_of(pairs: Scored, thresholds: Thresholds, name: str) -> float:
@@ -91,7 +91,9 @@ def test_choose_target_out_of_reach_gives_one_threshold() -> None:
     generator = np.random.default_rng(2)
     labels = np.arange(800) % 2
     names = np.array(["a", "b"])[np.arange(800) // 2 % 2]
-    thresholds, compared = choose(Scored(generator.random(800).round(1), labels, names, np.arange(800)), TARGET)
+    thresholds, compared = choose(
+        Scored(generator.random(800).round(1), labels, names, np.arange(800), np.ones(800)), TARGET
+    )
     assert thresholds.by_category == {}
     assert compared is None
 

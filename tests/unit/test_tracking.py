@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from importlib.util import find_spec
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,15 +13,64 @@ from engines.build import tracking
 from engines.build.tune import LOGGED, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+
+class AlreadyExists(Exception):
+    """What MLflow raises."""
+
+    error_code = "RESOURCE_ALREADY_EXISTS"
+
+
+class FakeRegistry:
+    """A registry of models: names, versions, aliases."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.versions: list[SimpleNamespace] = []
+        self.aliases: dict[str, str] = {}
+
+    def create_registered_model(self, name: str) -> None:
+        if name in self.names:
+            raise AlreadyExists
+        self.names.add(name)
+
+    def create_model_version(self, name: str, source: str, run_id: str, tags: dict[str, str]) -> SimpleNamespace:
+        assert name in self.names
+        version = SimpleNamespace(version=str(len(self.versions) + 1), source=source, run_id=run_id, tags=tags)
+        self.versions.append(version)
+        return version
+
+    def search_model_versions(self, query: str) -> list[SimpleNamespace]:
+        assert query == f"name='{tracking.REGISTERED}'"
+        return self.versions
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        assert name in self.names
+        self.aliases[alias] = version
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None:
+        assert name in self.names
+        self.aliases.pop(alias, None)
 
 
 class FakeMlflow:
     """Keeps what is logged."""
 
+    exceptions = SimpleNamespace(MlflowException=AlreadyExists)
+
     def __init__(self) -> None:
         self.logged: list[tuple[Any, ...]] = []
+        self.registry = FakeRegistry()
+
+    def MlflowClient(self) -> FakeRegistry:  # noqa: N802 - MLflow's own name
+        return self.registry
+
+    def get_artifact_uri(self, path: str) -> str:
+        return f"file:///artifacts/{path}"
+
+    def active_run(self) -> SimpleNamespace:
+        return SimpleNamespace(info=SimpleNamespace(run_id="run-1"))
 
     def set_tracking_uri(self, uri: str) -> None:
         self.logged.append(("uri", uri))
@@ -29,11 +78,11 @@ class FakeMlflow:
     def set_experiment(self, name: str) -> None:
         self.logged.append(("experiment", name))
 
-    @contextmanager
-    def start_run(self, run_name: str) -> Iterator[None]:
+    def start_run(self, run_name: str) -> None:
         self.logged.append(("run", run_name))
-        yield
-        self.logged.append(("end", run_name))
+
+    def end_run(self, status: str) -> None:
+        self.logged.append(("end", status))
 
     def log_param(self, name: str, value: str) -> None:
         self.logged.append(("param", name, value))
@@ -76,7 +125,7 @@ def test_run_logs_params_metrics_and_artifacts(mlflow: FakeMlflow, tmp_path: Pat
         ("metrics", {"auc": 0.9}, 0),
         ("folder", str(report), "report"),
         ("file", str(tmp_path / "manifest.json")),
-        ("end", "clip-shop"),
+        ("end", "FINISHED"),
     ]
 
 
@@ -111,16 +160,69 @@ def test_run_without_mlflow_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
             tracking.params({"seed": 1})
             tracking.metrics({"loss": 1.0}, step=1)
             tracking.artifacts(tmp_path)
+            tracking.register(tmp_path, tracking.CHALLENGER)
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
+    assert not tracking.promoted("small-1", tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_run_that_fails_is_marked_and_its_error_goes_on(mlflow: FakeMlflow, tmp_path: Path) -> None:
+    """A full disk of the training is none of MLflow's."""
+    with pytest.raises(OSError, match="full"), tracking.run("run", tmp_path):
+        raise OSError("full")
+    assert mlflow.logged[-1] == ("end", "FAILED")
+
+
+def test_run_goes_on_where_mlflow_fails(mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is down from the third word on: that is said once, and nothing more is told to it."""
+
+    def down(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(mlflow, "log_metrics", down)
+    monkeypatch.setattr(mlflow.registry, "search_model_versions", down)
+
+    def train() -> bool:
+        with tracking.run("run", tmp_path):
+            tracking.metrics({"loss": 1.0}, step=1)
+            tracking.params({"seed": 1})
+            return True
+
+    with pytest.warns(RuntimeWarning, match="no route"):
+        assert train()
+    assert [fact[0] for fact in mlflow.logged] == ["uri", "experiment", "run"]
+    with pytest.warns(RuntimeWarning, match="no route"):
+        assert not tracking.promoted("small-1", tmp_path)
+
+
+def test_challenger_is_registered_once_and_becomes_the_champion(mlflow: FakeMlflow, tmp_path: Path) -> None:
+    """A run that was cut enters it again under the same version; what MLflow does not know is no champion."""
+    for name in ("small-1", "small-2", "small-2"):
+        with tracking.run("retrain", tmp_path):
+            tracking.register(tmp_path / name, tracking.CHALLENGER)
+    assert [version.tags["release"] for version in mlflow.registry.versions] == ["small-1", "small-2"]
+    assert mlflow.registry.aliases == {"challenger": "2"}
+    assert tracking.promoted("small-2", tmp_path)
+    assert mlflow.registry.aliases == {"champion": "2"}
+    assert not tracking.promoted("small-3", tmp_path)
+    assert mlflow.registry.aliases == {"champion": "2"}
 
 
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed: pip install '.[tracking]'")
 @pytest.mark.filterwarnings("ignore")
 def test_run_is_kept_by_the_installed_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run stands in the work directory, files and all."""
+    """A run stands in the work directory, files and all, and a release in its registry."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    release = tmp_path / "small-1"
+    release.mkdir()
+    (release / "manifest.json").write_text("{}")
     with tracking.run("run", tmp_path):
         tracking.params({"seed": 1})
         tracking.metrics({"loss": 1.0}, step=1)
+        tracking.register(release, tracking.CHALLENGER)
+    assert tracking.promoted("small-1", tmp_path)
+    (registered,) = (tmp_path / "mlruns" / "models").iterdir()
+    assert registered.name == tracking.REGISTERED
+    assert [path.name for path in (registered / "aliases").iterdir()] == ["champion"]
     assert len(list(tmp_path.glob("mlruns/*/*/params/seed"))) == 1
     assert len(list(tmp_path.glob("mlruns/*/*/metrics/loss"))) == 1

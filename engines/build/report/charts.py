@@ -37,13 +37,21 @@ def precision_recall_chart(
         return svg.inline(figure, "Precision against recall")
 
 
-def reliability_chart(probabilities: NDArray[np.float64], labels: NDArray[np.int64], prevalence: float) -> str:
+def reliability_chart(
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    prevalence: float,
+    counted: NDArray[np.float64] | None = None,
+) -> str:
     """Return how often pictures are wrong, among those of like probability, weighed to that prevalence.
 
-    Bins hold equal weight of pairs each, not equal widths: most probabilities are near 0.
+    Bins hold equal weight of pairs each, not equal widths: most probabilities are near 0. `counted` (M,) says how much
+    each pair counts within its class; without, all count the same.
     """
     positives = labels == 1
-    weights = np.where(positives, prevalence / positives.sum(), (1 - prevalence) / (~positives).sum())
+    weights = np.ones(len(labels)) if counted is None else counted.astype(np.float64)
+    for rows, share in ((positives, prevalence), (~positives, 1 - prevalence)):
+        weights = np.where(rows, weights * share / weights[rows].sum(), weights)
     order = np.argsort(probabilities, kind="stable")
     split = np.searchsorted(np.cumsum(weights[order]), np.linspace(0, 1, BINS + 1)[1:-1])
     told, seen = [], []
@@ -53,7 +61,7 @@ def reliability_chart(probabilities: NDArray[np.float64], labels: NDArray[np.int
             seen.append(np.average(positives[rows], weights=weights[rows]))
     with mpl.rc_context(svg.STYLE):
         figure, axes = svg.axes("calibrated probability", "share that is wrong", SIZE_INCHES)
-        low = max(min(*told, *(share for share in seen if share > 0)), 1e-4)
+        low = max(min((*told, *(share for share in seen if share > 0))), 1e-4)
         axes.plot([low, 1], [low, 1], color=svg.INK, alpha=0.4, linewidth=1)
         axes.plot(told, seen, "o-", color=COLOURS[0], linewidth=1.8)
         axes.set_xscale("log")

@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -36,20 +36,27 @@ class Card(NamedTuple):
     notes: list[str]
 
 
-def write_page(template: str, context: Mapping[str, Any], out: Path) -> Path:
-    """Write a template's page into `out`, whole or not at all, and return its path."""
+def write_page(template: str, context: Mapping[str, Any], out: Path, *, name: str = PAGE_FILE) -> Path:
+    """Write a template's page into `out`, whole or not at all, and return its path.
+
+    Args:
+        template: `….html.j2`, whose values are escaped, or `….md.j2`, whose values are not.
+        context: its values.
+        out: a directory, made when missing.
+        name: of the file.
+    """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader("engines.build", "report"), PackageLoader("engines", "catalogs")]),
-        autoescape=True,
+        autoescape=select_autoescape(enabled_extensions=("html.j2",), default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     page = environment.get_template(template).render(context)
     out.mkdir(parents=True, exist_ok=True)
-    partial = out / f"{PAGE_FILE}.partial"
+    partial = out / f"{name}.partial"
     partial.write_text(page, encoding="utf-8")
-    return partial.replace(out / PAGE_FILE)
+    return partial.replace(out / name)
 
 
 def card(catalog: Catalog, product: int, picture: int, probability: float, notes: Sequence[str]) -> Card:

@@ -7,7 +7,16 @@ Sold variants of one item differ in exactly one attribute, so a variant's photo 
 mismatch that a person can still see.
 """
 
-from engines.catalogs.rendered.photo import draw, jpeg, write_folder
+from engines.catalogs.rendered.photo import SIZE, draw, jpeg, write_folder
 from engines.catalogs.rendered.products import RenderedProduct, differing_attribute, render_catalog, siblings
 
-__all__ = ["RenderedProduct", "differing_attribute", "draw", "jpeg", "render_catalog", "siblings", "write_folder"]
+__all__ = [
+    "SIZE",
+    "RenderedProduct",
+    "differing_attribute",
+    "draw",
+    "jpeg",
+    "render_catalog",
+    "siblings",
+    "write_folder",
+]

@@ -26,6 +26,9 @@ COUNTS = ("1", "2", "3", "4")
 
 PATTERNS = ("solid", "striped", "dotted", "checked", "zigzag", "floral", "color-block")
 
+NEW_PATTERNS = ("harlequin", "starry", "camouflage", "gradient")
+"""Patterns of new kinds: no engine that was trained on the usual ones has seen them or read their names."""
+
 
 @dataclass(frozen=True)
 class Paint:
@@ -114,11 +117,16 @@ KINDS: dict[str, Kind] = {
     "book": Kind("Office > Stationery > Books", ("cotton", "leather")),
 }
 
+NEW_KINDS: dict[str, Kind] = {"lantern": Kind("Party > Lanterns", ("cotton",), NEW_PATTERNS)}
+"""What comes into a catalogue some day: sold only where a catalogue is asked for it (`render_catalog`)."""
+
+SOLD = KINDS | NEW_KINDS
+
 
 def patterns_of(kind: str, material: str) -> tuple[str, ...]:
     """Return the patterns in which this kind is sold when made of this material."""
     unclear = _UNCLEAR_PATTERNS.get(material, frozenset())
-    return tuple(pattern for pattern in KINDS[kind].patterns if pattern not in unclear)
+    return tuple(pattern for pattern in SOLD[kind].patterns if pattern not in unclear)
 
 
 Value = TypeVar("Value")

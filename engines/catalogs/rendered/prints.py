@@ -111,6 +111,46 @@ def _color_block(mask: Image.Image, box: tuple[int, int, int, int], rng: np.rand
     )
 
 
+def _harlequin(mask: Image.Image, _box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(mask)
+    px = mask.width
+    half = px * rng.uniform(0.075, 0.095)
+    tall = half * rng.uniform(1.5, 1.8)
+    for row in range(0, math.ceil(px / tall) + 2, 2):
+        for column in range(0, math.ceil(px / half) + 2, 2):
+            x, y = column * half, row * tall
+            draw.polygon([(x, y - tall), (x + half, y), (x, y + tall), (x - half, y)], fill=FULL)
+
+
+def _starry(mask: Image.Image, _box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(mask)
+    pitch = mask.width * rng.uniform(0.2, 0.24)
+    outer = pitch * rng.uniform(0.4, 0.46)
+    turn = rng.uniform(0, 72)
+    angles = [math.radians(36 * corner + turn) for corner in range(10)]
+    reaches = [outer, outer * 0.4] * 5
+    for x, y in _lattice(mask.width, pitch, math.radians(rng.uniform(0, 60))):
+        star = [(x + r * math.cos(angle), y + r * math.sin(angle)) for r, angle in zip(reaches, angles, strict=True)]
+        draw.polygon(star, fill=FULL)
+
+
+def _camouflage(mask: Image.Image, _box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    draw = ImageDraw.Draw(mask)
+    pitch = mask.width * rng.uniform(0.2, 0.24)
+    for x, y in _lattice(mask.width, pitch, math.radians(rng.uniform(0, 60))):
+        for _ in range(3):
+            dx, dy = rng.normal(0, pitch * 0.2, 2)
+            rx, ry = rng.uniform(0.14, 0.3, 2) * pitch
+            draw.ellipse((x + dx - rx, y + dy - ry, x + dx + rx, y + dy + ry), fill=FULL)
+
+
+def _gradient(mask: Image.Image, box: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    _, top, _, bottom = box
+    reach = np.clip((np.arange(mask.height) - top) / max(1, bottom - top), 0, 1)
+    fade = FULL * (reach if rng.integers(2) else 1 - reach) ** rng.uniform(0.9, 1.4)
+    mask.paste(Image.fromarray(np.repeat(fade.astype(np.uint8)[:, None], mask.width, axis=1)))
+
+
 def _lattice(px: int, pitch: float, angle: float) -> Iterator[Point]:
     """Yield the points of a triangular lattice that covers the box, turned by `angle`."""
     cos, sin = math.cos(angle), math.sin(angle)
@@ -130,4 +170,8 @@ _PATTERNS: dict[str, Callable[[Image.Image, tuple[int, int, int, int], np.random
     "dotted": _dotted,
     "floral": _floral,
     "color-block": _color_block,
+    "harlequin": _harlequin,
+    "starry": _starry,
+    "camouflage": _camouflage,
+    "gradient": _gradient,
 }

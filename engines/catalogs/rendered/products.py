@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.catalogs.rendered.attributes import ATTRIBUTES, AXES, COUNTS, KINDS, MATERIALS, patterns_of, pick
+from engines.catalogs.rendered.attributes import ATTRIBUTES, AXES, COUNTS, KINDS, MATERIALS, SOLD, patterns_of, pick
 from engines.catalogs.rendered.wording import Maker, write_text
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 MAX_VARIANTS = 5
 
-# The two richest axes are sold most.
-_AXIS_ODDS = (0.3, 0.3, 0.2, 0.2)
+AXIS_ODDS = (0.3, 0.3, 0.2, 0.2)
+"""How often items are sold in variants along each of `AXES`: the two richest most."""
+
+USUAL = tuple(KINDS)
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,16 @@ class RenderedProduct:
     image_seed: int
 
 
-def render_catalog(count: int, seed: int) -> list[RenderedProduct]:
-    """Return `count` products in groups of 2 to 5 variants; the same for the same seed, others for another.
+def render_catalog(
+    count: int, seed: int, *, kinds: tuple[str, ...] = USUAL, axis_odds: tuple[float, ...] = AXIS_ODDS
+) -> list[RenderedProduct]:
+    """Return `count` products in groups of 2 to 5 variants; the same for the same arguments.
+
+    Args:
+        count: how many.
+        seed: another one gives other products.
+        kinds: what is sold, of `attributes.SOLD`.
+        axis_odds: see `AXIS_ODDS`.
 
     Raises:
         ValueError: `count` is below 1, or `seed` below 0.
@@ -50,7 +60,7 @@ def render_catalog(count: int, seed: int) -> list[RenderedProduct]:
         left = count - len(products)
         if not left:
             break
-        products += _render_group(seed, group, _sizes(left))
+        products += _render_group(seed, group, _sizes(left), kinds, axis_odds)
     return products
 
 
@@ -87,11 +97,13 @@ def _sizes(left: int) -> list[int]:
     return [n for n in range(1, MAX_VARIANTS + 1) if n == left or (n > 1 and left - n > 1)]
 
 
-def _render_group(seed: int, group: int, sizes: list[int]) -> Iterator[RenderedProduct]:
+def _render_group(
+    seed: int, group: int, sizes: list[int], kinds: tuple[str, ...], axis_odds: tuple[float, ...]
+) -> Iterator[RenderedProduct]:
     rng = np.random.default_rng([seed, group])
     item_group_id = f"R{seed}-{group:05d}"
     maker = Maker.invent(rng)
-    for number, attributes in enumerate(_draw_variants(rng, sizes)):
+    for number, attributes in enumerate(_draw_variants(rng, sizes, kinds, axis_odds)):
         yield RenderedProduct(
             id=f"{item_group_id}-{number}",
             fields=write_text(attributes, maker, rng),
@@ -103,11 +115,13 @@ def _render_group(seed: int, group: int, sizes: list[int]) -> Iterator[RenderedP
         )
 
 
-def _draw_variants(rng: np.random.Generator, sizes: list[int]) -> list[dict[str, str]]:
+def _draw_variants(
+    rng: np.random.Generator, sizes: list[int], kinds: tuple[str, ...], axis_odds: tuple[float, ...]
+) -> list[dict[str, str]]:
     """Draw items until one can be sold in enough variants along the drawn axis."""
     while True:
-        item = _draw_item(rng)
-        axis = AXES[int(rng.choice(len(AXES), p=_AXIS_ODDS))]
+        item = _draw_item(rng, kinds)
+        axis = AXES[int(rng.choice(len(AXES), p=axis_odds))]
         values = _values(item, axis)
         fitting = [size for size in sizes if size <= len(values)]
         if fitting:
@@ -115,9 +129,9 @@ def _draw_variants(rng: np.random.Generator, sizes: list[int]) -> list[dict[str,
             return [item | {axis: values[i]} for i in chosen]
 
 
-def _draw_item(rng: np.random.Generator) -> dict[str, str]:
-    kind = pick(rng, tuple(KINDS))
-    material = pick(rng, KINDS[kind].materials)
+def _draw_item(rng: np.random.Generator, kinds: tuple[str, ...]) -> dict[str, str]:
+    kind = pick(rng, kinds)
+    material = pick(rng, SOLD[kind].materials)
     return {
         "kind": kind,
         "color": pick(rng, MATERIALS[material]),
@@ -131,7 +145,7 @@ def _values(item: dict[str, str], axis: str) -> tuple[str, ...]:
     """Return the values along an axis that go with the item's other attributes."""
     kind, material = item["kind"], item["material"]
     if axis == "material":
-        return tuple(m for m in KINDS[kind].materials if _goes_with(m, item))
+        return tuple(m for m in SOLD[kind].materials if _goes_with(m, item))
     return {"color": MATERIALS[material], "pattern": patterns_of(kind, material), "count": COUNTS}[axis]
 
 

@@ -46,6 +46,7 @@ SILHOUETTES: dict[str, Silhouette] = {
     "umbrella": shapes_wear.UMBRELLA,
     "backpack": shapes_wear.BACKPACK,
     "tote bag": shapes_wear.TOTE_BAG,
+    "lantern": shapes_home.LANTERN,
 }
 
 EDGE, CREASE, BINDING, STITCH, GLINT = 62, 84, 80, 220, 225

@@ -131,3 +131,25 @@ BOOK = Silhouette(
         Part(((0.46, 0.295), (0.62, 0.29)), "dark", 0.014),
     ),
 )
+
+LANTERN = Silhouette(
+    body=(
+        mirrored(
+            smooth(
+                ((0.58, 0.14), (0.74, 0.2), (0.87, 0.34), (0.9, 0.5), (0.87, 0.66), (0.74, 0.8), (0.58, 0.86)),
+                closed=False,
+            )
+        ),
+    ),
+    form="round",
+    behind=(
+        Part(ellipse(0.5, 0.08, 0.06, 0.06, start=180, end=360), "dark", 0.02),
+        Part(((0.5, 0.88), (0.5, 0.98)), "dark", 0.03),
+    ),
+    creases=(
+        smooth(((0.13, 0.36), (0.5, 0.4), (0.87, 0.36)), closed=False),
+        smooth(((0.1, 0.5), (0.5, 0.55), (0.9, 0.5)), closed=False),
+        smooth(((0.13, 0.66), (0.5, 0.71), (0.87, 0.66)), closed=False),
+    ),
+    front=(Part(rounded(0.4, 0.09, 0.6, 0.16, 0.02), "dark"), Part(rounded(0.42, 0.84, 0.58, 0.9, 0.02), "dark")),
+)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engines.catalogs.folder import NAMED_FIELDS
-from engines.catalogs.rendered.attributes import KINDS, happens, pick
+from engines.catalogs.rendered.attributes import SOLD, happens, pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,7 @@ NOUNS: dict[str, tuple[tuple[str, str], ...]] = {
     "backpack": (("backpack", "backpacks"), ("rucksack", "rucksacks")),
     "tote bag": (("tote bag", "tote bags"), ("shopper bag", "shopper bags")),
     "book": (("book", "books"), ("notebook", "notebooks")),
+    "lantern": (("lantern", "lanterns"), ("paper lantern", "paper lanterns")),
 }
 """Each kind's names, singular and plural, the usual one first."""
 
@@ -48,6 +49,10 @@ _WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "zigzag": ("zigzag", "chevron"),
         "floral": ("floral", "flower print"),
         "color-block": ("color-block", "colour-block"),
+        "harlequin": ("harlequin", "diamond print"),
+        "starry": ("starry", "star print"),
+        "camouflage": ("camouflage", "camo"),
+        "gradient": ("gradient", "ombre"),
     },
     "material": {
         "wool": ("wool", "knitted wool"),
@@ -169,7 +174,7 @@ def write_text(attributes: dict[str, str], maker: Maker, rng: np.random.Generato
     texts = {
         "title": _title(attributes, in_title, maker, rng),
         "brand": maker.brand if happens(rng, 0.85) else "",
-        "product_type": KINDS[attributes["kind"]].product_type,
+        "product_type": SOLD[attributes["kind"]].product_type,
         "description": _description(attributes, in_description, rng),
     }
     texts |= {name: _styled(_word(name, attributes[name], rng), rng) for name in in_field}

@@ -1,0 +1,101 @@
+"""`python -m engines.build retrain`: options in, a decision in the run's folder, exit code out.
+
+`streamer retrain` starts it, with labels that it has pinned and the champion that it has fetched.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from engines.build import tracking
+from engines.build.recipe import RetrainRecipe
+from engines.build.terminal import reported
+
+PROMOTE, REFUSE, FAILED = 0, 1, 2
+
+
+def retrain(  # noqa: PLR0917 - options, typer passes them by name
+    champion: Annotated[Path, typer.Argument(help="The directory of the release to go on from.")],
+    labels: Annotated[Path, typer.Argument(help="Confirmed labels, pinned: a folder that `streamer retrain` writes.")],
+    work: Annotated[Path, typer.Option(help="The run's folder; a run that was cut goes on from what stands there.")],
+    catalog: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the catalogue that the champion was trained on; not for drawn products."),
+    ] = None,
+    mlflow: Annotated[Path | None, typer.Option(help="Where MLflow keeps runs; WORK when left out.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Of training, of each reader with compact.")] = RetrainRecipe.steps,
+    products: Annotated[int, typer.Option(min=20, help="Products of the catalogue that are replayed.")] = 3000,
+    held_out_products: Annotated[int, typer.Option(min=20, help="Drawn products to measure on.")] = 1500,
+    precision: Annotated[
+        float, typer.Option(min=0.05, max=0.99, help="Of alerts: recalls are compared and thresholds chosen there.")
+    ] = 0.5,
+    alpha: Annotated[
+        float, typer.Option(min=0.001, max=0.5, help="The chance of each wrong answer of the gate.")
+    ] = 0.05,
+    benchmark_margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Recall that may be lost on the catalogue's held-out products.")
+    ] = 0.02,
+    labels_margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Recall that may be lost on held-out labels.")
+    ] = 0.05,
+    slice_margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Recall that may be lost in a category, brand, language, image size.")
+    ] = 0.1,
+    false_alarm_margin: Annotated[
+        float, typer.Option(min=0, max=1, help="Right pictures that may alert there beyond the champion's, as a share.")
+    ] = 0.05,
+    least_labels: Annotated[
+        int, typer.Option(min=2, help="Held-out mismatches, and matches, without which nothing is shown.")
+    ] = 15,
+    reviewed_alerts: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="The share of alerts that people look at.")
+    ] = 1.0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of training.")] = 2,
+) -> None:
+    """Go on from a release with confirmed labels, compare the two, and say whether the new one may take its place.
+
+    Exit code 0: it may; 1: it is refused; 2: it could not be tried. WORK/decision.json says why, WORK/card/ shows it,
+    WORK/challenger/ holds the release.
+    """
+    from engines.build.retrain.facts import Retraining  # noqa: PLC0415 - with what imports transformers, for seconds
+    from engines.build.retrain.gate import GateRules  # noqa: PLC0415
+    from engines.build.retrain.run import challenger_of  # noqa: PLC0415
+    from engines.build.retrain.run import retrain as decide  # noqa: PLC0415
+
+    run = Retraining(
+        champion=champion,
+        labels=labels,
+        work=work,
+        catalog=catalog,
+        recipe=RetrainRecipe(seed=seed, steps=steps, replay_products=products),
+        rules=GateRules(
+            precision=precision,
+            alpha=alpha,
+            benchmark_margin=benchmark_margin,
+            labels_margin=labels_margin,
+            slice_margin=slice_margin,
+            false_alarm_margin=false_alarm_margin,
+            least_labels=least_labels,
+        ),
+        products=products,
+        held_out_products=held_out_products,
+        reviewed_alerts=reviewed_alerts,
+    )
+    with reported(threads, failed=FAILED) as progress, tracking.run(f"retrain-{work.name}", mlflow or work):
+        decision = decide(run, progress)
+    for reason in decision.reasons:
+        typer.echo(f"{reason.code}: {reason.message}", err=True)
+    typer.echo(challenger_of(work) if decision.promote else work / "card")
+    raise typer.Exit(PROMOTE if decision.promote else REFUSE)
+
+
+def promoted(
+    release: Annotated[str, typer.Argument(help="The release that scorers have been told of.")],
+    mlflow: Annotated[Path, typer.Option(help="Where MLflow keeps runs.")],
+) -> None:
+    """Give a release the alias `champion` in MLflow's registry, where MLflow is installed and knows it."""
+    tracking.promoted(release, mlflow)

@@ -1,0 +1,111 @@
+"""What a run is given, what it has read before it trains, and what of it manifest, model card and MLflow say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engines.build.retrain import votes
+from engines.build.retrain.gate import GateRules
+from engines.catalogs.judged import read_pinned
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from engines.build.assemble import Source
+    from engines.build.recipe import RetrainRecipe
+    from engines.build.retrain.catalogue import Parts
+    from engines.build.retrain.confirmed import Confirmed
+    from engines.build.retrain.gate import Decision
+    from engines.build.retrain.taught import Taught
+    from engines.build.retrain.votes import Prevalence
+    from engines.contract import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """What a run is given.
+
+    champion: a release's directory. labels: a pinned data set (`engines.catalogs.judged`). catalog: a folder, or None
+    for drawn products. work: of this run alone. products: how many are drawn to be replayed; held_out_products: and to
+    measure on. reviewed_alerts: the share of alerts that people look at.
+    """
+
+    champion: Path
+    labels: Path
+    work: Path
+    recipe: RetrainRecipe
+    catalog: Path | None = None
+    rules: GateRules = field(default_factory=GateRules)
+    products: int = 3000
+    held_out_products: int = 1500
+    reviewed_alerts: float = 1.0
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that is read before anything is trained."""
+
+    champion: Manifest
+    source: Source
+    parts: Parts
+    confirmed: Confirmed
+    prevalence: Prevalence
+    taught: Taught
+
+
+def provenance(run: Retraining, known: Known) -> dict[str, Any]:
+    """Return what the challenger comes from, for its manifest."""
+    before: dict[str, Any] = known.champion.provenance.get("recipe", {})
+    seed = before.get("catalog_seed", before.get("seed", 0))
+    pinned = read_pinned(run.labels)
+    return {
+        "catalog": known.parts.name,
+        "products": len(known.taught.replayed.chance),
+        "recipe": run.recipe.as_dict() | {"catalog_seed": seed},
+        "labels": None if pinned is None else msgspec.to_builtins(pinned),
+    }
+
+
+def labels(known: Known) -> dict[str, Any]:
+    """Return what the labels say, for the manifest's metrics."""
+    overall, by_category = known.prevalence
+    return {
+        "items": len(known.confirmed.judged),
+        "reviewer_error": round(known.confirmed.votes.error, 4),
+        "reviewer_error_measured": known.confirmed.votes.measured,
+        "prevalence": _rounded(overall),
+        "prevalence_by_category": {name: _rounded(interval) for name, interval in by_category.items()},
+        "confidence": votes.CONFIDENCE,
+        "weights_clipped": round(known.taught.clipped, 4),
+    }
+
+
+def all_of(run: Retraining, known: Known) -> dict[str, Any]:
+    """Return what a run learns from, for the model card and MLflow."""
+    return {
+        "champion": known.champion.release,
+        **provenance(run, known),
+        "learned": {
+            "replayed": len(known.taught.replayed.chance),
+            "confirmed_matches": len(known.taught.matches.chance),
+            "doubted": len(known.taught.doubted.chance),
+        },
+        "labels_say": labels(known),
+    }
+
+
+def figures(decision: Decision) -> dict[str, float]:
+    """Return the recalls that decided, for MLflow."""
+    found = {
+        f"{name}.{who}": getattr(gain, who).value
+        for name, gain in decision.gains.items()
+        for who in ("champion", "challenger", "difference")
+    }
+    return found | {"promoted": float(decision.promote)}
+
+
+def _rounded(interval: Any) -> list[float]:  # noqa: ANN401 - an Interval
+    return [round(number, 4) for number in interval]

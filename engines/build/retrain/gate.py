@@ -1,0 +1,195 @@
+"""Whether a challenger may take the champion's place: everything that must hold, and a typed reason for what does not.
+
+Two sets decide, and both must let it through, so neither needs a correction for the other:
+
+* benchmark: recall at the target precision may not be worse by `benchmark_margin`, with a one-sided confidence of
+  1 - alpha (a paired bootstrap, items drawn whole: non-inferiority).
+* labels: the same, with `labels_margin`; and the challenger's own thresholds do not surely miss the target precision.
+
+Slices (category, brand, language, image size) of both sets guard against harm that an average hides. Each is asked
+whether its recall fell, or its false alarms rose, by more than `slice_margin`; all these tests share one `alpha` by
+Holm's method, so that a harmless challenger is refused by chance in a share `alpha` of the runs, however many slices
+there are. What slices are too small to show is not shown: a slice with fewer than 30 pairs of a class is judged with
+the other small ones, and the model card says of each slice what loss would have been noticed.
+
+No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from engines import calibration
+from engines.build.retrain import paired
+from engines.build.retrain.frozen import BENCHMARK, LABELS
+from engines.build.retrain.paired import Gain, SliceTest  # noqa: TC001 - msgspec reads the annotations
+from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
+from engines.contract import top_level
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engines.build.retrain.frozen import FrozenSet
+    from engines.build.retrain.paired import Answers
+    from engines.contract import Manifest
+
+_COUNTED: Final = 1e-9
+_LOSS: Final = {BENCHMARK: "benchmark_loss", LABELS: "labels_loss"}
+_INCONCLUSIVE: Final = {BENCHMARK: "benchmark_inconclusive", LABELS: "labels_inconclusive"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRules:
+    """What a challenger is held to.
+
+    precision: at which recalls are compared. alpha: the chance of each wrong refusal, and of passing with a loss of a
+    margin. least_labels: mismatches, and matches, among held-out labels without which nothing is shown.
+    """
+
+    precision: float = 0.5
+    alpha: float = 0.05
+    benchmark_margin: float = 0.02
+    labels_margin: float = 0.05
+    slice_margin: float = 0.1
+    false_alarm_margin: float = 0.05
+    least_labels: int = 15
+    samples: int = paired.SAMPLES
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a challenger is refused: a stable code, and words for people.
+
+    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, precision_missed,
+    slice_loss; and those of `engines.errors` for a challenger that is not whole, does not load or does not answer.
+    """
+
+    code: str
+    message: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate says, and what it was said by; `gains` by the name of the set."""
+
+    promote: bool
+    reasons: tuple[Reason, ...]
+    gains: dict[str, Gain] = {}
+    precision: Interval | None = None
+    slices: tuple[SliceTest, ...] = ()
+    harmed: tuple[str, ...] = ()
+
+
+def refuse(code: str, message: str) -> Decision:
+    """Return the refusal of a challenger that could not be compared."""
+    return Decision(promote=False, reasons=(Reason(code, message),))
+
+
+def judge(
+    sets: Mapping[str, FrozenSet], answers: Mapping[str, Answers], challenger: Manifest, rules: GateRules
+) -> Decision:
+    """Return whether the challenger may be promoted.
+
+    Args:
+        sets: `BENCHMARK` and `LABELS`.
+        answers: of both engines, for each set.
+        challenger: whose calibration and thresholds are held to the target precision.
+        rules: what it is held to.
+    """
+    few = _too_few(sets[LABELS], rules)
+    reasons = [few] if few else []
+    asked = {name: one for name, one in sets.items() if name == BENCHMARK or not few}
+    gains = {
+        name: paired.recall_gain(
+            one, answers[name], precision=rules.precision, alpha=rules.alpha, samples=rules.samples
+        )
+        for name, one in asked.items()
+    }
+    margins = {BENCHMARK: rules.benchmark_margin, LABELS: rules.labels_margin}
+    reasons += [reason for name, gain in gains.items() if (reason := _loss(name, gain, margins[name], rules))]
+    reached = None
+    if LABELS in asked:
+        reached = _precision(sets[LABELS], answers[LABELS], challenger, rules)
+        if reached.high < rules.precision:
+            reasons.append(_missed(reached, rules))
+    slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
+    harmed = paired.holm([test.p_value for test in slices], rules.alpha)
+    reasons += [_harm(test, rules) for test, harms in zip(slices, harmed, strict=True) if harms]
+    return Decision(
+        promote=not reasons,
+        reasons=tuple(reasons),
+        gains=gains,
+        precision=reached,
+        slices=tuple(slices),
+        harmed=tuple(f"{test.name}, {test.what}" for test, harms in zip(slices, harmed, strict=True) if harms),
+    )
+
+
+def _too_few(labels: FrozenSet, rules: GateRules) -> Reason | None:
+    counted = [float(labels.weights[labels.pairs.label == label].sum()) for label in (1, 0)]
+    kinds = [int((labels.pairs.label == label).sum()) for label in (1, 0)]
+    if min(kinds) >= rules.least_labels and min(counted) > _COUNTED:
+        return None
+    return Reason(
+        "labels_too_few",
+        f"{kinds[0]} mismatches and {kinds[1]} matches are held out of the confirmed labels, {rules.least_labels} of "
+        "each are the least: gather more, a larger audit finds more mismatches",
+    )
+
+
+def _loss(name: str, gain: Gain, margin: float, rules: GateRules) -> Reason | None:
+    if gain.difference.low >= -margin:
+        return None
+    lost = gain.difference.high < 0 or gain.difference.value < -margin
+    words = (
+        f"recall at precision {rules.precision:g} on the {name} is {gain.challenger.value:.3f}, the champion's "
+        f"{gain.champion.value:.3f}: a difference of {_signed(gain.difference)}, and {-margin:+.3f} is the margin"
+    )
+    if lost:
+        return Reason(_LOSS[name], words)
+    return Reason(_INCONCLUSIVE[name], f"{words}; with so few pairs no loss is not shown")
+
+
+def _precision(labels: FrozenSet, answers: Answers, challenger: Manifest, rules: GateRules) -> Interval:
+    """Return the share of right ones among the alerts of the challenger's own thresholds."""
+    probabilities = calibration.apply(challenger.calibration, answers.challenger)
+    products = labels.catalog.products
+    thresholds = np.array(
+        [challenger.threshold_of(top_level(products[i].category)) for i in labels.pairs.product.tolist()]
+    )
+    return paired.precision_reached(labels, probabilities - thresholds, alpha=rules.alpha, samples=rules.samples)
+
+
+def _missed(reached: Interval, rules: GateRules) -> Reason:
+    return Reason(
+        "precision_missed",
+        f"of the challenger's alerts among held-out labels {reached.value:.3f} [{reached.low:.3f}, {reached.high:.3f}] "
+        f"would be right, surely fewer than {rules.precision:g}",
+    )
+
+
+def _slices(asked: FrozenSet, answers: Answers, rules: GateRules) -> list[SliceTest]:
+    tests = paired.slice_tests(
+        asked,
+        answers,
+        precision=rules.precision,
+        recall_margin=rules.slice_margin,
+        false_alarm_margin=rules.false_alarm_margin,
+        samples=rules.samples,
+    )
+    return [test._replace(name=f"{asked.name}, {test.name}") for test in tests]
+
+
+def _harm(test: SliceTest, rules: GateRules) -> Reason:
+    margin = rules.slice_margin if test.what == "recall" else rules.false_alarm_margin
+    return Reason(
+        "slice_loss",
+        f"{test.name}: {test.what} went from {test.champion:.3f} to {test.challenger:.3f} on {test.pairs} pairs, more "
+        f"than {margin:g} worse (p = {test.p_value:.2g}, by Holm's method over all slices)",
+    )
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

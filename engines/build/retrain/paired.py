@@ -1,0 +1,208 @@
+"""Two engines on the same pairs: how much better is one than the other, and how sure is that? No torch.
+
+The pairs of one item are drawn together: they are not independent of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+from engines import calibration
+from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from engines.build.retrain.frozen import FrozenSet
+
+SAMPLES: Final = 1000
+
+
+class Answers(NamedTuple):
+    """Logits of the champion and of the challenger for the pairs of a set; (M,) each."""
+
+    champion: NDArray[np.float64]
+    challenger: NDArray[np.float64]
+
+
+class Gain(NamedTuple):
+    """A figure of both engines, and the challenger's less the champion's."""
+
+    champion: Interval
+    challenger: Interval
+    difference: Interval
+
+
+class SliceTest(NamedTuple):
+    """What became worse in a slice, at the thresholds with which both reach the target precision on the whole set.
+
+    lost: recall that the challenger lost there, or further right pictures that it alerts, as a share; `spread` is its
+    standard error. p_value: how likely at least such a loss is if the true one is the margin.
+    """
+
+    name: str
+    what: str
+    pairs: int
+    champion: float
+    challenger: float
+    lost: float
+    spread: float
+    p_value: float
+
+
+def recall_gain(
+    asked: FrozenSet, answers: Answers, *, precision: float, alpha: float, samples: int = SAMPLES, seed: int = 0
+) -> Gain:
+    """Return recall at this precision, with intervals whose either end is passed with a chance of `alpha`.
+
+    Raises:
+        ValueError: the set lacks one of the two classes.
+    """
+    columns = np.stack([answers.champion, answers.challenger, asked.weights], axis=1)
+
+    def statistics(rows: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
+        champion, challenger = (
+            calibration.recall_at_precision(
+                rows[:, engine], labels, prevalence=asked.prevalence, precision=precision, weights=rows[:, 2]
+            )
+            for engine in (0, 1)
+        )
+        return [champion, challenger, challenger - champion]
+
+    found = calibration.bootstrap_all(
+        statistics,
+        columns,
+        asked.pairs.label,
+        groups=asked.groups,
+        samples=samples,
+        confidence=1 - 2 * alpha,
+        seed=seed,
+    )
+    return Gain(*found)
+
+
+def precision_reached(
+    asked: FrozenSet, margins: NDArray[np.float64], *, alpha: float, samples: int = SAMPLES, seed: int = 0
+) -> Interval:
+    """Return the precision of alerting where `margins` (M,), probability less threshold, are not below 0.
+
+    Raises:
+        ValueError: the set lacks one of the two classes.
+    """
+
+    def statistics(rows: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
+        _, precision = calibration.at_threshold(
+            rows[:, 0], labels, prevalence=asked.prevalence, threshold=0.0, weights=rows[:, 1]
+        )
+        return [precision]
+
+    columns = np.stack([margins, asked.weights], axis=1)
+    (found,) = calibration.bootstrap_all(
+        statistics,
+        columns,
+        asked.pairs.label,
+        groups=asked.groups,
+        samples=samples,
+        confidence=1 - 2 * alpha,
+        seed=seed,
+    )
+    return found
+
+
+def slice_tests(
+    asked: FrozenSet,
+    answers: Answers,
+    *,
+    precision: float,
+    recall_margin: float,
+    false_alarm_margin: float,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> list[SliceTest]:
+    """Return for each slice what became worse of recall and of false alarms, tested against its margin."""
+    alerts = [_alerts(asked, logits, precision) for logits in answers]
+    draws = _draws(asked.groups, samples, seed)
+    tests: list[SliceTest] = []
+    for name, rows in asked.slices().items():
+        for what, label, sign, margin in (
+            ("recall", 1, -1.0, recall_margin),
+            ("false alarms", 0, 1.0, false_alarm_margin),
+        ):
+            chosen = rows & (asked.pairs.label == label)
+            weights = asked.weights * chosen
+            champion, challenger = (float((weights * alert).sum() / weights.sum()) for alert in alerts)
+            spread = _spread(weights, alerts, asked.groups, draws)
+            lost = sign * (challenger - champion)
+            tests.append(
+                SliceTest(
+                    name=name,
+                    what=what,
+                    pairs=int(chosen.sum()),
+                    champion=champion,
+                    challenger=challenger,
+                    lost=lost,
+                    spread=spread,
+                    p_value=_p_value(lost - margin, spread),
+                )
+            )
+    return tests
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
+    """Return which hypotheses are rejected so that the chance of any false rejection is at most `alpha`.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    rejected = [False] * len(p_values)
+    for passed, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if p_values[index] > alpha / (len(p_values) - passed):
+            break
+        rejected[index] = True
+    return rejected
+
+
+def _alerts(asked: FrozenSet, logits: NDArray[np.float64], precision: float) -> NDArray[np.bool_]:
+    """Return which pairs alert at the greatest recall of that precision on the whole set, or at the best F1."""
+    threshold = calibration.threshold_for_precision(
+        logits, asked.pairs.label, prevalence=asked.prevalence, precision=precision, weights=asked.weights
+    )
+    if threshold is None:
+        threshold = calibration.threshold_for_best_f1(
+            logits, asked.pairs.label, prevalence=asked.prevalence, weights=asked.weights
+        )
+    return logits >= threshold
+
+
+def _draws(groups: NDArray[np.int64], samples: int, seed: int) -> NDArray[np.float64]:
+    """Return how often each group is drawn in each sample, (S, G)."""
+    count = int(groups.max()) + 1
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
+
+
+def _spread(
+    weights: NDArray[np.float64],
+    alerts: Sequence[NDArray[np.bool_]],
+    groups: NDArray[np.int64],
+    draws: NDArray[np.float64],
+) -> float:
+    """Return the standard error of the difference of two shares of the same weighted pairs."""
+    champion, challenger = alerts
+    size = draws.shape[1]
+    apart = np.bincount(groups, weights * (challenger.astype(np.float64) - champion), minlength=size)
+    total = np.bincount(groups, weights, minlength=size)
+    drawn = draws @ total
+    return float(((draws @ apart)[drawn > 0] / drawn[drawn > 0]).std())
+
+
+def _p_value(excess: float, spread: float) -> float:
+    """Return the chance of an excess over the margin of at least this size where there is none."""
+    if spread < 1e-9 or not math.isfinite(spread):  # noqa: PLR2004 - all items agree: nothing is left to chance
+        return float(excess <= 0)
+    return 1 - NormalDist().cdf(excess / spread)

@@ -1,0 +1,115 @@
+"""A compact release goes on learning: its readers, on the features of the catalogue and of what people have confirmed.
+
+What classifies facets, what that stands on, and the taggers stay as they are: the values that its numbers stand for are not known
+here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from engines.build import tracking
+from engines.build.features import extract
+from engines.build.finetune import LOGGED, Doubted, Trainer, steps_per_epoch
+from engines.build.models.compact import CompactFusion, Reader
+from engines.build.recipe import AdaptRecipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from engines.build.assemble import Source
+    from engines.build.dataset import Catalog
+    from engines.build.features import Features
+    from engines.build.finetune import Step
+    from engines.build.recipe import RetrainRecipe
+    from engines.build.retrain.taught import Taught
+
+_SEED_STEP: Final = 1000  # between readers, as in `engines.build.adapt`
+_LEARNING_RATE: Final = 1e-4
+
+
+def tune(
+    source: Source,
+    taught: Taught,
+    recipe: RetrainRecipe,
+    work: Path,
+    *,
+    on_step: Callable[[int, int], None],
+    progress: Progress,
+) -> Source:
+    """Return the model after its readers have gone on learning, from their last checkpoints in `work`.
+
+    `on_step` is given how many steps of all readers are done, and how many there are.
+
+    Raises:
+        ValueError: there is nothing to exchange: all items show the same.
+    """
+    model = source.model
+    assert isinstance(model, CompactFusion)
+    catalog, chance = _together(taught, recipe)
+    features = _extract(model, source, catalog, work / "learned", progress)
+    doubted = None
+    if len(taught.doubted.chance):
+        seen = _extract(model, source, taught.doubted.catalog, work / "doubted", progress)
+        doubted = Doubted(seen, taught.mismatch, taught.doubted.chance, recipe.doubted, recipe.doubted_weight)
+    tuned = _recipe(source, len(catalog.products), recipe)
+    labels = np.tile([size + 1 for size in model.config.facets], (len(catalog.products), 1))  # none stated
+    for number, reader in enumerate(model.each_reader()):
+        _freeze(reader)
+        trainer = Trainer(
+            reader,
+            catalog,
+            features,
+            labels.astype(np.int64),
+            replace(tuned, seed=tuned.seed + number * _SEED_STEP),
+            chance=chance,
+            doubted=doubted,
+        )
+        bar = partial(_told, on_step, number, len(model.readers))
+        trainer.run(tracking.by_epoch(bar, recipe.steps, LOGGED), work / f"checkpoint-{number}.pt")
+    return replace(source, model=model.eval())
+
+
+def _together(taught: Taught, recipe: RetrainRecipe) -> tuple[Catalog, NDArray[np.float64]]:
+    """Return all that is taken to be right, and how likely each is the next anchor."""
+    replayed, matches = taught.replayed, taught.matches
+    if not len(matches.chance):
+        return replayed.catalog, replayed.chance
+    share = recipe.confirmed / (recipe.replayed + recipe.confirmed)
+    chance = np.concatenate([(1 - share) * replayed.chance, share * matches.chance])
+    return replayed.catalog.joined(matches.catalog), chance / chance.sum()
+
+
+def _extract(model: CompactFusion, source: Source, catalog: Catalog, folder: Path, progress: Progress) -> Features:
+    folder.mkdir(parents=True, exist_ok=True)
+    return extract(model, catalog, source.encode(catalog), folder, progress, AdaptRecipe.views)
+
+
+def _recipe(source: Source, products: int, recipe: RetrainRecipe) -> AdaptRecipe:
+    """Return how readers are trained, for so many steps."""
+    tuned = AdaptRecipe(
+        seed=recipe.seed,
+        max_tokens=source.text.max_tokens,
+        anchors_per_step=recipe.replayed + recipe.confirmed,
+        learning_rate=_LEARNING_RATE,
+        facet_weight=0.0,
+        attributes=source.attributes is not None,
+    )
+    return replace(tuned, epochs=recipe.steps / steps_per_epoch(products, tuned))
+
+
+def _freeze(reader: Reader) -> None:
+    for part in (reader.summary, reader.shown, reader.stated):
+        part.requires_grad_(False)
+
+
+def _told(on_step: Callable[[int, int], None], reader: int, readers: int, step: Step) -> None:
+    on_step(reader * step.total + step.number, readers * step.total)

@@ -1,0 +1,330 @@
+"""`streamer retrain`: labels pinned → champion fetched → trained and judged → published → announced → recorded.
+
+Training and judging are a program of their own (`python -m engines.build retrain`): torch never enters this process.
+Each step may be killed; the next run finds what there is and goes on. What has been done is not done twice: a release
+is published and announced under the name that its content gives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+import orjson
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from engines import releases
+from engines.catalogs import judged
+from streamer import promotion
+from streamer.adapt import PROGRAM, TRAINING_NEEDS, require, train
+from streamer.dataset import LabelDataset
+from streamer.errors import FatalError
+from streamer.pinning import pin
+from streamer.retrain_log import LastRetraining, RetrainLog
+from streamer.retrain_runs import CARD_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs, alone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from engines.store import ReleaseStore
+    from streamer.promotion import Checked
+    from streamer.retrain_runs import Run
+    from streamer.settings import Settings
+
+    T = TypeVar("T")
+    Runner = Callable[[Coroutine[Any, Any, T]], T]
+
+PROMOTED, REFUSED, FAILED = 0, 1, 2
+"""Exit codes; 0 is also that there was nothing to do."""
+
+GIVES_WAY: Final = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of training sleep while they wait for each other: by default they spin, which beside a scorer on the same
+cores costs several times the CPU.
+
+Source: https://gcc.gnu.org/onlinedocs/libgomp/OMP_005fWAIT_005fPOLICY.html
+"""
+
+_DECIDED: Final = frozenset({0, 1})  # exit codes of the training program when the gate has said something
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainOptions:
+    """What the command line says; `passed` goes to the training program as it is."""
+
+    work: Path
+    catalog: Path | None = None
+    if_needed: bool = False
+    restart: bool = False
+    dry_run: bool = False
+    by: str = "streamer retrain"
+    passed: Sequence[str] = field(default_factory=tuple)
+
+
+class Retrainer:
+    """One run of the job.
+
+    Args:
+        options: what it is to do.
+        settings: where labels, releases and the broker are.
+        console: is told what happens.
+        run: runs a coroutine.
+        program: the training program.
+    """
+
+    def __init__(
+        self,
+        options: RetrainOptions,
+        settings: Settings,
+        console: Console,
+        run: Runner[Any],
+        *,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        self._options, self._settings, self._console = options, settings, console
+        self._run, self._program = run, program
+        self._store: ReleaseStore = promotion.open_store(settings)
+        self._log = RetrainLog(self._store.url)
+        self._dataset = LabelDataset(settings.labels.dataset)
+        self._runs = Runs(options.work)
+
+    def retrain(self) -> int:
+        """Go on with the unfinished run, or begin one if there is reason to; return the exit code.
+
+        Raises:
+            FatalError, TransientError, EngineError: it could not be done; the next run goes on from here.
+        """
+        current = self._champion()
+        run = self._unfinished(current)
+        if run is None:
+            reason = self._reason(current)
+            if reason is None:
+                return PROMOTED
+            run = self._runs.begin(
+                reason=reason,
+                at=datetime.now(UTC),
+                champion=current,
+                catalog=self._options.catalog,
+                passed=self._options.passed,
+            )
+            self._say(f"run {run.name}: {reason}")
+        self._prepare(run)
+        code = self._decide(run)
+        decision = _decision(self._runs.folder(run))
+        if code not in _DECIDED or decision is None:  # 1 is also how a program ends that nobody expected to fail
+            self._say(f"run {run.name} could not be decided (exit code {code}): the next retraining goes on with it")
+            return FAILED
+        return self._conclude(run, decision)
+
+    # -- whether, and with what
+
+    def _champion(self) -> str:
+        """Return the release that scorers run: what is announced, else what their settings name."""
+        announced = self._run(promotion.announced_release(self._settings))
+        return self._configured().name if announced is None else str(announced.release)
+
+    def _configured(self) -> Path:
+        """Return the directory of the release that runs where none is announced, under its own name."""
+        directory = self._settings.engine.release or releases.shipped()
+        return directory.with_name(releases.read_manifest(directory).release)
+
+    def _unfinished(self, current: str) -> Run | None:
+        """Return the run to go on with, None where there is none, or what it began with is gone."""
+        run = self._runs.unfinished()
+        if run is None:
+            return None
+        gone = self._gone(run, current)
+        if gone is None:
+            self._say(f"going on with run {run.name}: {run.reason}")
+            return run
+        self._give_up(run, gone)
+        return None
+
+    def _give_up(self, run: Run, why: str) -> None:
+        self._say(f"run {run.name} is given up: {why}")
+        self._runs.end(run, "given up", datetime.now(UTC))
+
+    def _gone(self, run: Run, current: str) -> str | None:
+        """Return why a run cannot be gone on with."""
+        folder = self._runs.folder(run)
+        if current == _challenger(folder):
+            return None  # it was announced: all that is left is to say so
+        if self._options.restart:
+            return "you asked for a new one"
+        if current != run.champion:
+            return f"{current} runs by now"
+        if judged.read_pinned(folder / LABELS_FOLDER) is not None:
+            kept = {item_id for item_id, _ in self._dataset.verdicts()}
+            if any(item.item_id not in kept for item in judged.read_judged(folder / LABELS_FOLDER)):
+                return "something that it learns from was erased"
+        return None
+
+    def _reason(self, current: str) -> str | None:
+        """Return why there is a retraining now, None where there is no reason."""
+        if not self._options.if_needed:
+            return "asked for"
+        wanted, last = self._log.pending(), self._log.last()
+        if last is not None and (last.champion, last.dataset_version) == (current, self._dataset.version):
+            self._say(f"nothing to do: run {last.run} went on from {current} with the labels that there are")
+            return None
+        if wanted is not None and wanted.release in {None, current}:
+            return f"{wanted.requested_by}: {wanted.reason}"
+        sure = {item_id for item_id, verdict in self._dataset.verdicts() if verdict != "unsure"}
+        new = len(sure) - (last.items if last is not None else 0)
+        least = self._settings.retrain.min_labels
+        if new >= least:
+            return f"{new} items were judged since the last retraining"
+        self._say(f"nothing to do: {new} items were judged since the last retraining, {least} are awaited")
+        return None
+
+    # -- the steps
+
+    def _prepare(self, run: Run) -> None:
+        """Pin the labels and fetch the champion, as far as that is not done."""
+        folder = self._runs.folder(run)
+        if judged.read_pinned(folder / LABELS_FOLDER) is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            with Progress(*columns, console=self._console) as bar:
+                task = bar.add_task("pinning labels", total=None)
+                pinned = pin(
+                    self._dataset,
+                    self._settings.labels.dataset,
+                    folder / LABELS_FOLDER,
+                    lambda done, total: bar.update(task, completed=done, total=total),
+                )
+            self._say(f"labels: version {pinned.version}, {pinned.verdicts} verdicts on {pinned.items} items")
+        if not (folder / CHAMPION_FOLDER / run.champion).exists():
+            self._fetch(run.champion, folder / CHAMPION_FOLDER)
+
+    def _fetch(self, champion: str, parent: Path) -> None:
+        configured = self._configured()
+        if configured.name == champion:
+            releases.install(self._settings.engine.release or releases.shipped(), parent)
+            return
+        with self._store.fetched(champion) as directory:
+            releases.install(directory, parent)
+
+    def _decide(self, run: Run) -> int:
+        """Train and judge; return the training program's exit code."""
+        folder = self._runs.folder(run)
+        catalog = [] if run.catalog is None else ["--catalog", run.catalog]
+        return train(
+            [
+                *self._program,
+                "retrain",
+                str(folder / CHAMPION_FOLDER / run.champion),
+                str(folder / LABELS_FOLDER),
+                "--work",
+                str(folder),
+                "--mlflow",
+                str(self._options.work),
+                *catalog,
+                *run.passed,
+            ],
+            GIVES_WAY,
+        )
+
+    def _conclude(self, run: Run, decision: _Decision) -> int:
+        """Publish and announce, or not; record it; end the run."""
+        folder, promoted = self._runs.folder(run), decision.promote
+        challenger = _challenger(folder)
+        if promoted and self._options.dry_run:
+            self._say(f"{challenger} may take the champion's place: see {folder / CARD_FOLDER}")
+            self._runs.end(run, "passed", datetime.now(UTC))
+            return PROMOTED
+        if promoted:
+            assert challenger is not None
+            current = self._champion()
+            if current not in {run.champion, challenger}:
+                self._give_up(run, f"{current} was announced meanwhile, with which it was not compared")
+                return FAILED
+            self._promote(run, folder / "challenger" / challenger)
+        pinned = judged.read_pinned(folder / LABELS_FOLDER)
+        assert pinned is not None
+        ended = LastRetraining(
+            run=run.name,
+            ended_at=datetime.now(UTC),
+            outcome="promoted" if promoted else "refused",
+            champion=run.champion,
+            challenger=challenger,
+            reasons=tuple(reason.code for reason in decision.reasons),
+            dataset=pinned.dataset,
+            dataset_version=pinned.version,
+            items=sum(item.mismatches + item.matches > 0 for item in judged.read_judged(folder / LABELS_FOLDER)),
+        )
+        self._log.record(ended, began=run.began_at, card=folder / CARD_FOLDER)
+        self._runs.end(run, ended.outcome, ended.ended_at)
+        if not promoted:
+            self._say(f"refused: {', '.join(ended.reasons)}; see {folder / CARD_FOLDER}")
+        return PROMOTED if promoted else REFUSED
+
+    def _promote(self, run: Run, directory: Path) -> None:
+        before: Checked = promotion.publish(self._store, self._runs.folder(run) / CHAMPION_FOLDER / run.champion)
+        checked = promotion.publish(self._store, directory)
+        told = self._run(
+            promotion.promote(
+                self._settings,
+                checked,
+                by=self._options.by,
+                reason=run.reason,
+                running=before.stored.manifest.release,
+            )
+        )
+        self._say(f"{'announced' if told else 'announced already:'} {checked.stored.manifest.release}")
+        train([*self._program, "promoted", directory.name, "--mlflow", str(self._options.work)])
+
+    def _say(self, words: str) -> None:
+        self._console.print(escape(words), soft_wrap=True, highlight=False)
+
+
+def retrain(
+    options: RetrainOptions,
+    settings: Settings,
+    console: Console,
+    run: Runner[Any],
+    *,
+    program: Sequence[str] = PROGRAM,
+    needs: Sequence[str] = TRAINING_NEEDS,
+) -> int:
+    """Run the job; return 0 when a challenger was promoted or nothing was to do, 1 when it was refused, 2 otherwise.
+
+    Raises:
+        FatalError: train_not_installed, work_in_use, and as `Retrainer.retrain`.
+    """
+    require(needs, "train")
+    with alone(options.work):
+        return Retrainer(options, settings, console, run, program=program).retrain()
+
+
+def _challenger(folder: Path) -> str | None:
+    """Return the name of the release that a run has made."""
+    try:
+        return str(orjson.loads((folder / "challenger.json").read_bytes())["release"])
+    except FileNotFoundError:
+        return None
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise FatalError("work_unusable", f"{folder / 'challenger.json'}: {error}") from error
+
+
+class _Reason(msgspec.Struct):
+    code: str
+
+
+class _Decision(msgspec.Struct):
+    promote: bool
+    reasons: list[_Reason]
+
+
+def _decision(folder: Path) -> _Decision | None:
+    """Return what the gate has said of a run, None where it has said nothing yet."""
+    try:
+        return msgspec.json.decode((folder / "decision.json").read_bytes(), type=_Decision)
+    except FileNotFoundError:
+        return None
+    except msgspec.DecodeError as error:
+        raise FatalError("work_unusable", f"{folder / 'decision.json'}: {error}") from error

@@ -1,0 +1,338 @@
+"""`streamer retrain` around its training program: pinned, promoted, recorded; refused, resumed; killed anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from rich.console import Console
+
+from engines.catalogs import judged
+from streamer import promotion, retrain_request, topics
+from streamer import retrain as retraining_job
+from streamer.adapt import train
+from streamer.blobs import Blobs
+from streamer.cli import main
+from streamer.dataset import LabelDataset
+from streamer.demo.worker import settings_variables
+from streamer.errors import FatalError
+from streamer.labels import Joined
+from streamer.retrain import RetrainOptions, retrain
+from streamer.retrain_log import RetrainLog
+from streamer.retrain_request import RetrainRequest
+from streamer.retrain_runs import alone
+from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
+from tests import tiny_release
+from tests.review import PICTURE, item, label
+
+if TYPE_CHECKING:
+    from streamer.demo.broker import EmbeddedBroker
+
+PROGRAM = (sys.executable, str(Path(__file__).parent.parent / "fake_trainer.py"))
+ITEMS = 6
+
+POINTS = (
+    ("streamer.retrain", "pin", 1),
+    ("engines.releases", "install", 1),  # of the champion into the run's folder
+    ("streamer.retrain", "train", 1),
+    ("streamer.promotion", "publish", 1),  # of the champion, to go back to
+    ("streamer.promotion", "publish", 2),  # of the challenger
+    ("streamer.promotion", "promote", 1),  # published, not announced
+    ("streamer.retrain", "train", 2),  # announced, MLflow not told
+    ("streamer.retrain_log.RetrainLog", "record", 1),
+    ("streamer.retrain_runs.Runs", "end", 1),  # recorded, the run not ended
+    ("streamer.retrain_runs.Runs", "tidy", 1),  # ended, the labels still there
+)
+
+
+class Place(NamedTuple):
+    """Where a job works."""
+
+    folder: Path
+    settings: Settings
+
+    @property
+    def log(self) -> RetrainLog:
+        return RetrainLog(str(self.folder / "store"))
+
+    @property
+    def dataset(self) -> LabelDataset:
+        return LabelDataset(str(self.folder / "labels"))
+
+    def options(self, verdict: str = "promote", **changes: Any) -> RetrainOptions:  # noqa: ANN401 - of any type
+        given: dict[str, Any] = {"work": self.folder / "work", "passed": ["--verdict", verdict]}
+        return RetrainOptions(**(given | changes))
+
+    def retrain(self, verdict: str = "promote", **changes: Any) -> int:  # noqa: ANN401 - as above
+        """Run the job."""
+        console = Console(file=StringIO())
+        return retrain(self.options(verdict, **changes), self.settings, console, asyncio.run, program=PROGRAM, needs=())
+
+    def request(self, release: str | None, at: datetime | None = None) -> None:
+        """Ask for a retraining as the drift watcher does, or, without a release, as a person."""
+        moment = at or datetime.now(UTC)
+        wanted = RetrainRequest(
+            requested_by="drift",
+            reason="scores have moved",
+            requested_at=moment,
+            statistic=release and "value:score",
+            release=release,
+        )
+        retrain_request.write(Blobs(str(self.folder / "store"), setting="releases"), wanted)
+
+    def runs(self) -> list[Path]:
+        return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
+
+    def announced(self) -> tuple[str, str | None]:
+        """Return what runs, and what it would go back to."""
+        newest = asyncio.run(promotion.announced_release(self.settings))
+        assert newest is not None
+        return newest.release, newest.previous
+
+
+@pytest.fixture
+def place(tansu: EmbeddedBroker, tmp_path: Path) -> Place:
+    """A broker with topics, a champion, and labels of some products."""
+    champion = tiny_release.write(tmp_path / "made")
+    settings = Settings(
+        broker=BrokerSettings(bootstrap=tansu.bootstrap),
+        engine=EngineSettings(release=champion),
+        releases=ReleaseSettings(store=str(tmp_path / "store")),
+        labels=LabelSettings(dataset=str(tmp_path / "labels")),
+        retrain=RetrainSettings(min_labels=ITEMS),
+    )
+    asyncio.run(topics.create(settings.broker, topics.specs(settings.topics)))
+    here = Place(tmp_path, settings)
+    judge(here, range(ITEMS))
+    return here
+
+
+def judge(place: Place, numbers: range) -> None:
+    """Let two people judge these products."""
+    joined = [
+        Joined(label(one, reviewer=who), one)
+        for number in numbers
+        for one in (item(f"p{number}", picture=PICTURE + bytes([number])),)
+        for who in ("ana", "ben")
+    ]
+    for one in joined:
+        number = int(one.item.product_id[1:])
+        place.dataset.keep(one.item.image_sha256, lambda number=number: PICTURE + bytes([number]))  # type: ignore[misc]
+    place.dataset.write({one.key: one for one in joined})
+
+
+def _killed(point: tuple[str, str, int], place: Place) -> None:
+    """Run the job, and end by SIGKILL before that call."""
+    owner, function, call = point
+    try:
+        target: Any = import_module(owner)
+    except ModuleNotFoundError:
+        module, _, name = owner.rpartition(".")
+        target = getattr(import_module(module), name)
+    original, calls = getattr(target, function), itertools.count(1)
+
+    def dying(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(target, function, dying)
+    place.retrain()
+
+
+def test_job_killed_at_each_step_goes_on_and_promotes_once(place: Place) -> None:
+    """SIGKILL from the pinned labels to the last tidying: one run, one release, one announcement."""
+    champion = tiny_release.write(place.folder / "made").name
+    place.request(champion, at=datetime(2026, 1, 1, tzinfo=UTC))
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["streamer.retrain", "streamer.promotion"])
+    for point in POINTS:
+        child = context.Process(target=_killed, args=(point, place))
+        child.start()
+        child.join(120)
+        assert child.exitcode == -signal.SIGKILL, point
+    (run,) = place.runs()
+    assert place.retrain(if_needed=True) == 0
+    assert place.runs() == [run]
+    challenger, previous = place.announced()
+    assert previous == champion
+    last = place.log.last()
+    assert last is not None
+    assert (last.outcome, last.champion, last.challenger, last.items) == ("promoted", champion, challenger, ITEMS)
+    assert place.log.pending() is None
+    assert not (run / "labels").exists()
+    assert (run / "challenger" / challenger / "manifest.json").exists()
+    assert (place.folder / "store" / "retraining" / run.name / "model-card.md").exists()
+    assert {path.name for path in (place.folder / "store").iterdir()} == {champion, challenger, "retraining"}
+    asked = [json.loads(line) for line in (place.folder / "work" / "asked.jsonl").read_text().splitlines()]
+    assert asked[-1] == ["promoted", challenger]
+
+
+def test_job_runs_when_enough_is_judged_or_somebody_asks(place: Place) -> None:
+    """Six new items are awaited; a request about what runs does not wait for them, and is answered either way."""
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    assert place.retrain(if_needed=True) == 0
+    judge(place, range(ITEMS, 2 * ITEMS - 1))
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    place.request("small-000000000000")
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    place.request(place.announced()[0])
+    assert place.retrain("refuse", if_needed=True) == 1
+    assert len(place.runs()) == 2
+    assert place.log.pending() is None
+    last = place.log.last()
+    assert last is not None
+    assert (last.outcome, last.reasons, last.items) == ("refused", ("benchmark_loss",), 2 * ITEMS - 1)
+
+
+def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> None:
+    """Drift is seen again after a refusal: the same labels would train the same challenger."""
+    champion = tiny_release.write(place.folder / "made").name
+    assert place.retrain("refuse") == 1
+    place.request(champion)
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    place.request(None)
+    judge(place, range(ITEMS, ITEMS + 1))
+    assert place.retrain("refuse", if_needed=True) == 1
+    assert place.log.pending() is None
+
+
+def test_request_that_comes_during_a_run_stays(place: Place) -> None:
+    """What somebody saw after a run began is not answered by it."""
+    place.request(tiny_release.write(place.folder / "made").name, at=datetime.now(UTC) + timedelta(hours=1))
+    assert place.retrain() == 0
+    assert place.log.pending() is not None
+
+
+def test_refused_challenger_is_left_to_be_inspected_and_not_announced(place: Place) -> None:
+    """Its release and its card stay, what people said does not."""
+    assert place.retrain("refuse") == 1
+    (run,) = place.runs()
+    assert sorted(path.name for path in run.iterdir()) == [
+        *("card", "challenger", "challenger.json", "decision.json", "ended.json", "run.json"),
+    ]
+    assert asyncio.run(promotion.announced_release(place.settings)) is None
+    assert {path.name for path in (place.folder / "store").iterdir()} == {"retraining"}
+
+
+def test_run_that_failed_is_gone_on_with(place: Place) -> None:
+    """Exit code 2, and the next job takes the same run and its pinned labels, with the options that it began with."""
+    assert place.retrain("fail") == 2
+    (run,) = place.runs()
+    pinned = judged.read_pinned(run / "labels")
+    assert pinned is not None
+    assert pinned.verdicts == 2 * ITEMS
+    judge(place, range(ITEMS, ITEMS + 3))
+    assert place.retrain("promote") == 2
+    assert place.runs() == [run]
+    assert judged.read_pinned(run / "labels") == pinned
+    assert place.retrain("promote", restart=True) == 0
+    assert len(place.runs()) == 2
+
+
+def test_run_whose_product_was_erased_or_champion_replaced_is_given_up(place: Place) -> None:
+    """Nothing is learned from what is erased, and nothing goes on from a release that no longer runs."""
+    assert place.retrain("fail") == 2
+    place.dataset.erase("p3")
+    assert place.retrain("fail") == 2
+    erased, current = place.runs()
+    assert json.loads((erased / "ended.json").read_text())["outcome"] == "given up"
+    assert not (erased / "labels").exists()
+    assert {one.product_id for one in judged.read_judged(current / "labels")} == {f"p{n}" for n in (0, 1, 2, 4, 5)}
+    store = promotion.open_store(place.settings)
+    other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
+    asyncio.run(promotion.promote(place.settings, other, by="test", reason=None))
+    assert place.retrain("promote") == 0
+    assert json.loads((current / "ended.json").read_text())["outcome"] == "given up"
+    assert place.announced()[1] == other.stored.manifest.release
+
+
+def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was trained somebody has promoted another one, which stays; the next run goes on from that."""
+
+    def trained(command: list[str], variables: dict[str, str] | None = None) -> int:
+        store = promotion.open_store(place.settings)
+        other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
+        asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
+        return train(command, variables)
+
+    monkeypatch.setattr(retraining_job, "train", trained)
+    assert place.retrain() == 2
+    (run,) = place.runs()
+    assert json.loads((run / "ended.json").read_text())["outcome"] == "given up"
+    assert place.announced()[0] == tiny_release.write(place.folder / "made", bias=0.5).name
+
+
+def test_training_program_that_crashes_is_no_refusal(place: Place) -> None:
+    """Python ends with 1 on an error that nobody expected; without a decision that is a run to go on with."""
+    assert place.retrain("crash") == 2
+    (run,) = place.runs()
+    assert not (run / "ended.json").exists()
+    assert place.log.last() is None
+
+
+def test_error_that_nobody_expected_is_no_refusal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the job itself, too: exit code 2."""
+    monkeypatch.setattr(retraining_job, "retrain", _broken)
+    for name, value in settings_variables({"labels": place.settings.labels}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main(["retrain"])
+    assert ended.value.code == 2
+
+
+def _broken(*_: object, **__: object) -> int:
+    raise RuntimeError("a bug")
+
+
+def test_dry_run_decides_and_tells_nobody(place: Place) -> None:
+    """Neither the store nor the topic hears of it."""
+    assert place.retrain(dry_run=True) == 0
+    assert not (place.folder / "store").exists()
+    assert asyncio.run(promotion.announced_release(place.settings)) is None
+
+
+def test_job_beside_another_one_says_so(place: Place) -> None:
+    """Two in one directory would train the same run."""
+    with alone(place.folder / "work"), pytest.raises(FatalError) as caught:
+        place.retrain()
+    assert caught.value.code == "work_in_use"
+
+
+def test_job_without_labels_says_what_records_them(place: Place) -> None:
+    """There is nothing to pin."""
+    settings = place.settings.model_copy(update={"labels": LabelSettings(dataset=str(place.folder / "none"))})
+    with pytest.raises(FatalError) as caught:
+        Place(place.folder, settings).retrain()
+    assert caught.value.code == "labels_missing"
+
+
+def test_pinned_items_count_people_and_leave_out_the_unsure(place: Place) -> None:
+    """An item is one line, whoever judged it; pictures stand beside."""
+    one = item("p0", picture=PICTURE + bytes([0]))
+    unsure = label(one, reviewer="cai", verdict="unsure")
+    no = label(one, reviewer="dan", verdict="match")
+    place.dataset.write({joined.key: joined for joined in (Joined(unsure, one), Joined(no, one))})
+    assert place.retrain("fail") == 2
+    (run,) = place.runs()
+    found = {line.product_id: line for line in judged.read_judged(run / "labels")}
+    assert (found["p0"].mismatches, found["p0"].matches) == (2, 1)
+    assert judged.image_path(run / "labels", found["p0"].image_sha256).read_bytes() == PICTURE + bytes([0])
+    assert len(found) == ITEMS

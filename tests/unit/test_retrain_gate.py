@@ -1,0 +1,204 @@
+"""`engines.build.retrain.gate` on made-up scores: what it lets through, what it refuses, and by which reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engines.build.dataset import Catalog, Product
+from engines.build.evaluate import Pairs
+from engines.build.retrain import gate, paired
+from engines.build.retrain.frozen import BENCHMARK, LABELS, SMALL, FrozenSet, image_size, language
+from engines.build.retrain.gate import GateRules
+from engines.build.retrain.paired import Answers
+from engines.contract import Calibration
+from tests.fakes import manifest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RULES = GateRules(samples=200)
+CHALLENGER = manifest(calibration=Calibration(scale=1.0, shift=-3.0), threshold=0.3)
+BRANDS = ("Acme", "Bolt", "Crux", "Dyna")
+
+
+def frozen(name: str, count: int = 800, *, seed: int = 0) -> FrozenSet:
+    """Return `count` products of four brands, each once with its own picture and once with a wrong one."""
+    products = tuple(
+        Product(
+            fields={"title": f"thing {i}", "brand": BRANDS[i % 4] if i >= 20 else f"tiny {i}"},
+            facets=(),
+            identity=i,
+            group=str(i // 2),
+            category="Home > Mugs" if i % 2 else "Party > Lanterns",
+            shorter_side_px=(120, 700)[i % 2],
+        )
+        for i in range(count)
+    )
+    catalog = Catalog(products, (), np.zeros((count, 3, 1, 1), dtype=np.uint8), np.arange(count))
+    order = np.random.default_rng(seed).permutation(count)
+    pairs = Pairs(
+        product=np.tile(np.arange(count), 2),
+        picture=np.concatenate([np.arange(count), order]),
+        label=np.repeat([0, 1], count),
+        difference=np.repeat(["match", "other"], count),
+    )
+    return FrozenSet(name, catalog, pairs, np.ones(2 * count), 0.05)
+
+
+def logits(asked: FrozenSet, *, separation: float = 3.0, seed: int = 1) -> NDArray[np.float64]:
+    """Return scores of an engine; another separation is another quality, by the same errors."""
+    noise = np.random.default_rng(seed).normal(size=len(asked.pairs.label))
+    return noise + separation * asked.pairs.label
+
+
+def decide(
+    benchmark: tuple[float, float] = (3.0, 3.0), labels: tuple[float, float] = (3.0, 3.0), rules: GateRules = RULES
+) -> gate.Decision:
+    """Return what the gate says of engines with these separations, champion first."""
+    sets = {name: frozen(name, seed=number) for number, name in enumerate((BENCHMARK, LABELS))}
+    answers = {
+        name: Answers(*(logits(sets[name], separation=one) for one in separations))
+        for name, separations in ((BENCHMARK, benchmark), (LABELS, labels))
+    }
+    return gate.judge(sets, answers, CHALLENGER, rules)
+
+
+def codes(decision: gate.Decision) -> set[str]:
+    """Return why it was refused."""
+    return {reason.code for reason in decision.reasons}
+
+
+def test_gate_promotes_an_equal_and_a_better_challenger() -> None:
+    """No loss is enough; a gain is told."""
+    assert decide().promote
+    better = decide(labels=(2.2, 3.0))
+    assert better.promote
+    assert better.gains[LABELS].difference.low > 0.1
+
+
+def test_gate_refuses_a_loss_on_either_set() -> None:
+    """What is gained on one set does not make up for what is lost on the other."""
+    assert "benchmark_loss" in codes(decide(benchmark=(3.0, 2.6), labels=(2.2, 3.0)))
+    assert "labels_loss" in codes(decide(labels=(3.0, 2.5)))
+
+
+def test_gate_refuses_what_so_few_labels_cannot_show() -> None:
+    """Forty mismatches cannot show that no more than 0.01 is lost; with four there is nothing to compare."""
+    few = frozen(LABELS, 40)
+    champion, challenger = logits(few, separation=3.0), logits(few, separation=3.0, seed=2)
+    strict = replace(RULES, labels_margin=0.01)
+    sets = {BENCHMARK: frozen(BENCHMARK), LABELS: few}
+    answers = {BENCHMARK: Answers(*[logits(sets[BENCHMARK])] * 2), LABELS: Answers(champion, challenger)}
+    assert codes(gate.judge(sets, answers, CHALLENGER, strict)) & {"labels_inconclusive", "labels_loss"}
+    sets[LABELS] = frozen(LABELS, 4)
+    answers[LABELS] = Answers(*[logits(sets[LABELS])] * 2)
+    decision = gate.judge(sets, answers, CHALLENGER, RULES)
+    assert codes(decision) == {"labels_too_few"}
+    assert LABELS not in decision.gains
+
+
+def test_gate_refuses_thresholds_that_surely_miss_the_precision() -> None:
+    """A challenger that ranks as well, but alerts nearly everything."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    loose = manifest(calibration=Calibration(scale=1.0, shift=3.0), threshold=0.3)
+    assert codes(gate.judge(sets, answers, loose, RULES)) == {"precision_missed"}
+
+
+def test_gate_refuses_one_poisoned_slice() -> None:
+    """A brand of whose wrong pictures a third is no longer found; all others are as good as before."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    poisoned = answers[BENCHMARK].champion.copy()
+    rows = sets[BENCHMARK].slices()["brand: Crux"] & (sets[BENCHMARK].pairs.label == 1)
+    poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
+    answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
+    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    assert codes(decision) == {"slice_loss"}
+    assert [name for name in decision.harmed if "brand" in name] == ["benchmark, brand: Crux, recall"]
+
+
+def test_gate_refuses_false_alarms_that_gather_in_one_slice() -> None:
+    """There are as many as before, and all of them are of one brand."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    crux, matches = sets[BENCHMARK].slices()["brand: Crux"], sets[BENCHMARK].pairs.label == 0
+    moved = answers[BENCHMARK].champion + np.where(crux, 0.9, -0.9) * matches
+    answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, moved)
+    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    assert "benchmark, brand: Crux, false alarms" in decision.harmed
+    assert not [name for name in decision.harmed if "Crux" not in name and name.endswith("false alarms")]
+
+
+def test_gate_seldom_refuses_a_harmless_challenger_for_any_of_its_slices() -> None:
+    """With the same quality and other errors: however many slices there are, chance alone refuses one run of twenty."""
+    asked = frozen(BENCHMARK)
+    refused = 0
+    for seed in range(40):
+        answers = Answers(logits(asked, seed=100 + seed), logits(asked, seed=200 + seed))
+        tests = paired.slice_tests(
+            asked, answers, precision=0.5, recall_margin=0.1, false_alarm_margin=0.05, samples=100, seed=seed
+        )
+        refused += any(paired.holm([test.p_value for test in tests], 0.05))
+    assert refused <= 2
+
+
+def test_holm_rejects_in_order_until_one_is_left() -> None:
+    """The smallest p-value is compared with alpha / 3, the next with alpha / 2."""
+    assert paired.holm([0.02, 0.001, 0.3], 0.05) == [True, True, False]
+    assert paired.holm([0.03, 0.03, 0.03], 0.05) == [False, False, False]
+    assert paired.holm([], 0.05) == []
+
+
+def test_slices_leave_out_what_is_too_small_or_has_only_one_value() -> None:
+    """Twenty brands of one product each are too few even together; a language that all have is no slice."""
+    slices = frozen(BENCHMARK).slices()
+    assert {name for name in slices if name.startswith("brand")} == {f"brand: {brand}" for brand in BRANDS}
+    assert f"brand: {SMALL}" not in slices  # twenty products are too few
+    assert set(slices) >= {"category: Home", "category: Party", "image size: under 150 px", "image size: under 1200 px"}
+    assert not [name for name in slices if name.startswith("language")]
+
+
+def test_slices_put_small_ones_together() -> None:
+    """Forty brands of one product each are one slice beside a large one."""
+    asked = frozen(BENCHMARK, 100)
+    products = tuple(
+        replace(product, fields={"brand": "Acme" if i < 60 else f"tiny {i}"})
+        for i, product in enumerate(asked.catalog.products)
+    )
+    slices = replace(asked, catalog=replace(asked.catalog, products=products)).slices()
+    assert {name for name in slices if name.startswith("brand")} == {"brand: Acme", f"brand: {SMALL}"}
+
+
+def test_language_is_the_column_s_else_the_script_s() -> None:
+    """What the catalogue says counts; else what most letters are."""
+    plain = Product(fields={"title": "Синяя кружка big"}, facets=(), identity=0, group="", category="")
+    assert language(plain) == "cyrillic"
+    assert language(replace(plain, columns={"language": "UK"})) == "uk"
+    assert language(replace(plain, fields={"title": "42"})) == "(none)"
+    assert [image_size(replace(plain, shorter_side_px=side)) for side in (0, 149, 150, 5000)] == [
+        "(none)",
+        "under 150 px",
+        "under 300 px",
+        "from 1200 px",
+    ]
+
+
+def test_recall_gain_weighs_pairs_by_what_they_stand_for() -> None:
+    """A match that stands for many, and scores high, costs precision."""
+    asked = frozen(LABELS, 100)
+    scores = logits(asked, separation=6.0)
+    light = paired.recall_gain(asked, Answers(scores, scores), precision=0.5, alpha=0.05, samples=50)
+    worst = int(np.argmax(np.where(asked.pairs.label == 0, scores, -np.inf)))
+    scores = scores.copy()
+    scores[worst] = 20.0
+    weights = asked.weights.copy()
+    weights[worst] = 30.0
+    heavy = replace(asked, weights=weights)
+    burdened = paired.recall_gain(heavy, Answers(scores, scores), precision=0.5, alpha=0.05, samples=50)
+    assert light.champion.value > 0.9
+    assert burdened.champion.value == 0.0
+    assert burdened.difference.value == 0.0
