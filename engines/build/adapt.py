@@ -102,7 +102,7 @@ def adapt_folder(
         CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress)
+    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress, most=recipe.max_products)
     return adapt_parts(parts, path.name, out, work, recipe, precision=precision, progress=progress)
 
 

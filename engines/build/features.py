@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from engines.build.rewording import Reworder
 from engines.build.views import AS_IT_IS, view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -196,11 +197,16 @@ class _Sees(nn.Module):
         return middle, final, self.palette(pixel_values)
 
 
+@lru_cache(maxsize=1)  # an export takes seconds, and a run reads pictures of several parts
+def _on_onnx_runtime(model: CompactFusion, side_px: int) -> Callable[[Tensor], list[NDArray[np.float32]]]:
+    return export.on_onnx_runtime(_Sees(model).eval(), torch.zeros((2, 3, side_px, side_px), dtype=torch.uint8))
+
+
 def _sights(
     model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress, views: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
     """Write what the frozen parts see; ONNX Runtime takes a third of the time that torch takes for it."""
-    sees = export.on_onnx_runtime(_Sees(model).eval(), torch.from_numpy(pictures[:2]))
+    sees = _on_onnx_runtime(model, pictures.shape[-1])
     count, side = len(pictures), pictures.shape[-1]
     sizes = ((model.backbone.middle_channels, side // 16), (model.backbone.final_channels, side // 32))
     shapes = [(count, views, channels, cells, cells) for channels, cells in (*sizes, (model.palette.size, side // 32))]

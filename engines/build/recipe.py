@@ -110,7 +110,8 @@ class AdaptRecipe:
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
     catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
     Taggers look at each picture `tag_epochs` times. If left out, both are the class's own `EPOCHS` and `TAG_EPOCHS`,
-    or as many more as make `LEAST_STEPS`: a small catalogue is looked at more often.
+    or as many more as make `LEAST_STEPS`: a small catalogue is looked at more often. Of a large one `max_products` are
+    drawn to train on.
     """
 
     EPOCHS: ClassVar = 8.0
@@ -133,6 +134,7 @@ class AdaptRecipe:
     trimmed_share: float = 0.0
     wrong_texts: int = 0
     views: int = 6
+    max_products: int = 20_000
     tag_epochs: float | None = None
     attributes: bool = False
     mix: dict[str, float] = field(default_factory=_hard_mix)

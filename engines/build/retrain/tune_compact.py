@@ -1,7 +1,7 @@
 """A compact release goes on learning: its readers, on the features of the catalogue and of what people have confirmed.
 
-What classifies facets, what that stands on, and the taggers stay as they are: the values that its numbers stand for are not known
-here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
+What classifies facets, what that stands on, and the taggers stay as they are: the values that their numbers stand for
+are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
 """
 
 from __future__ import annotations
