@@ -7,12 +7,13 @@ No model is loaded here, and nothing here knows a runtime.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.resources
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -142,8 +143,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 def _publish(target: Path, manifest: bytes, files: Mapping[str, Path]) -> None:
     parent = target.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    with _staging(parent) as staging:
+    with scratch(parent, ".staging-") as staging:
+        staging.chmod(0o755)  # 0700, as it is made, would keep a scorer that runs as another user out
         for name, source in files.items():
             _write_synced(staging / name, source.read_bytes())
         _write_synced(staging / MANIFEST_FILE, manifest)
@@ -193,14 +194,25 @@ def _content_digest(manifest: Manifest, digests: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _staging(parent: Path) -> Generator[Path]:
-    """Give a directory beside the release's place; what is left of it after a failure is removed."""
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
-    staging.chmod(0o755)  # mkdtemp's 0700 would keep a scorer that runs as another user out
+def scratch(parent: Path, prefix: str) -> Generator[Path]:
+    """Give a new directory in `parent`, removed afterwards; so is, before, what killed processes have left of theirs.
+
+    A process at work in `parent` locks it, shared; only who can lock it alone removes something. Where the file system
+    has no locks, nothing is.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(parent, os.O_RDONLY)
     try:
-        yield staging
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in parent.glob(f"{prefix}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _write_synced(path: Path, content: bytes) -> None:

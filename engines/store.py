@@ -84,16 +84,14 @@ class ReleaseStore:
         Args:
             name: of the release.
             manifest_sha256: what the manifest's own digest must be, where somebody has said so.
-            scratch: where the directory is made; a place for temporary files if None.
+            scratch: where the directory is made, and what a killed process left there is removed; a place for temporary
+                files if None.
 
         Raises:
             ReleaseUnavailable: release_unknown, or release_unavailable.
             ManifestInvalid, ReleaseCorrupt: what is there is not what was published.
         """
-        if scratch is not None:
-            scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="release-", dir=scratch) as directory:
-            target = Path(directory)
+        with _directory(scratch) as target:
             found = self._fetch_manifest(name, target)
             if manifest_sha256 is not None and found != manifest_sha256:
                 raise ReleaseCorrupt(
@@ -160,6 +158,17 @@ class ReleaseStore:
 
     def _path(self, name: str, file: str) -> str:
         return f"{self._root}/{name}/{file}"
+
+
+@contextmanager
+def _directory(scratch: Path | None) -> Generator[Path]:
+    """Give a directory to fetch into."""
+    if scratch is not None:
+        with releases.scratch(scratch, "release-") as directory:
+            yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="release-") as made:
+        yield Path(made)
 
 
 @contextmanager

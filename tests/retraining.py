@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
-import os
-import signal
 from datetime import UTC, datetime
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -32,6 +28,8 @@ from engines.catalogs.judged import Judged, Pinned, image_path, write_pinned
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tests.killed import Point
 
 SIDE: Final = 32
 KNOWN: Final = {"red": (210, 30, 30), "blue": (30, 30, 210), "green": (30, 160, 30)}
@@ -66,14 +64,6 @@ class World(NamedTuple):
     champion: Path
 
 
-class Point(NamedTuple):
-    """Before which call of which function a run is killed."""
-
-    module: str
-    function: str
-    call: int = 1
-
-
 def make(folder: Path) -> World:
     """Write the catalogue and train the champion."""
     catalog = folder / "shop"
@@ -94,15 +84,7 @@ def retraining(world: World, labels: Path, work: Path) -> Retraining:
 def run_until(point: Point, world: World, labels: Path, work: Path) -> None:
     """Retrain, and end by SIGKILL at this point; for a process of its own."""
     torch.set_num_threads(1)
-    module = import_module(point.module)
-    original, calls = getattr(module, point.function), itertools.count(1)
-
-    def dying(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
-        if next(calls) == point.call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-
-    setattr(module, point.function, dying)
+    point.arm()
     with Progress(disable=True) as progress:
         retrain(retraining(world, labels, work), progress)
 

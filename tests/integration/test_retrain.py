@@ -26,7 +26,7 @@ from engines.build.retrain.gate import Decision
 from engines.build.retrain.paired import Answers
 from engines.errors import ParityExceeded, ReleaseNotRestorable
 from tests import retraining, tiny_release
-from tests.retraining import Point, World
+from tests.killed import Point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from engines.build.assemble import Source
     from engines.build.retrain.frozen import FrozenSet
+    from tests.retraining import World
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

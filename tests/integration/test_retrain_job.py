@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import multiprocessing
-import os
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +23,9 @@ from streamer.blobs import Blobs
 from streamer.cli import main
 from streamer.dataset import LabelDataset
 from streamer.demo.worker import settings_variables
+from streamer.drift import Limits
+from streamer.drift_telemetry import DriftTelemetry
+from streamer.drift_watch import DriftWatch
 from streamer.errors import FatalError
 from streamer.labels import Joined
 from streamer.retrain import RetrainOptions, retrain
@@ -33,26 +33,30 @@ from streamer.retrain_log import RetrainLog
 from streamer.retrain_request import RetrainRequest
 from streamer.retrain_runs import alone
 from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
+from streamer.wire import encode
 from tests import tiny_release
+from tests.killed import Point
 from tests.review import PICTURE, item, label
+from tests.unit.test_drift import LEAST, SIZE, drawn
 
 if TYPE_CHECKING:
     from streamer.demo.broker import EmbeddedBroker
+    from streamer.events import ProductScore
 
 PROGRAM = (sys.executable, str(Path(__file__).parent.parent / "fake_trainer.py"))
 ITEMS = 6
 
 POINTS = (
-    ("streamer.retrain", "pin", 1),
-    ("engines.releases", "install", 1),  # of the champion into the run's folder
-    ("streamer.retrain", "train", 1),
-    ("streamer.promotion", "publish", 1),  # of the champion, to go back to
-    ("streamer.promotion", "publish", 2),  # of the challenger
-    ("streamer.promotion", "promote", 1),  # published, not announced
-    ("streamer.retrain", "train", 2),  # announced, MLflow not told
-    ("streamer.retrain_log.RetrainLog", "record", 1),
-    ("streamer.retrain_runs.Runs", "end", 1),  # recorded, the run not ended
-    ("streamer.retrain_runs.Runs", "tidy", 1),  # ended, the labels still there
+    Point("streamer.retrain", "pin", 1),
+    Point("engines.releases", "install", 1),  # of the champion into the run's folder
+    Point("streamer.retrain", "train", 1),
+    Point("streamer.promotion", "publish", 1),  # of the champion, to go back to
+    Point("streamer.promotion", "publish", 2),  # of the challenger
+    Point("streamer.promotion", "promote", 1),  # published, not announced
+    Point("streamer.retrain", "train", 2),  # announced, MLflow not told
+    Point("streamer.retrain_log.RetrainLog", "record", 1),
+    Point("streamer.retrain_runs.Runs", "end", 1),  # recorded, the run not ended
+    Point("streamer.retrain_runs.Runs", "tidy", 1),  # ended, the labels still there
 )
 
 
@@ -106,7 +110,7 @@ def place(tansu: EmbeddedBroker, tmp_path: Path) -> Place:
     """A broker with topics, a champion, and labels of some products."""
     champion = tiny_release.write(tmp_path / "made")
     settings = Settings(
-        broker=BrokerSettings(bootstrap=tansu.bootstrap),
+        broker=BrokerSettings(bootstrap=tansu.bootstrap, fetch_max_wait_ms=20),
         engine=EngineSettings(release=champion),
         releases=ReleaseSettings(store=str(tmp_path / "store")),
         labels=LabelSettings(dataset=str(tmp_path / "labels")),
@@ -132,22 +136,9 @@ def judge(place: Place, numbers: range) -> None:
     place.dataset.write({one.key: one for one in joined})
 
 
-def _killed(point: tuple[str, str, int], place: Place) -> None:
-    """Run the job, and end by SIGKILL before that call."""
-    owner, function, call = point
-    try:
-        target: Any = import_module(owner)
-    except ModuleNotFoundError:
-        module, _, name = owner.rpartition(".")
-        target = getattr(import_module(module), name)
-    original, calls = getattr(target, function), itertools.count(1)
-
-    def dying(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - of any function
-        if next(calls) == call:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
-
-    setattr(target, function, dying)
+def _killed(point: Point, place: Place) -> None:
+    """Run the job, and end by SIGKILL at this point."""
+    point.arm()
     place.retrain()
 
 
@@ -156,7 +147,7 @@ def test_job_killed_at_each_step_goes_on_and_promotes_once(place: Place) -> None
     champion = tiny_release.write(place.folder / "made").name
     place.request(champion, at=datetime(2026, 1, 1, tzinfo=UTC))
     context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["streamer.retrain", "streamer.promotion"])
+    context.set_forkserver_preload(["streamer.retrain", "streamer.cli", "deltalake", "pytest", "tests.tiny_release"])
     for point in POINTS:
         child = context.Process(target=_killed, args=(point, place))
         child.start()
@@ -210,6 +201,38 @@ def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> 
     judge(place, range(ITEMS, ITEMS + 1))
     assert place.retrain("refuse", if_needed=True) == 1
     assert place.log.pending() is None
+
+
+def test_drift_that_lasts_is_answered_by_one_retraining(place: Place) -> None:
+    """From products that are scored otherwise than at first to a run that says so, though few labels are new."""
+    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
+    here = place._replace(settings=patient)
+    champion = tiny_release.write(place.folder / "made").name
+    watch = DriftWatch(
+        limits=Limits(),
+        size=SIZE,
+        least=LEAST,
+        patience=timedelta(0),
+        blobs=Blobs(str(place.folder / "store"), setting="releases"),
+        telemetry=DriftTelemetry(),
+        clock=lambda: datetime.now(UTC),
+    )
+
+    def score(*products: ProductScore) -> None:
+        for one in products:
+            watch.score(encode(one))
+        watch.check()
+
+    score(*drawn(SIZE, 0, release=champion), *drawn(SIZE, 1, release=champion))
+    assert here.retrain("refuse", if_needed=True) == 0
+    assert here.runs() == []
+    score(*drawn(SIZE, 2, mean=0.5, release=champion))
+    assert here.retrain("refuse", if_needed=True) == 1
+    (run,) = here.runs()
+    assert "streamer drift: the distribution of score" in json.loads((run / "run.json").read_text())["reason"]
+    watch.check()
+    assert here.log.pending() is None
+    assert here.retrain("refuse", if_needed=True) == 0
 
 
 def test_request_that_comes_during_a_run_stays(place: Place) -> None:

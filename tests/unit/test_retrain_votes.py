@@ -43,18 +43,24 @@ def judged(mismatches: int, matches: int, **changes: object) -> Judged:
     return Judged(**(fields | changes))  # type: ignore[arg-type]
 
 
-def draw(*, error: float = 0.05, people: int = 2, size: int = 6000, seed: int = 0) -> Drawn:
-    """Return products of which 6 % are wrong; those that score high alert, of the others few are audited."""
+def draw(*, error: float = 0.05, people: int = 2, size: int = 6000, seed: int = 0, arbiter: bool = False) -> Drawn:
+    """Return products of which 6 % are wrong; those that score high alert, of the others few are audited.
+
+    With an arbiter, the last of the people judges only what the others disagree on.
+    """
     generator = np.random.default_rng(seed)
     wrong = generator.random(size) < 0.06
     alerts = generator.random(size) < np.where(wrong, 0.6, 0.05)
     chance = np.where(alerts, 1.0, np.where(generator.random(size) < 0.3, 0.4, 0.1))
     sampled = generator.random(size) < chance
     said = (generator.random((size, people)) < error) ^ wrong[:, None]
+    asked = np.ones((size, people), dtype=np.bool_)
+    if arbiter:
+        asked[:, -1] = said[:, 0] != said[:, 1]
     items = [
         judged(
-            int(said[i].sum()),
-            int((~said[i]).sum()),
+            int((said[i] & asked[i]).sum()),
+            int((~said[i] & asked[i]).sum()),
             sampled="alert" if alerts[i] else "audit",
             sampling_probability=float(chance[i]),
         )
@@ -63,12 +69,13 @@ def draw(*, error: float = 0.05, people: int = 2, size: int = 6000, seed: int = 
     return Drawn(items, wrong[sampled], float(wrong.mean()))
 
 
-def test_error_rate_is_found_where_two_judge_the_same() -> None:
-    """From the share of pairs that agree; assumed where there are too few."""
-    drawn = draw(error=0.08)
+@pytest.mark.parametrize(("people", "arbiter"), [(2, False), (3, False), (3, True)])
+def test_error_rate_is_found_where_two_judge_the_same(people: int, arbiter: bool) -> None:
+    """Also where a third is asked only about what two disagree on; assumed where too few are judged twice."""
+    drawn = draw(error=0.08, people=people, arbiter=arbiter, size=20_000)
     found = votes.count(drawn.judged)
     assert found.measured
-    assert found.error == pytest.approx(0.08, abs=0.02)
+    assert found.error == pytest.approx(0.08, abs=0.01)
     alone = votes.count(draw(people=1).judged)
     assert (alone.error, alone.measured) == (votes.DEFAULT_ERROR, False)
 

@@ -1,9 +1,10 @@
 """How likely an item is a mismatch, given that people err, and how many products are wrong, given whom they were shown.
 
-People disagree, and where two judge the same item the share of pairs that agree tells how often one errs. A verdict
-then moves the odds by that, from the share of mismatches among items that were sampled alike: an audit finds few, so a
-single "mismatch" there is more often an error than among alerts. Shares and odds are found together, by expectation
-maximization.
+People disagree, and items that two or more judge tell how often one errs. A verdict moves the odds by that, from the
+share of mismatches among items that were sampled alike: an audit finds few, so a single "mismatch" there is more often
+an error than among alerts. Errors, shares and odds are found together, by expectation maximization. That is right also
+where a third person is asked only about what two disagree on: whom one asks depends on verdicts alone. The share of
+pairs that agree is not.
 
 Source: Dawid, Skene 1979, "Maximum likelihood estimation of observer error-rates using the EM algorithm", with one rate
 for all; Horvitz, Thompson 1952; Hájek 1971 (the ratio of two of their estimates), and its linearized variance.
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 DEFAULT_ERROR: Final = 0.05
 """Of a verdict, where too few items were judged twice to tell."""
 
-LEAST_PAIRS: Final = 50
+LEAST_TWICE: Final = 50
+"""Items with two verdicts or more, from which how often one is wrong is found."""
+
 _ERROR_RANGE: Final = (0.005, 0.3)
 _EM_STEPS: Final = 30
 _SURE: Final = 0.02
@@ -72,27 +75,26 @@ def count(judged: Sequence[Judged], *, reviewed_alerts: float = 1.0) -> Votes:
     matches = np.array([item.matches for item in judged], dtype=np.float64)
     alerts = np.array([item.sampled == "alert" for item in judged])
     chance = np.array([item.sampling_probability for item in judged]) * np.where(alerts, reviewed_alerts, 1.0)
-    error, measured = error_rate(mismatches, matches)
-    told = (mismatches - matches) * math.log((1 - error) / error)
-    likely = np.empty(len(judged))
-    for stratum in (alerts, ~alerts):
-        if stratum.any():
-            likely[stratum] = _likely(told[stratum])
+    error, measured = error_rate(mismatches, matches, alerts)
+    likely = _likely(mismatches, matches, alerts, error)
     likely = np.where(likely < _SURE, 0.0, np.where(likely > 1 - _SURE, 1.0, likely))
     return Votes(likely, 1 / chance, error, measured)
 
 
-def error_rate(mismatches: NDArray[np.float64], matches: NDArray[np.float64]) -> tuple[float, bool]:
-    """Return how often a verdict is wrong, and whether enough items were judged twice to tell.
-
-    Two verdicts agree when both are right or both wrong: a = (1 - e)^2 + e^2.
-    """
-    agreeing = (mismatches * (mismatches - 1) + matches * (matches - 1)).sum() / 2
-    pairs = agreeing + (mismatches * matches).sum()
-    if pairs < LEAST_PAIRS:
+def error_rate(
+    mismatches: NDArray[np.float64], matches: NDArray[np.float64], alerts: NDArray[np.bool_]
+) -> tuple[float, bool]:
+    """Return how often a verdict is wrong, and whether enough items were judged twice to tell."""
+    twice = mismatches + matches >= 2  # noqa: PLR2004 - one verdict contradicts nobody
+    if twice.sum() < LEAST_TWICE:
         return DEFAULT_ERROR, False
-    found = (1 - math.sqrt(max(0.0, 2 * agreeing / pairs - 1))) / 2
-    return min(max(found, _ERROR_RANGE[0]), _ERROR_RANGE[1]), True
+    said, denied, alerted = mismatches[twice], matches[twice], alerts[twice]
+    error = DEFAULT_ERROR
+    for _ in range(_EM_STEPS):
+        likely = _likely(said, denied, alerted, error)
+        wrong = (likely * denied + (1 - likely) * said).sum()
+        error = min(max(float(wrong / (said + denied).sum()), _ERROR_RANGE[0]), _ERROR_RANGE[1])
+    return error, True
 
 
 def prevalence(votes: Votes, categories: NDArray[np.str_]) -> Prevalence:
@@ -109,7 +111,19 @@ def prevalence(votes: Votes, categories: NDArray[np.str_]) -> Prevalence:
     return Prevalence(overall, by_category)
 
 
-def _likely(told: NDArray[np.float64]) -> NDArray[np.float64]:
+def _likely(
+    mismatches: NDArray[np.float64], matches: NDArray[np.float64], alerts: NDArray[np.bool_], error: float
+) -> NDArray[np.float64]:
+    """Return how likely each item is a mismatch, given how often a verdict is wrong."""
+    told = (mismatches - matches) * math.log((1 - error) / error)
+    likely = np.empty(len(told))
+    for stratum in (alerts, ~alerts):
+        if stratum.any():
+            likely[stratum] = _likely_alike(told[stratum])
+    return likely
+
+
+def _likely_alike(told: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return how likely items that were sampled alike are mismatches, by the log-odds that verdicts tell of each."""
     share = 0.5
     likely = told
