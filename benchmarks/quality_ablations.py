@@ -45,6 +45,8 @@ Figures = dict[str, dict[str, float]]
 IDEAS: Final[dict[str, dict[str, Any]]] = {
     "as it ships, one reader": {},
     "no colors beside the image features": {"colors": False},
+    "no taggers": {"tag_epochs": 0.0},
+    "one view of each picture": {"views": 1},
     "two fusion layers of width 192": {"model": {"layers": 2, "width": 192}},
     "no word left out, dropout 0.1": {"word_dropout": 0.0, "model": {"dropout": 0.1}},
     "twice the epochs": {"epochs": 2.0},
