@@ -3,8 +3,9 @@
     python benchmarks/decoding.py [--count 2000]
 
 Decodes the same pictures (photo-like JPEGs of 224 and 1,200 px, and a PNG of 1,200 px) in two threads of this process
-and through `streamer.decoding`, in turn, and prints for each: CPU per picture in the worker and in the decoders,
-pictures per second, how long an event loop beside them waits for its turn, and what a crash costs.
+and through `streamer.decoding`, in turn, as many at a time as a busy worker has, and prints for each: CPU per picture
+in the worker and in the decoders, pictures per second, how long an event loop beside them waits for its turn, and what
+a crash costs.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+import uvloop
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -32,12 +34,15 @@ from engines.image import decode
 from streamer.decoding import DecoderPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from numpy.typing import NDArray
 
+    Work = Callable[[bytes], Awaitable[NDArray[np.uint8]]]
+
 SPEC = ImageSpec(height=224, width=224)
 THREADS = 2
+UNDER_WAY = 64  # pictures at a time
 MAX_PIXELS = 50_000_000
 TICK_S = 0.002
 
@@ -72,21 +77,24 @@ def _descendants() -> list[int]:
     return found
 
 
-async def _measure(work: Callable[[bytes], NDArray[np.uint8]], pictures: list[bytes], count: int) -> dict[str, float]:
+async def _measure(work: Work, pictures: list[bytes], count: int) -> dict[str, float]:
     """Return CPU in milliseconds per picture, pictures per second, and the loop's lateness in milliseconds."""
-    loop = asyncio.get_running_loop()
     late: list[float] = []
-    with ThreadPoolExecutor(THREADS) as threads:
-        await asyncio.gather(*(loop.run_in_executor(threads, work, one) for one in pictures[:8]))
-        children = _descendants()
-        cpu, child_cpu, started = time.process_time(), _children_cpu_s(children), time.perf_counter()
-        todo = [loop.run_in_executor(threads, work, pictures[i % len(pictures)]) for i in range(count)]
-        done = asyncio.gather(*todo)
-        while not done.done():
-            before = time.perf_counter()
-            await asyncio.sleep(TICK_S)
-            late.append((time.perf_counter() - before - TICK_S) * 1e3)
-        wall = time.perf_counter() - started
+    todo = (pictures[i % len(pictures)] for i in range(count))
+
+    async def some() -> None:
+        for one in todo:
+            await work(one)
+
+    await asyncio.gather(*map(work, pictures))
+    children = _descendants()
+    cpu, child_cpu, started = time.process_time(), _children_cpu_s(children), time.perf_counter()
+    done = asyncio.gather(*(some() for _ in range(UNDER_WAY)))
+    while not done.done():
+        before = time.perf_counter()
+        await asyncio.sleep(TICK_S)
+        late.append((time.perf_counter() - before - TICK_S) * 1e3)
+    wall = time.perf_counter() - started
     return {
         "worker_cpu_ms": 1e3 * (time.process_time() - cpu) / count,
         "decoder_cpu_ms": 1e3 * (_children_cpu_s(children) - child_cpu) / count,
@@ -95,16 +103,15 @@ async def _measure(work: Callable[[bytes], NDArray[np.uint8]], pictures: list[by
     }
 
 
-def _crash_ms(pool: DecoderPool, good: bytes) -> float:
-    """Return how long it takes until a picture is decoded where the decoder before it was killed."""
+async def _crash_ms(pool: DecoderPool, good: bytes) -> float:
+    """Return how long it takes until a picture is decoded where the decoders before it were killed."""
     times = []
     for _ in range(20):
-        pool.decode(good)
+        await pool.decode(good)
         for pid in _decoders():
             os.kill(pid, 9)
         started = time.perf_counter()
-        for _ in range(THREADS):
-            pool.decode(good)
+        await asyncio.gather(*(pool.decode(good) for _ in range(THREADS)))
         times.append((time.perf_counter() - started) * 1e3)
     return statistics.median(times)
 
@@ -115,39 +122,41 @@ def _decoders() -> list[int]:
     return [int(child) for child in Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()]
 
 
+async def _measure_all(table: Table, count: int, turns: int, seed: int) -> dict[str, Any]:
+    """Measure both ways in turn; return medians, by picture and way."""
+    kinds = {"JPEG 224": (224, "JPEG"), "JPEG 1200": (1200, "JPEG"), "PNG 1200": (1200, "PNG")}
+    figures: dict[str, Any] = {}
+    limits = {"max_bytes": 20 * 2**20, "max_pixels": MAX_PIXELS, "memory_bytes": 2**30}
+    with ThreadPoolExecutor(THREADS) as threads:
+        async with DecoderPool(SPEC, size=THREADS, cpu_s=2.0, **limits) as pool:
+            in_thread = partial(decode, spec=SPEC, max_pixels=MAX_PIXELS)
+            beside = partial(asyncio.get_running_loop().run_in_executor, threads, in_thread)
+            ways: dict[str, Work] = {"threads": beside, "processes": pool.decode}
+            for name, (side, kind) in kinds.items():
+                pictures = [picture(side, kind, seed + i) for i in range(16)]
+                runs = count if side < 1000 else count // 10
+                results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+                for _ in range(turns):
+                    for way, work in ways.items():
+                        results[way].append(await _measure(work, pictures, runs))
+                for way, found in results.items():
+                    medians = {key: round(statistics.median(one[key] for one in found), 3) for key in found[0]}
+                    table.add_row(f"{name}, {len(pictures[0]) // 1024} KiB", way, *map(str, medians.values()))
+                    figures[f"{name} {way}"] = medians
+            figures["decoders_private_mb"] = round(sum(map(_private_kib, _descendants())) / 1024)
+            figures["crash_ms"] = round(await _crash_ms(pool, picture(224, "JPEG", seed)), 1)
+    return figures
+
+
 def main(
     count: Annotated[int, typer.Option(min=100)] = 2000, turns: Annotated[int, typer.Option(min=1)] = 3, seed: int = 1
 ) -> None:
     """Measure both ways in turn; print medians and, last, one JSON object."""
     table = Table("picture", "where", "worker CPU, ms", "decoder CPU, ms", "pictures/s", "loop late p99, ms")
-    kinds = {"JPEG 224": (224, "JPEG"), "JPEG 1200": (1200, "JPEG"), "PNG 1200": (1200, "PNG")}
-    figures: dict[str, dict[str, float]] = {}
-    limits = {"max_bytes": 20 * 2**20, "max_pixels": MAX_PIXELS, "memory_bytes": 2**30}
-    with DecoderPool(SPEC, size=THREADS, cpu_s=2.0, **limits) as pool:
-        ways: dict[str, Callable[[bytes], NDArray[np.uint8]]] = {
-            "threads": partial(decode, spec=SPEC, max_pixels=MAX_PIXELS),
-            "processes": pool.decode,
-        }
-        for name, (side, kind) in kinds.items():
-            pictures = [picture(side, kind, seed + i) for i in range(16)]
-            runs = count if side < 1000 else count // 10
-            results: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-            for _ in range(turns):
-                for way, work in ways.items():
-                    results[way].append(asyncio.run(_measure(work, pictures, runs)))
-            for way, found in results.items():
-                medians = {key: round(statistics.median(one[key] for one in found), 3) for key in found[0]}
-                table.add_row(f"{name}, {len(pictures[0]) // 1024} KiB", way, *map(str, medians.values()))
-                figures[f"{name} {way}"] = medians
-        crash_ms = _crash_ms(pool, picture(224, "JPEG", seed))
-        resident = sum(_private_kib(pid) for pid in _descendants()) / 1024
+    figures = uvloop.run(_measure_all(table, count, turns, seed))
     Console(stderr=True).print(table)
     own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {**figures, "crash_ms": round(crash_ms, 1), "decoders_private_mb": round(resident), "own_mb": round(own_mb)}
-        )
-    )
+    print(json.dumps({**figures, "own_mb": round(own_mb)}))
 
 
 def _private_kib(pid: int) -> int:

@@ -1,9 +1,10 @@
 """What strangers may send, tried on the parts that meet it: how many cases of each class, and what each got.
 
-    python benchmarks/hostile.py                  the cases that are built here, from a seed
-    python benchmarks/hostile.py DIR...           and every file of these folders: JSON where its name says so
+    python benchmarks/hostile.py                                  the cases that are built here, from a seed
+    python benchmarks/hostile.py --pictures DIR --json DIR        and every file of these folders
+    python benchmarks/hostile.py --only-files DIR...              JSON where its name says so, else a picture
 
-Any other file is tried as a picture. Pictures go through the decoders of a worker, events through parsing, ordering,
+`hostile_corpus.py` makes such folders. Pictures go through the decoders of a worker, events through parsing, ordering,
 text and tokenising, addresses through a fetcher that has no host allowed. Exit code 1 when a case got something else
 than it may, when one took longer than two seconds, when a decoder crashed, or when this process has grown by 50 MB.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -26,13 +28,14 @@ from hostile_cases import OK, Case
 from hostile_events import records
 from hostile_pictures import encoded, noise, pictures
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from engines.errors import EngineError
 from engines.runtime import loader
 from engines.text import compose
 from streamer.addresses import refuse
-from streamer.decoding import DecoderPool
+from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import RejectedEvent, StreamerError
 from streamer.fetch import Fetcher
 from streamer.settings import FetchSettings, PipelineSettings
@@ -51,7 +54,8 @@ HANG_S = 2.0
 LIMITED = "image_decode_timeout"  # ended by its limit of CPU time, whatever the clock says on a machine that is busy
 GROWTH_MB = 50.0
 MAX_FILE_BYTES = 20 * 2**20
-JSON_NAMES = {".json", ".jsonl", ".ndjson", ".geojson"}
+LINES = {".jsonl", ".ndjson"}
+JSON_NAMES = {".json", ".geojson", *LINES}
 ANY_PICTURE = frozenset(
     {OK, "image_unsupported", "image_too_large", "image_truncated", "image_malformed", "image_decode_timeout"}
 )
@@ -136,17 +140,33 @@ async def try_urls(trial: Trial) -> None:
             await fetch(case)
 
 
-def files_of(folders: list[Path]) -> Iterator[tuple[str, Case[Any]]]:
-    """Yield every file below the folders: as an update where its name ends in .json, else as a picture."""
-    for folder in folders:
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            with path.open("rb") as file:
-                data = file.read(MAX_FILE_BYTES)
-            name = str(path.relative_to(folder))
-            if path.suffix.lower() in JSON_NAMES:
-                yield "event", Case(f"files of {folder.name}", name, (b"p", data), ANY_EVENT)
-            else:
-                yield "picture", Case(f"files of {folder.name}", name, data, ANY_PICTURE)
+def files_of(folder: Path, what: str | None = None) -> Iterator[tuple[str, Case[Any]]]:
+    """Yield every file below the folder: as `what` says, "event" or "picture"; else as its name says.
+
+    A file of lines (.jsonl, .ndjson) is one event a line.
+    """
+    kind = f"files of {folder.name}"
+    for name in track(names_in(folder), kind, console=Console(stderr=True), transient=True):
+        data = head_of(folder / name)
+        ending = Path(name).suffix.lower()
+        if what == "picture" or (what is None and ending not in JSON_NAMES):
+            yield "picture", Case(kind, name, data, ANY_PICTURE)
+        elif ending in LINES:
+            for number, line in enumerate(data.splitlines(), 1):
+                yield "event", Case(kind, f"{name}:{number}", (b"p", line), ANY_EVENT)
+        else:
+            yield "event", Case(kind, name, (b"p", data), ANY_EVENT)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the files below the folder, in order; names and no paths, which would weigh a kilobyte each."""
+    return sorted(os.path.relpath(Path(root, name), folder) for root, _, names in os.walk(folder) for name in names)
+
+
+def head_of(path: Path) -> bytes:
+    """Return the file's bytes, up to the limit; room for all of that is taken for large files only."""
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES) if path.stat().st_size > MAX_FILE_BYTES else file.read()
 
 
 def resident_mb() -> float:
@@ -156,8 +176,17 @@ def resident_mb() -> float:
     return pages * 4096 / 2**20
 
 
+Folders = list[Path] | None
+
+
 def main(
-    folders: Annotated[list[Path] | None, typer.Argument(exists=True, file_okay=False, metavar="DIR...")] = None,
+    folders: Annotated[Folders, typer.Argument(exists=True, file_okay=False, metavar="DIR...")] = None,
+    as_pictures: Annotated[
+        Folders, typer.Option("--pictures", exists=True, file_okay=False, help="Each file is tried as a picture.")
+    ] = None,
+    as_events: Annotated[
+        Folders, typer.Option("--json", exists=True, file_okay=False, help="Each file is tried as an event.")
+    ] = None,
     seed: int = 1,
     only_files: Annotated[bool, typer.Option("--only-files", help="Leave out the cases that are built here.")] = False,
 ) -> None:
@@ -168,14 +197,15 @@ def main(
     engine.close()
     limits = PipelineSettings()
     trial = Trial()
-    with DecoderPool(
+    pool = DecoderPool(
         manifest.image,
-        size=limits.preprocess_threads,
+        size=limits.decoders,
         max_bytes=MAX_FILE_BYTES,
         max_pixels=limits.max_pixels,
         memory_bytes=limits.decode_memory_mib * 2**20,
         cpu_s=limits.decode_cpu_s,
-    ) as decoders:
+    )
+    with BlockingDecoders(pool) as decoders:
 
         def event(record: Record) -> None:
             score_event(record, manifest, tokenizer)
@@ -193,8 +223,9 @@ def main(
             for address in addresses():
                 trial.run("address", address, refuse_address)
             asyncio.run(try_urls(trial))
-        for subject, file in files_of(folders or []):
-            trial.run(subject, file, decoders.decode if subject == "picture" else event)
+        for what, these in ((None, folders), ("picture", as_pictures), ("event", as_events)):
+            for subject, file in (one for folder in these or () for one in files_of(folder, what)):
+                trial.run(subject, file, decoders.decode if subject == "picture" else event)
         growth_mb = resident_mb() - before_mb
     report(trial, growth_mb)
 

@@ -34,9 +34,9 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
-def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
-    """Return a grey PNG of these compressed pixels, with further chunks before them."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes], depth: int = 8, colour: int = 0) -> bytes:
+    """Return a PNG, a grey one unless said otherwise, of these compressed pixels, with further chunks before them."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
     return _PNG + b"".join(_chunk(name, body) for name, body in parts)
 

@@ -88,6 +88,7 @@ def _decode(picture: ImageFile, spec: ImageSpec, max_pixels: int) -> NDArray[np.
         raise ImageRefused(f"{width} x {height} pixels; the limit is {max_pixels}", code="image_too_large")
     longest = max(spec.height, spec.width)
     picture.draft(None, _fitted(width, height, longest, longest))  # enough whichever way up the picture stands
+    _shorten_key(picture)
     picture.load()  # here and only here: a second load of a damaged picture succeeds, with black pixels
     orientation = _orientation(picture)
     box = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
@@ -153,10 +154,22 @@ def _fitted(width: int, height: int, box_width: int, box_height: int) -> tuple[i
     return min(box_width, max(1, round(width * scale))), min(box_height, max(1, round(height * scale)))
 
 
+def _shorten_key(picture: ImageFile) -> None:
+    """Make the transparent colour of 16 bits one of 8, as Pillow makes the pixels, which it then is compared with."""
+    key = picture.info.get("transparency")
+    if isinstance(key, tuple) and any("16B" in str(tile.args) for tile in picture.tile):
+        picture.info["transparency"] = tuple(value >> 8 for value in key)
+
+
 def _resizable(picture: Image.Image) -> Image.Image:
     """Return the picture in a mode whose pixels may be averaged: palettes and bits resolved, 16 bits made 8."""
     if picture.mode.startswith("I"):
-        return Image.fromarray(np.clip(np.asarray(picture) >> 8, 0, 255).astype(np.uint8))
+        values = np.asarray(picture)
+        grey = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+        if isinstance(key := picture.info.get("transparency"), int):
+            grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+            return grey.convert("RGBA")
+        return grey
     if picture.has_transparency_data:
         return picture.convert("RGBA")
     return picture.convert("RGB") if picture.mode in {"1", "P", "PA"} else picture

@@ -22,6 +22,7 @@ from streamer.alert import decide, redecide, stems_from
 from streamer.alert_state import AlertState, from_table, to_table
 from streamer.errors import FatalError, RejectedEvent, StreamerError
 from streamer.events import CLOUD_EVENT, parse_redecision, parse_score
+from streamer.fencing import stamped
 from streamer.incoming import dead_letter, incoming_of
 from streamer.tracing import OFF
 from streamer.wire import encode
@@ -103,7 +104,7 @@ class AlertAgent:
         """Carry out what the record leads to; return the delivery of the state's change, None when nothing changed."""
         try:
             if event.message.topic == self._topics.redecisions:
-                return await self._redecide(parse_redecision(event.value).product_id)
+                return await self._redecide(event, parse_redecision(event.value).product_id)
             score = parse_score(event.value)
         except RejectedEvent as error:
             await self._reject(incoming_of(event), error)
@@ -113,10 +114,14 @@ class AlertAgent:
         if alert is not None:
             await self._tell(alert, following)
         if following is not None and (following != state or stems_from(following, score)):
-            return self._remember(score.product_id, following)
+            return self._remember(event, score.product_id, following)
         return None
 
-    async def _redecide(self, product_id: str) -> asyncio.Future[Any] | None:
+    async def _redecide(
+        self,
+        event: Any,  # noqa: ANN401 - Faust's event
+        product_id: str,
+    ) -> asyncio.Future[Any] | None:
         state = from_table(self._table.get(product_id))
         if state is None:
             return None
@@ -125,7 +130,7 @@ class AlertAgent:
             await self._tell(alert, following)
             self._telemetry.redecided()
         # One that comes again may find its own change on the disk that the changelog lacks: as `stems_from`.
-        return self._remember(product_id, following) if following != state or following.redecided else None
+        return self._remember(event, product_id, following) if following != state or following.redecided else None
 
     async def _tell(self, alert: MismatchAlert, following: AlertState | None) -> None:
         """Publish an alert, before its state is written: a crash in between repeats it, under the same id."""
@@ -136,14 +141,21 @@ class AlertAgent:
         self._telemetry.alert(alert.type.rpartition(".")[2])
         log.info(alert.type, product_id=data.product_id, alert_id=data.alert_id, probability=data.probability)
 
-    def _remember(self, product_id: str, state: AlertState) -> asyncio.Future[Any]:
+    def _remember(
+        self,
+        event: Any,  # noqa: ANN401 - Faust's event
+        product_id: str,
+        state: AlertState,
+    ) -> asyncio.Future[Any]:
         """Write the state; return the delivery of its record in the changelog.
 
         Raises:
             FatalError: state_not_written. The next start rebuilds the state from its changelog.
         """
+        generation = event.message.generation_id  # not that of now: it may have been delivered before a rebalance
+        entry = stamped(to_table(state), generation=generation, held=self._table.get(product_id))
         try:
-            self._table[product_id] = to_table(state)
+            self._table[product_id] = entry
         except Exception as error:  # the stores' errors have no common base
             raise FatalError(
                 "state_not_written", f"is the disk of {self._directory} full? The store says: {error}"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_WAIT_S = 10.0
-"""The longest pause before another try, whatever the backoff or a Retry-After says: the event holds its place."""
+"""The longest pause before another try: the event holds its place. A Retry-After that asks for more ends its tries."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REJECTED_STATUS = {401: "image_forbidden", 403: "image_forbidden", 404: "image_not_found", 410: "image_not_found"}
@@ -52,14 +52,14 @@ def status_error(status: int, headers: Mapping[str, str], host: str | None) -> S
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110 §10.2.3), up to MAX_WAIT_S."""
+    """Return the seconds that Retry-After asks for, as a number or as a date (RFC 9110 §10.2.3)."""
     if value is None:
         return None
     try:
         seconds = float(value) if value.isdecimal() else _seconds_until(parsedate_to_datetime(value))
     except (ValueError, OverflowError):
         return None
-    return min(max(seconds, 0.0), MAX_WAIT_S)
+    return max(seconds, 0.0)
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 from faust.tables.manager import TableManager
 
-from streamer import topics
+from streamer import fencing, topics
 from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from faust.types import FutureMessage
 
     from streamer.settings import BrokerSettings, Settings
     from streamer.transport import OrderedConsumer
@@ -33,13 +35,28 @@ class _Tables(TableManager):  # type: ignore[misc] # Faust is untyped to mypy
 
 
 class _Table(faust.Table):  # type: ignore[misc] # Faust is untyped to mypy
-    """Faust's table that tells which record of its changelog holds the change just made."""
+    """Faust's table that tells which record of its changelog holds the change just made, and is fenced against others.
+
+    See `streamer.fencing`.
+    """
 
     last_change: asyncio.Future[Any]
 
     def send_changelog(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Faust's signature
         self.last_change = super().send_changelog(*args, **kwargs)
         return self.last_change
+
+    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
+        events = list(batch)
+        counts = fencing.standing([(event.key, event.value) for event in events], self.data.get)
+        super().apply_changelog_batch([event for event, counted in zip(events, counts, strict=True) if counted])
+        for tp, offset in {event.message.tp: event.message.offset for event in events}.items():
+            self.data.set_persisted_offset(tp, offset)  # of those that do not count, too
+
+    def _on_changelog_sent(self, fut: FutureMessage) -> None:
+        written = fut.result()
+        if fencing.follows(self.data.persisted_offset(written.topic_partition), written.offset):
+            super()._on_changelog_sent(fut)
 
 
 def _unheard() -> None:

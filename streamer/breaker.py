@@ -116,5 +116,5 @@ class CircuitBreakers:
             return  # a try from before the host was left alone
         if circuit.failures >= self._failures:
             longer_s = min(LONGEST_PAUSE_S, circuit.pause_s * 2 or self._pause_s)
-            circuit.pause_s, circuit.probing = max(longer_s, retry_after_s), False
+            circuit.pause_s, circuit.probing = max(longer_s, min(LONGEST_PAUSE_S, retry_after_s)), False
             circuit.until = self._clock() + circuit.pause_s

@@ -1,38 +1,39 @@
 """Bytes of a picture → pixels, decoded in processes of their own: what a picture does there, this worker survives.
 
 `DecoderPool.decode` stands for `engines.image.decode` with the same pixels and the same refusals, and two more: a
-decoder that crashed, and one that took too long. It is called from the preprocessing threads, one picture each; the
-other side is `streamer.decoder`.
+decoder that crashed, and one that took too long. No thread waits for a decoder: the event loop hands pictures over and
+is told of answers, several at a time when there are many. The other side is `streamer.decoder`, kept
+by a `streamer.nursery`.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import tempfile
-import threading
-from contextlib import contextmanager, suppress
-from queue import SimpleQueue
+import asyncio
+import itertools
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 import numpy as np
 
 from engines.errors import ImageRefused
-from streamer.decoder import LENGTH, PICTURE_AT, WALL_PER_CPU, Channel, Orders, Refusal, environment, receive
+from streamer.decoder import REQUEST, WALL_PER_CPU, Orders, Refusal
 from streamer.errors import FatalError
+from streamer.nursery import Nursery
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
     from engines.contract import ImageSpec
+
+SLOTS_PER_DECODER: Final = 4
+"""One in work, and others that wait beside it: a busy decoder goes from one picture to the next without sleeping."""
+
+TRIES: Final = 2
+"""Nurseries that a picture is given to: one that was killed takes pictures with it that did nothing wrong."""
 
 _CODES: Final = frozenset(
     {
@@ -46,13 +47,25 @@ _CODES: Final = frozenset(
 )
 """What a refusal may be called: a decoder that a picture has taken over makes no metric labels."""
 
-_MAX_REFUSAL_BYTES = 8192
 _START_S = 30.0  # for a nursery on a busy machine to begin, before it is taken for dead
 _LEAVE_S = 0.5  # for decoders to see that nobody wants them any more
+_LOOK_S = 1.0  # between two looks at the oldest picture
+_LARGE_BYTES = 4 * 2**20  # of a picture: its slot's memory is given back after it
+
+
+@dataclass(slots=True, eq=False)
+class _Picture:
+    """A picture and who waits for its pixels; `slot`, `since` and `tries` are of the nursery that has it."""
+
+    data: bytes
+    pixels: asyncio.Future[NDArray[np.uint8]]
+    slot: int = 0
+    since: float = 0.0
+    tries: int = 0
 
 
 class DecoderPool:
-    """Decoders for as many threads as wanted; a context manager, for any thread.
+    """Decoders for the tasks of one event loop; an async context manager.
 
     Args:
         spec: the picture that the engine takes.
@@ -69,32 +82,42 @@ class DecoderPool:
         self._shape = (3, spec.height, spec.width)
         self._pixel_bytes = 3 * spec.height * spec.width
         self._max_bytes = max_bytes
-        self._size = size
         self._orders = Orders(
             spec=spec,
             max_pixels=max_pixels,
             memory_bytes=memory_bytes,
             cpu_s=cpu_s,
-            area_bytes=PICTURE_AT + max(max_bytes, self._pixel_bytes),
-            channels=[],
+            decoders=size,
+            slots=size * SLOTS_PER_DECODER,
+            slot_bytes=max(max_bytes, self._pixel_bytes),
         )
-        self._patience_s = _START_S + cpu_s * WALL_PER_CPU
-        self._starting = threading.Lock()
+        self._longest_s = SLOTS_PER_DECODER * cpu_s * WALL_PER_CPU  # for a picture that was handed over
+        self._numbers = itertools.count(1)
+        self._waiting: deque[_Picture] = deque()
+        self._inside: dict[int, _Picture] = {}  # by number, in the order in which they were handed over
+        self._free: list[int] = []  # slots
+        self._nursery: Nursery | None = None
+        self._answers = 0  # of this nursery
+        self._fruitless = 0  # nurseries in a row that died without an answer
         self._ended = False
-        self._nursery: _Nursery | None = None
+        self._watching: asyncio.Task[None]
 
-    def __enter__(self) -> Self:
-        self._nursery = _Nursery(self._orders, self._size, self._patience_s)
+    async def __aenter__(self) -> Self:
+        self._begin()
+        self._watching = asyncio.create_task(self._watch())
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with self._starting:
-            self._ended = True
-            if self._nursery is not None:
-                self._nursery.end()
+    async def __aexit__(self, *_: object) -> None:
+        self._ended = True
+        self._watching.cancel()
+        nursery, self._nursery = self._nursery, None
+        if nursery is not None:
+            nursery.let_go()
+            await asyncio.to_thread(nursery.end, _LEAVE_S)
+        self._give_up("the decoders have been ended")
 
-    def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Return `pixel_values`, uint8 (3, H, W), as `engines.image.decode` does; blocks.
+    async def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Return `pixel_values`, uint8 (3, H, W), as `engines.image.decode` does.
 
         Raises:
             ImageRefused: image_unsupported, image_too_large, image_truncated, image_malformed, image_decode_timeout,
@@ -103,137 +126,139 @@ class DecoderPool:
         """
         if len(data) > self._max_bytes:
             raise ImageRefused(f"more than {self._max_bytes} bytes", code="image_too_large")
-        for _ in range(2):  # a nursery that was killed takes pictures with it that did nothing wrong
-            nursery = self._nursery
-            assert nursery is not None, "use the pool as a context manager"
-            with nursery.channel() as channel:
-                answer = self._ask(channel, data) if nursery.alive else None
-                if answer is None:
-                    nursery.alive = False
-            if answer is not None:
-                return self._read(answer)
-            self._replace(nursery)
-        raise FatalError("decoder_unusable", "the processes that decode pictures end as soon as they begin")
+        if self._ended:
+            raise FatalError("decoder_unusable", "the decoders have been ended")
+        picture = _Picture(data, asyncio.get_running_loop().create_future())
+        self._waiting.append(picture)
+        self._hand_over()
+        return await picture.pixels
 
-    def _ask(self, channel: Channel, data: bytes) -> NDArray[np.uint8] | bytes | None:
-        """Return the pixels, or the words of a refusal; None when nobody answers any more."""
-        channel.area[PICTURE_AT : PICTURE_AT + len(data)] = data
+    # -- to the decoders
+
+    def _begin(self) -> Nursery:
+        self._nursery = Nursery(self._orders, answered=self._take_answers, died=self._nursery_died)
+        self._free, self._answers = list(range(self._orders.slots)), 0
+        return self._nursery
+
+    def _hand_over(self) -> None:
+        """Give waiting pictures to the decoders, as many as there are slots for."""
+        if not (self._waiting and (self._free or self._nursery is None)):
+            return
         try:
-            channel.peer.sendall(LENGTH.pack(len(data)))
-            head = receive(channel.peer, LENGTH.size)
-            if head is None:
-                return None
-            size = LENGTH.unpack(head)[0]
-            if size:
-                return receive(channel.peer, size) if size <= _MAX_REFUSAL_BYTES else None
-        except OSError:  # it is gone, or has been silent for longer than any picture may take
-            return None
-        pixels = np.frombuffer(channel.area, np.uint8, self._pixel_bytes, PICTURE_AT)
-        return pixels.reshape(self._shape).copy()
+            nursery = self._nursery or self._begin()
+        except FatalError as error:
+            self._give_up(str(error))
+            return
+        now = asyncio.get_running_loop().time()
+        while self._waiting and self._free:
+            picture = self._waiting.popleft()
+            if picture.pixels.done():  # nobody wants it any more
+                continue
+            number, picture.slot, picture.since = next(self._numbers), self._free.pop(), now
+            picture.tries += 1
+            self._inside[number] = picture
+            size = len(picture.data)
+            nursery.slots.view(picture.slot, size)[:] = picture.data
+            nursery.ask(REQUEST.pack(number, picture.slot, size))
 
-    def _read(self, answer: NDArray[np.uint8] | bytes) -> NDArray[np.uint8]:
-        if not isinstance(answer, bytes):
-            return answer
-        try:
-            refusal = msgspec.json.decode(answer, type=Refusal)
-        except msgspec.DecodeError:
-            refusal = Refusal("image_decoder_crashed", "the decoder answered nonsense")
-        code = refusal.code if refusal.code in _CODES else "image_decoder_crashed"
-        raise ImageRefused(refusal.message, code=code)
+    # -- from the decoders
 
-    def _replace(self, dead: _Nursery) -> None:
-        """Start another nursery in the place of one that is dead, once, whoever notices it."""
-        with self._starting:
-            if self._ended:  # threads may still be at a picture that nobody waits for
-                raise FatalError("decoder_unusable", "the decoders have been ended")
-            if self._nursery is dead:
-                dead.end()
-                self._nursery = _Nursery(self._orders, self._size, self._patience_s)
+    def _take_answers(self, answers: Iterable[tuple[int, bytes]]) -> None:
+        for number, words in answers:
+            picture = self._inside.pop(number, None)
+            if picture is not None:  # else it was answered before, by a decoder that then died
+                self._answers += 1
+                self._finish(picture, words)
+        self._hand_over()
 
+    def _finish(self, picture: _Picture, words: bytes) -> None:
+        assert self._nursery is not None
+        slots = self._nursery.slots
+        if not picture.pixels.done():
+            if words:
+                picture.pixels.set_exception(_refused(words))
+            else:
+                pixels = np.frombuffer(slots.view(picture.slot, self._pixel_bytes), np.uint8)
+                picture.pixels.set_result(pixels.reshape(self._shape).copy())
+        if len(picture.data) > _LARGE_BYTES:
+            slots.empty(picture.slot)
+        self._free.append(picture.slot)
 
-class _Nursery:
-    """The process that keeps the decoders, and this side of its channels."""
+    # -- when they fail
 
-    def __init__(self, orders: Orders, size: int, patience_s: float) -> None:
-        self.alive = True
-        self._size = size
-        self._idle: SimpleQueue[Channel] = SimpleQueue()
-        self._peers: list[socket.socket] = []
-        fds: list[int] = []
-        try:
-            for _ in range(size):
-                ours, theirs = socket.socketpair()
-                self._peers.append(ours)
-                fds.append(theirs.detach())
-                _wait_at_most(ours, patience_s)
-                fds.append(_memory(orders.area_bytes))
-                self._idle.put(Channel(ours, mmap.mmap(fds[-1], orders.area_bytes)))
-            channels = list(zip(fds[::2], fds[1::2], strict=True))
-            order = msgspec.json.encode(msgspec.structs.replace(orders, channels=channels)).decode()
-            self._process = subprocess.Popen(  # noqa: S603 - this Python, this package
-                [sys.executable, "-m", "streamer.decoder", order],
-                pass_fds=fds,
-                env=environment(os.environ),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the worker, which still has pictures in work
-            )
-        except OSError as error:
-            for peer in self._peers:
-                peer.close()
-            raise FatalError("decoder_unusable", f"no decoder can be started: {error}") from error
-        finally:
-            for fd in fds:
-                os.close(fd)
+    def _nursery_died(self) -> None:
+        """Start another nursery in the place of one that is dead, if anybody waits; else the next picture does."""
+        dead, self._nursery = self._nursery, None
+        if dead is None:
+            return
+        dead.let_go()
+        dead.end(0.0)
+        lost = [picture for picture in self._inside.values() if not picture.pixels.done()]
+        self._inside.clear()
+        self._fruitless = 0 if self._answers or not lost else self._fruitless + 1
+        if self._fruitless >= TRIES:
+            self._waiting.extend(lost)
+            self._give_up("the processes that decode pictures end as soon as they begin")
+            return
+        for picture in reversed(lost):
+            if picture.tries < TRIES:
+                self._waiting.appendleft(picture)
+            else:
+                crashed = ImageRefused("all decoders ended with it, twice", code="image_decoder_crashed")
+                picture.pixels.set_exception(crashed)
+        self._hand_over()
 
-    @contextmanager
-    def channel(self) -> Generator[Channel]:
-        """Wait for a channel; where the nursery has died meanwhile, it leads nowhere."""
-        channel = self._idle.get()
-        try:
-            yield channel
-        finally:
-            self._idle.put(channel)
-            self._close_unused()
+    def _give_up(self, reason: str) -> None:
+        self._waiting.extend(self._inside.values())
+        self._inside.clear()
+        while self._waiting:
+            pixels = self._waiting.popleft().pixels
+            if not pixels.done():
+                pixels.set_exception(FatalError("decoder_unusable", reason))
 
-    def _close_unused(self) -> None:
-        if not self.alive and self._idle.qsize() == self._size:
-            for peer in self._peers:
-                peer.close()
-
-    def end(self) -> None:
-        """End the decoders, also in the middle of a picture."""
-        self.alive = False
-        for peer in self._peers:
-            with suppress(OSError):
-                peer.shutdown(socket.SHUT_RDWR)  # not closed: another thread may be waiting at it
-        try:
-            self._process.wait(_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._close_unused()
+    async def _watch(self) -> None:
+        """Take a nursery for dead whose decoders have had a picture for longer than any may take."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            oldest = next(iter(self._inside.values()), None)
+            patience_s = self._longest_s if self._answers else self._longest_s + _START_S
+            if oldest is not None and clock() - oldest.since > patience_s:
+                self._nursery_died()
 
 
-def _wait_at_most(peer: socket.socket, seconds: float) -> None:
-    """Bound each call by the kernel: Python's own timeout polls first, and each time fights for the interpreter."""
-    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+class BlockingDecoders:
+    """A pool for threads without an event loop, one picture after the other; a context manager.
+
+    Args:
+        pool: not entered yet, and used by nobody else.
+    """
+
+    def __init__(self, pool: DecoderPool) -> None:
+        self._pool = pool
+        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+
+    def __enter__(self) -> Self:
+        self._runner.run(self._pool.__aenter__())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.run(self._pool.__aexit__())
+        self._runner.close()
+
+    def decode(self, data: bytes) -> NDArray[np.uint8]:
+        """Return what `DecoderPool.decode` does, when it is there.
+
+        Raises:
+            ImageRefused, FatalError: as there.
+        """
+        return self._runner.run(self._pool.decode(data))
 
 
-def _memory(size: int) -> int:
-    """Return the descriptor of memory without a name that can be shared; pages are taken as they are written."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("picture")
-    else:  # pragma: no cover - not Linux
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
+def _refused(words: bytes) -> ImageRefused:
     try:
-        os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+        refusal = msgspec.json.decode(words, type=Refusal)
+    except msgspec.DecodeError:
+        refusal = Refusal("image_decoder_crashed", "the decoder answered nonsense")
+    code = refusal.code if refusal.code in _CODES else "image_decoder_crashed"
+    return ImageRefused(refusal.message, code=code)

@@ -42,7 +42,7 @@ class Explainer:
     Args:
         tokenizer: of the engine's release.
         lane: of the engine.
-        executor: finds the claims, beside decoding and tokenising.
+        executor: finds the claims, beside the event loop.
         share: of the scored products, how many are explained at most, in the long run.
         reader: of the engine's attributes, if it takes any: a claim is left out there, too.
     """

@@ -8,6 +8,7 @@ queries may be signed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import socket
 from collections import Counter
@@ -57,13 +58,14 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A picture's bytes; `validator` is None where the server gave none, or the URL redirects.
+    """A picture's bytes and their digest; `validator` is None where the server gave none, or the URL redirects.
 
     Its bytes count against the fetcher's budget until `release` is called, once. Whoever fetches calls it: an error's
     traceback may keep the picture itself alive for as long as somebody waits.
     """
 
     body: bytes
+    sha256: str
     validator: Validator | None
     attempts: int = 1
     release: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
@@ -141,12 +143,16 @@ class Fetcher:
         for attempt in range(1, self._settings.attempts + 1):
             try:
                 return await self._follow(target, validator, attempt)
+            except TransientError as error:
+                error.attempts = attempt
+                self._failed(error.code)
+                if attempt == self._settings.attempts or (error.retry_after_s or 0.0) > MAX_WAIT_S:
+                    raise
+                await self._pause(target, attempt, error)
             except StreamerError as error:
                 error.attempts = attempt
                 self._failed(error.code)
-                if attempt == self._settings.attempts or not isinstance(error, TransientError):
-                    raise
-                await self._pause(target, attempt, error)
+                raise
         raise AssertionError  # pragma: no cover - the last attempt returns or raises
 
     async def _pause(self, url: URL, attempt: int, error: TransientError) -> None:
@@ -234,21 +240,23 @@ class Fetcher:
         limit.reschedule(clock() + left_s)
         held = 0
         try:
-            body = await self._receive(response, most)
+            body, sha256 = await self._receive(response, most)
             held = min(taken, len(body))
         finally:
             self._budget.give(taken - held)
-        return Fetched(body, _validator_of(response), release=partial(self._budget.give, held))
+        return Fetched(body, sha256, _validator_of(response), release=partial(self._budget.give, held))
 
-    async def _receive(self, response: aiohttp.ClientResponse, most: int) -> bytes:
-        """Return the body as it comes, unless it is too large, too slow, or nothing."""
+    async def _receive(self, response: aiohttp.ClientResponse, most: int) -> tuple[bytes, str]:
+        """Return the body as it comes and its SHA-256, unless it is too large, too slow, or nothing."""
         settings, started = self._settings, asyncio.get_running_loop().time()
         chunks: list[bytes] = []
+        digest = hashlib.sha256()  # chunk by chunk: of a large picture at once it would hold up the event loop
         received = 0
         try:
             async with asyncio.timeout_at(started + settings.slow_after_s) as slowest:
                 while chunk := await response.content.readany():
                     chunks.append(chunk)
+                    digest.update(chunk)
                     received += len(chunk)
                     if received > most:
                         raise _too_large(most)
@@ -258,7 +266,7 @@ class Fetcher:
             raise TransientError("image_too_slow", message) from None
         if not received:
             raise RejectedEvent("image_empty", f"{response.url.raw_host} sent no bytes")
-        return b"".join(chunks)
+        return b"".join(chunks), digest.hexdigest()
 
     def _places_of(self, host: Host) -> asyncio.Semaphore:
         """Return the host's own places: taken before one of all, so that a slow host cannot hold those it waits for."""

@@ -1,7 +1,6 @@
 """What was said of pictures and texts before, and what URLs last showed: a cache, whose loss costs time, never truth.
 
-It belongs to an event loop. First in, first out, because then a look-up changes nothing: preprocessing threads may look
-while the loop writes.
+It belongs to an event loop. First in, first out: a look-up changes nothing, and so costs little.
 """
 
 from __future__ import annotations

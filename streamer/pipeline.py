@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
     from streamer.batch import Batcher
     from streamer.events import Features, RecordedOutcome
-    from streamer.fetch import Fetcher
+    from streamer.fetch import Fetched, Fetcher
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
     from streamer.pairs import Pair
@@ -71,8 +70,6 @@ class _Prepared:
     judgement: Judgement | None = None
     features: Features | None = None  # with `pair`
     picture: IO[bytes] | None = None  # its bytes, held for evidence or for a challenger
-    decode_s: float = 0.0
-    tokenise_s: float = 0.0
 
 
 class Pipeline:
@@ -223,41 +220,34 @@ class Pipeline:
             return _Prepared(shown.image_sha256, judgement=known)
         try:
             with self._in_flight.inside("preprocess"):
-                prepared = await asyncio.get_running_loop().run_in_executor(
-                    self._executor, self._make_ready, serving, update.id, fetched.body, said
-                )
+                prepared = await self._make_ready(serving, passage, update.id, fetched, said)
         finally:
             fetched.release()
-        passage.clock("decode", prepared.decode_s, ended_s_ago=prepared.tokenise_s)
-        passage.clock("tokenise", prepared.tokenise_s)
         self._judgements.shows(url, fetched.validator, prepared.image_sha256)
         return prepared
 
-    def _make_ready(self, serving: Serving, product_id: str, body: bytes, said: Said) -> _Prepared:
-        """Digest, decode and tokenise; runs in a preprocessing thread."""
+    async def _make_ready(
+        self, serving: Serving, passage: Passage, product_id: str, fetched: Fetched, said: Said
+    ) -> _Prepared:
+        """Decode and tokenise, unless this picture was scored with this text before."""
+        judgement = self._judgements.known(fetched.sha256, said.sha256, serving.model)
+        pair = features = None
         started = time.perf_counter()
-        image_sha256 = hashlib.sha256(body).hexdigest()
-        known = self._judgements.known(image_sha256, said.sha256, serving.model)
-        if known is not None:
-            decode_s = time.perf_counter() - started
-            return _Prepared(image_sha256, judgement=known, picture=self._hold(product_id, body), decode_s=decode_s)
-        pixels = serving.decode(body)
-        decoded = time.perf_counter()
-        pair = serving.pair(pixels, said)
-        features = serving.features(pair)
-        tokenise_s = time.perf_counter() - decoded
-        return _Prepared(
-            image_sha256,
-            pair,
-            features=features,
-            picture=self._hold(product_id, body),  # last: a picture that is refused is not held
-            decode_s=decoded - started,
-            tokenise_s=tokenise_s,
-        )
+        if judgement is None:
+            pixels = await serving.decode(fetched.body)
+            decoded = time.perf_counter()
+            passage.clock("decode", decoded - started)
+            pair = serving.pair(pixels, said)
+            features = serving.features(pair)
+            passage.clock("tokenise", time.perf_counter() - decoded)
+        picture = await self._hold(product_id, fetched.body)  # last: a picture that is refused is not held
+        return _Prepared(fetched.sha256, pair, judgement, features, picture)
 
-    def _hold(self, product_id: str, body: bytes) -> IO[bytes] | None:
-        needed = self._keeper is not None or (self._shadow is not None and self._shadow.wants(product_id))
-        return hold(body) if needed else None
+    async def _hold(self, product_id: str, body: bytes) -> IO[bytes] | None:
+        """Put the picture where it costs little until its score is there, if somebody needs it then."""
+        if self._keeper is None and not (self._shadow is not None and self._shadow.wants(product_id)):
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._executor, hold, body)
 
     async def _conclude(  # noqa: PLR0917 - all that is known of the event by now
         self,

@@ -19,7 +19,7 @@ from PIL import Image
 from engines import releases
 from engines.errors import EngineError
 from engines.runtime import loader
-from streamer.decoding import DecoderPool
+from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import FatalError
 from streamer.reload import Loaded
 from streamer.serving import Reading, Serving
@@ -46,9 +46,9 @@ class _Part:
     engine: Engine
     decoders: DecoderPool
 
-    def close(self) -> None:
-        self.decoders.__exit__()
-        self.engine.close()
+    async def close(self) -> None:
+        await self.decoders.__aexit__()
+        await asyncio.to_thread(self.engine.close)
 
 
 class Rotation:
@@ -56,7 +56,7 @@ class Rotation:
 
     Args:
         settings: of the worker.
-        executor: of its preprocessing.
+        executor: for what would hold up the event loop.
         telemetry: is told which engine runs.
     """
 
@@ -72,9 +72,10 @@ class Rotation:
         """How many engines are in memory."""
         return len(self._parts)
 
-    def begin(self, loaded: Loaded, batcher: Batcher) -> Serving:
+    async def begin(self, loaded: Loaded, batcher: Batcher) -> Serving:
         """Return the release that a worker starts with, at work on the batcher's own lane."""
-        serving = self._take(loaded, batcher.lane, _decoders(self._settings, loaded.engine.manifest.image).__enter__())
+        decoders = await _decoders(self._settings, loaded.engine.manifest.image).__aenter__()
+        serving = self._take(loaded, batcher.lane, decoders)
         self._telemetry.engine(loaded.engine)
         return serving
 
@@ -86,7 +87,7 @@ class Rotation:
             FatalError: decoder_unusable; nothing has changed then.
         """
         lane = batcher.open(loaded.engine, max_batch=max_batch(self._settings, loaded.engine))
-        decoders = await asyncio.to_thread(_begun, _decoders(self._settings, loaded.engine.manifest.image))
+        decoders = await _begun(_decoders(self._settings, loaded.engine.manifest.image))
         before = pipeline.swap(self._take(loaded, lane, decoders))
         self._telemetry.engine(loaded.engine)
         self._telemetry.engine_swapped()
@@ -101,7 +102,7 @@ class Rotation:
             task.cancel()
         await asyncio.gather(*self._leaving, return_exceptions=True)
         for part in self._parts.values():
-            part.close()
+            await part.close()
         self._parts.clear()
 
     def _take(self, loaded: Loaded, lane: Lane, decoders: DecoderPool) -> Serving:
@@ -118,7 +119,7 @@ class Rotation:
     async def _retire(self, serving: Serving) -> None:
         await serving.unused()
         part = self._parts.pop(serving)
-        await asyncio.shield(asyncio.to_thread(part.close))
+        await asyncio.shield(part.close())
         log.info("engine.closed", release=serving.release, loaded=self.loaded)
 
 
@@ -172,13 +173,12 @@ def challenger(settings: Settings, loaded: Loaded) -> Challenger:
         FatalError: decoder_unusable.
     """
     manifest = loaded.engine.manifest
-    decoders = _begun(_decoders(settings, manifest.image, size=1))
-
-    def close() -> None:
-        decoders.__exit__()
-        loaded.engine.close()
-
-    return Challenger(Reading(manifest, loaded.tokenizer, decoders.decode), loaded.engine, close)
+    with contextlib.ExitStack() as stack:
+        decoders = stack.enter_context(BlockingDecoders(_decoders(settings, manifest.image, size=1)))
+        decoders.decode(_probe())
+        stack.callback(loaded.engine.close)
+        freeing = stack.pop_all()
+    return Challenger(Reading(manifest, loaded.tokenizer), decoders.decode, loaded.engine, freeing.close)
 
 
 def configured_release(settings: Settings, engine: Engine | None = None) -> str:
@@ -203,7 +203,7 @@ def _decoders(settings: Settings, spec: ImageSpec, *, size: int | None = None) -
     pipeline = settings.pipeline
     return DecoderPool(
         spec,
-        size=size or pipeline.preprocess_threads,
+        size=size or pipeline.decoders,
         max_bytes=settings.fetch.max_image_bytes,
         max_pixels=pipeline.max_pixels,
         memory_bytes=pipeline.decode_memory_mib * 2**20,
@@ -211,12 +211,16 @@ def _decoders(settings: Settings, spec: ImageSpec, *, size: int | None = None) -
     )
 
 
-def _begun(decoders: DecoderPool) -> DecoderPool:
+async def _begun(decoders: DecoderPool) -> DecoderPool:
     """Start the decoders and return once they have decoded something: the first product does not wait for them."""
-    picture = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(picture, "PNG")
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(decoders)
-        decoders.decode(picture.getvalue())
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(decoders)
+        await decoders.decode(_probe())
         stack.pop_all()
     return decoders
+
+
+def _probe() -> bytes:
+    picture = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(picture, "PNG")
+    return picture.getvalue()

@@ -57,6 +57,7 @@ SWITCH_INTERVAL_S = 0.0005
 """How long Python lets the event loop keep the interpreter while the engine's thread wants it. The default of 5 ms is
 5 % of a batch of 100 ms, spent by the engine waiting."""
 
+_THREADS = 2  # for what would hold up the event loop: finding claims to explain, holding pictures
 SHADOW_LEAVES_WITHIN_S = 1.0
 """For a challenger when its worker leaves; one that hangs ends with the process."""
 
@@ -138,7 +139,7 @@ class Scorer:
         self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
         self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
-        executor = stack.enter_context(ThreadPoolExecutor(settings.pipeline.preprocess_threads, "preprocess"))
+        executor = stack.enter_context(ThreadPoolExecutor(_THREADS, "beside"))
         self._rotation = Rotation(settings, executor, self.telemetry)
         stack.push_async_callback(self._rotation.close)
         loaded = await self._first_release(stack)
@@ -149,7 +150,7 @@ class Scorer:
             deadline_s=settings.engine.deadline_s,
         )
         stack.push_async_callback(self._batcher.close)
-        serving = self._rotation.begin(loaded, self._batcher)
+        serving = await self._rotation.begin(loaded, self._batcher)
         fetcher = await stack.enter_async_context(Fetcher(settings.fetch, failed=self.telemetry.fetch_failed))
         self._keeper = keeper_of(
             settings.evidence,

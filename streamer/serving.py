@@ -19,7 +19,7 @@ from streamer.policy import Policy
 from streamer.updates import text_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Generator
     from concurrent.futures import Executor
 
     import numpy as np
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class Decode(Protocol):
-    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused; called in threads."""
+    """Returns the picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused."""
 
-    def __call__(self, data: bytes) -> NDArray[np.uint8]: ...
+    def __call__(self, data: bytes) -> Awaitable[NDArray[np.uint8]]: ...
 
 
 class Said:
@@ -55,12 +55,10 @@ class Reading:
     Args:
         manifest: of the release.
         tokenizer: of the release.
-        decode: makes pictures of the size that its engine takes.
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: Tokenizer, decode: Decode) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: Tokenizer) -> None:
         self.manifest = manifest
-        self.decode = decode
         self.policy = Policy(manifest)
         self.tokenizer = tokenizer
         self.columns = AttributeReader(manifest.attributes) if manifest.attributes is not None else None
@@ -91,15 +89,16 @@ class Serving(Reading):
         lane: of its engine.
         tokenizer: of the release.
         decode: makes pictures of the size that its engine takes.
-        executor: finds claims to explain, beside decoding and tokenising.
+        executor: finds claims to explain.
         explained_share: of the scored products, how many alerts are explained at most, in the long run.
     """
 
     def __init__(
         self, *, lane: Lane, tokenizer: Tokenizer, decode: Decode, executor: Executor, explained_share: float
     ) -> None:
-        super().__init__(lane.engine.manifest, tokenizer, decode)
+        super().__init__(lane.engine.manifest, tokenizer)
         self.lane = lane
+        self.decode = decode
         self.model = self.policy.model
         self.explainer = Explainer(
             tokenizer=tokenizer, lane=lane, executor=executor, share=explained_share, reader=self.columns

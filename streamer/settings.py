@@ -205,7 +205,7 @@ class PipelineSettings(_Section):
     max_pixels: int = Field(
         default=50_000_000, ge=4096, description="declared width x height of one picture, before decoding"
     )
-    preprocess_threads: int = Field(default=2, ge=1, description="and as many processes that decode pictures")
+    decoders: int = Field(default=2, ge=1, description="processes that decode pictures, one at a time each")
     decode_memory_mib: int = Field(
         default=1024, ge=64, description="what one picture may allocate; 50 megapixels with alpha take up to 760"
     )

@@ -27,6 +27,9 @@ from streamer.wire import encode
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from engines.contract import Engine
     from streamer.events import ProductScore
     from streamer.pipeline import Publish
@@ -52,9 +55,13 @@ ENDS_WITHIN_S = 10.0
 
 @dataclass(frozen=True)
 class Challenger:
-    """A release that is loaded and warm, how it reads products, and what frees it."""
+    """A release that is loaded and warm, how it reads products, and what frees it.
+
+    `decode` blocks; it returns a picture as the engine takes it, uint8 (3, H, W), or raises ImageRefused.
+    """
 
     reading: Reading
+    decode: Callable[[bytes], NDArray[np.uint8]]
     engine: Engine
     close: Callable[[], None]
 
@@ -106,7 +113,7 @@ class _Trial:
 
     def _judge(self, offer: _Offer, collator: Collator) -> Opinion:
         reading = self._challenger.reading
-        pair = reading.pair(reading.decode(offer.picture), reading.read(offer.update))
+        pair = reading.pair(self._challenger.decode(offer.picture), reading.read(offer.update))
         logit = float(self._challenger.engine.infer(collator.collate([pair], room=1))[0])
         policy = reading.policy
         return Opinion(

@@ -83,8 +83,9 @@ class Table(dict[str, Any]):
 class Stream:
     """Faust's stream of a few records."""
 
-    def __init__(self, records: Iterable[tuple[str, bytes]], acknowledged: list[int]) -> None:
+    def __init__(self, records: Iterable[tuple[str, bytes]], acknowledged: list[int], generation: int) -> None:
         self._records = list(records)
+        self._generation = generation
         self._acknowledged = acknowledged
 
     def noack(self) -> Stream:
@@ -93,7 +94,14 @@ class Stream:
     async def events(self) -> AsyncIterator[Any]:
         for offset, (topic, value) in enumerate(self._records):
             message = SimpleNamespace(
-                topic=topic, partition=0, offset=offset, key=b"k", value=value, headers=None, timestamp=0.0
+                topic=topic,
+                partition=0,
+                offset=offset,
+                key=b"k",
+                value=value,
+                headers=None,
+                timestamp=0.0,
+                generation_id=self._generation,
             )
             yield SimpleNamespace(
                 message=message, value=value, ack=lambda offset=offset: self._acknowledged.append(offset)
@@ -127,9 +135,9 @@ class Owner:
             tracing=tracing,
         )
 
-    async def take(self, *records: tuple[str, bytes]) -> None:
-        """Give the agent records of topics."""
-        await self.agent.run(Stream(records, self.acknowledged))
+    async def take(self, *records: tuple[str, bytes], generation: int = 1) -> None:
+        """Give the agent records of topics, delivered in a generation of its group."""
+        await self.agent.run(Stream(records, self.acknowledged, generation))
         await asyncio.sleep(0)  # what acknowledges is called by the loop
 
     @property

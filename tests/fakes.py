@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import re
 from functools import partial
@@ -116,6 +117,10 @@ class WordTokenizer:
         return np.array(padded, dtype=np.int32)
 
 
+async def _decoded(data: bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    return decode(data, spec, max_pixels=10**6)
+
+
 def fake_serving(
     lane: Lane,
     executor: Executor,
@@ -130,7 +135,7 @@ def fake_serving(
     return Serving(
         lane=lane,
         tokenizer=tokenizer or FakeTokenizer(),  # type: ignore[arg-type]
-        decode=decoded or partial(decode, spec=lane.engine.manifest.image, max_pixels=10**6),
+        decode=decoded or partial(_decoded, spec=lane.engine.manifest.image),
         executor=executor,
         explained_share=explained_share,
     )
@@ -162,7 +167,7 @@ class FakeFetcher:
         etag = f'"{hash(page)}"'
         if validator is not None and validator.etag == etag:
             return NotModified()
-        return Fetched(body=page, validator=Validator(etag=etag, last_modified=None), attempts=1)
+        return Fetched(page, hashlib.sha256(page).hexdigest(), Validator(etag=etag, last_modified=None))
 
 
 class Published:

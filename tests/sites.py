@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from collections import defaultdict
 from contextlib import asynccontextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 PICTURE = bytes(range(256)) * 40
+DIGEST = hashlib.sha256(PICTURE).hexdigest()
 
 
 class Site:

@@ -133,7 +133,7 @@ def spawn(command: list[str], *, log: IO[bytes], env: dict[str, str] | None = No
         stderr=log,
         env=env,
         start_new_session=True,  # Ctrl-C reaches the parent first, which then ends the child in order
-        preexec_fn=_die_with_parent if _LIBC is not None else None,  # noqa: PLW1509 - one system call, nothing to lock
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one system call, nothing to lock
     )
 
 
@@ -191,6 +191,7 @@ def _advice(problem: str) -> str:
     )
 
 
-def _die_with_parent() -> None:
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """Let the kernel end this process when the thread that started it dies; on Linux. Called in a new process."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,109 +1,40 @@
 """Faults, one after another, on a real Apache Kafka (KAFKA_HOME): prints one table, and exits 1 if a promise broke.
 
 python -m tests.chaos --runs 10 --faults kill,cut --events 50000 --seed 1 --minutes 60 --json chaos.json
+
+Each run is added to the file as it ends; the same command goes on where it was ended. The file is of one size of run
+and of one state of the code.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import dataclasses
-import logging
+import contextlib
+import os
 import shutil
-import statistics
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import orjson
 from rich.console import Console
-from rich.table import Table
 
+from tests import brokers
+from tests.chaos.campaign import Campaign, Plan
 from tests.chaos.faults import FAULTS
-from tests.chaos.place import place
-from tests.chaos.run import Result, Size, run
+from tests.chaos.results import Results
+from tests.chaos.size import Size
+from tests.priority import set_niceness
 
-
-def table(results: list[Result]) -> Table:
-    """Return the figures, one line for each fault."""
-    shown = Table(
-        title="Delivery under faults", caption="restarts: workers that ended by themselves, as a kubelet would"
-    )
-    for column in ("fault", "runs", "events", "lost", "wrong", "ahead", "duplicates", "restarts", "recovery s"):
-        shown.add_column(column, justify="left" if column == "fault" else "right")
-    for fault in FAULTS:
-        of_fault = [result for result in results if result.fault == fault]
-        if not of_fault:
-            continue
-        verdicts = [result.verdict for result in of_fault]
-        events = sum(verdict.events for verdict in verdicts)
-        duplicates = sum(verdict.duplicates for verdict in verdicts)
-        recoveries = [verdict.recovery_s for verdict in verdicts]
-        shown.add_row(
-            fault,
-            str(len(of_fault)),
-            f"{events:,}",
-            str(sum(verdict.lost for verdict in verdicts)),
-            str(sum(len(result.problems()) for result in of_fault)),
-            str(sum(len(verdict.ahead) for verdict in verdicts)),
-            f"{duplicates} ({duplicates / max(events, 1):.2%})",
-            f"{sum(result.restarts for result in of_fault)}",
-            f"{statistics.median(recoveries):.1f}, at most {max(recoveries):.1f}",
-        )
-    return shown
-
-
-async def _runs(arguments: argparse.Namespace, console: Console, directory: Path, results: list[Result]) -> list[str]:
-    """Append the result of each run, so that those that were made are kept; return which runs came to no result."""
-    broken_off: list[str] = []
-    size = Size(arguments.events, arguments.partitions, arguments.workers)
-    ends = time.monotonic() + 60 * arguments.minutes
-    for seed in range(arguments.seed, arguments.seed + arguments.runs):
-        for fault in arguments.faults:
-            if time.monotonic() > ends:
-                console.print(f"[yellow]{arguments.minutes:g} minutes are over[/]: the rest was left out")
-                return broken_off
-            root, kafka = directory / f"{fault}-{seed}", directory / f"{fault}-{seed}-kafka"
-            for made in (root, kafka):
-                made.mkdir()
-            async with place(kafka) as here:
-                if fault == "clock" and here.clock is None:
-                    console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
-                    continue
-                try:
-                    results.append(await run(here, root, fault, seed, size))
-                except Exception as error:  # noqa: BLE001 - hours of other runs are to come
-                    broken_off.append(f"{fault}, seed {seed}: {type(error).__name__}: {error}; logs: {root}")
-                    console.print("broken off:", broken_off[-1], markup=False, soft_wrap=True)
-                    continue
-            _tell(results[-1], root, console)
-            if not (arguments.keep or results[-1].problems()):
-                shutil.rmtree(root)
-                shutil.rmtree(kafka)
-            arguments.json.write_bytes(orjson.dumps([dataclasses.asdict(one) for one in results]))
-    return broken_off
-
-
-def _tell(result: Result, root: Path, console: Console) -> None:
-    verdict, broken = result.verdict, result.problems()
-    ended = ", ".join(f"{one.slot}:{one.code}{'' if one.told else '!'}" for one in result.exits)
-    console.print(
-        f"{result.fault}, seed {result.seed}: {verdict.events} events in {result.seconds:.0f} s, {verdict.lost} lost, "
-        f"{len(broken)} problems, {verdict.duplicates} duplicates ({verdict.changed} changed), "
-        f"{verdict.repeated_alerts} alerts again, recovery {verdict.recovery_s:.1f} s, "
-        f"exits [{ended}], {result.liveness_kills} failed liveness",
-        markup=False,
-        soft_wrap=True,
-    )
-    for line in broken[:10]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
-    if broken:
-        console.print(f"  logs: {root}", markup=False, soft_wrap=True)
+NICENESS = 10
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=10, help="runs of each fault, with different seeds")
     parser.add_argument("--faults", type=lambda text: text.split(","), default=list(FAULTS), help=", ".join(FAULTS))
     parser.add_argument("--events", type=int, default=Size.events)
@@ -111,32 +42,60 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=Size.workers)
     parser.add_argument("--seed", type=int, default=1, help="of the first run of each fault")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this long")
-    parser.add_argument("--json", type=Path, default=Path("chaos.json"), help="where the figures go")
+    parser.add_argument("--json", type=Path, default=Path("chaos.json"), help="where the figures are kept")
+    parser.add_argument("--background", action="store_true", help="let other work on this machine go first")
     parser.add_argument("--keep", action="store_true", help="keep the logs of runs that held, too")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.faults) - set(FAULTS))
     if unknown:
         parser.error(f"no fault is called {', '.join(unknown)}; there are {', '.join(FAULTS)}")
+    if not os.environ.get("KAFKA_HOME"):
+        parser.error(brokers.HOW_TO_GIVE_KAFKA)
     return arguments
+
+
+def _plan(arguments: argparse.Namespace, console: Console) -> Plan:
+    faults = [fault for fault in FAULTS if fault in arguments.faults]
+    if "clock" in faults and shutil.which("cc") is None:
+        faults.remove("clock")
+        console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
+    seeds = range(arguments.seed, arguments.seed + arguments.runs)
+    return Plan(
+        runs=[(fault, seed) for seed in seeds for fault in faults],
+        results=arguments.json,
+        logs=Path(tempfile.mkdtemp(prefix="chaos-")),
+        keep=arguments.keep,
+        background=arguments.background,
+        ends=time.monotonic() + 60 * arguments.minutes,
+    )
+
+
+async def _make(campaign: Campaign) -> None:
+    """Make the runs; SIGTERM ends them as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await campaign.run()
 
 
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
-    arguments, console = _arguments(), Console(highlight=False, width=max(Console().width, 110))
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that the broker is away is what is tested
-    directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    results: list[Result] = []
-    broken: list[object] = []
+    arguments, console = _arguments(), Console(highlight=False, width=max(Console().width, 150))
+    if arguments.background:
+        set_niceness(os.getpid(), NICENESS)
+    plan = _plan(arguments, console)
+    results = Results.load(plan.results, Size(arguments.events, arguments.partitions, arguments.workers))
     try:
-        broken += asyncio.run(_runs(arguments, console, directory, results))
+        with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+            asyncio.run(_make(Campaign(plan, results, console)))
     finally:
-        console.print(table(results))
-    if broken:
-        console.print(f"{len(broken)} runs came to no result")
-    broken += [result for result in results if result.problems()]
-    if not (broken or arguments.keep):
-        shutil.rmtree(directory)
-    return 1 if broken or not results else 0
+        console.print(results.table())
+    for run, why in results.broken_off.items():
+        console.print(f"{run} came to no result: {why}", markup=False, soft_wrap=True)
+    broke = [one for one in results.runs if one.problems()]
+    if not any(plan.logs.iterdir()):
+        plan.logs.rmdir()
+    return 1 if broke or results.broken_off or not results.runs else 0
 
 
 if __name__ == "__main__":

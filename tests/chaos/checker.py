@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
+from tests.chaos.history import NUMBER
+from tests.chaos.images import png
 from tests.chaos.traffic import reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.chaos.history import Commit, History, Position, Record
+    from tests.chaos.traffic import Event
 
 _AFTER = {"opened": ("updated", "resolved"), "updated": ("updated", "resolved"), "resolved": ("opened",)}
 
@@ -72,7 +77,15 @@ def check(history: History, faults: Sequence[Span] = ()) -> Verdict:
     return Verdict(
         events=len(history.updates),
         lost=len(history.updates.keys() - outcomes.keys()),
-        wrong=[*_impossible(history, names), *_wrong_alerts(history), *_ambiguous(history)],
+        wrong=[
+            *_impossible(history, names),
+            *_unfounded(history, names),
+            *_mistold(history),
+            *_altered(history),
+            *_wrong_alerts(history),
+            *_ambiguous(history),
+            *_taken_back(history),
+        ],
         ahead=[*_ahead_of_outcomes(history, outcomes), *_ahead_of_alerts(history)],
         duplicates=sum(len(told) - 1 for told in names.values()),
         repeated_alerts=sum(count - 1 for count in ids.values()),
@@ -100,22 +113,90 @@ def _impossible(history: History, names: dict[Position, list[str]]) -> list[str]
     return found
 
 
+def _unfounded(history: History, names: dict[Position, list[str]]) -> list[str]:
+    """Return updates that were superseded although nothing of their product is newer, or as new."""
+    newest: dict[str, list[int]] = defaultdict(list)
+    unversioned: set[str] = set()
+    for published in history.updates.values():
+        event = published.event
+        if event.order is not None:
+            newest[event.product] = sorted([*newest[event.product], event.order])[-2:]
+        elif event.kind == "tombstone":
+            unversioned.add(event.product)
+    found = []
+    for at, told in names.items():
+        event = history.updates[at].event if at in history.updates else None
+        if event is None or event.order is None or "superseded" not in told or event.product in unversioned:
+            continue
+        if len(newest[event.product]) == 1 or newest[event.product][0] < event.order:
+            found.append(f"{at}: superseded, but nothing is newer")
+    return found
+
+
+def _mistold(history: History) -> list[str]:
+    """Return the scores that say something else than their event does: another product, version or verdict."""
+    found = []
+    for score in history.scores:
+        published = history.updates.get(score.source) if score.source else None
+        if published is None:
+            continue
+        event, body = published.event, score.body
+        expected: dict[str, object] = {"product_id": event.product, "order": event.order}
+        told: dict[str, object] = {"product_id": body["product_id"], "order": body["order"]}
+        if body["outcome"] in {"scored", "unchanged"}:
+            expected["mismatch"], told["mismatch"] = event.mismatch, body["probability"] >= body["threshold"]
+        if told != expected:
+            found.append(f"{score.position}: says {told} of {expected}")
+    return found
+
+
+def _altered(history: History) -> list[str]:
+    """Return the dead letters that do not hold their event as it came: bytes, key and header, and what befell it."""
+    found = []
+    for letter in history.dead_letters:
+        published = history.updates.get(letter.source) if letter.source else None
+        if published is None:
+            continue
+        event, body = published.event, letter.body
+        headers = [[NUMBER, _base64(str(published.number).encode())]]
+        same = (body["key"], body["value"], body["headers"]) == (_base64(event.key), _base64(event.value), headers)
+        if not (same and body["attempts"] > 0 and body["reason"] and body["release"]):
+            found.append(f"{letter.source}: the dead letter is not its event as it came: {body}")
+    return found
+
+
 def _wrong_alerts(history: History) -> list[str]:
     """Return the products whose alert is not as a sequential run leaves it, or whose transitions do not alternate."""
     in_order = [history.updates[at].event for at in sorted(history.updates)]
-    told: dict[str, list[str]] = defaultdict(list)
+    told: dict[str, list[Record]] = defaultdict(list)
     known: set[str] = set()
     for alert in history.alerts:
         if alert.body["id"] not in known:
             known.add(alert.body["id"])
-            told[alert.body["subject"]].append(_transition(alert))
-    expected = reference(in_order)
-    wrong = [
-        f"{product}: the alert is {'not ' * is_open}open after {told.get(product, [])}"
-        for product, is_open in expected.items()
-        if is_open != (told.get(product, ["resolved"])[-1] != "resolved")
-    ]
-    return wrong + [f"{product}: {names}" for product, names in told.items() if not _alternate(names)]
+            told[alert.body["subject"]].append(alert)
+    wrong = []
+    for name, product in reference(in_order).items():
+        names = [_transition(alert) for alert in told.get(name, [])]
+        is_open = bool(names) and names[-1] != "resolved"
+        if is_open != (product.shows is not None):
+            wrong.append(f"{name}: the alert is {'' if is_open else 'not '}open after {names}")
+        elif product.shows is not None and _about(told[name][-1]) != _shown(product.shows):
+            wrong.append(f"{name}: the alert is about {_about(told[name][-1])}, not {_shown(product.shows)}")
+        if not _alternate(names):
+            wrong.append(f"{name}: {names}")
+    return wrong
+
+
+def _about(alert: Record) -> tuple[str, str]:
+    """Return the digest of the picture and the title that an alert is about."""
+    return alert.body["data"]["image_sha256"], alert.body["data"]["title"]
+
+
+def _shown(event: Event) -> tuple[str, str]:
+    """Return the same of what an update shows."""
+    assert event.picture is not None
+    assert event.title is not None
+    return hashlib.sha256(png(event.picture)).hexdigest(), event.title
 
 
 def _ambiguous(history: History) -> list[str]:
@@ -124,6 +205,18 @@ def _ambiguous(history: History) -> list[str]:
     for alert in history.alerts:
         ids[alert.body["subject"], alert.body["data"]["order"], _transition(alert)].add(alert.body["id"])
     return [f"{transition}: ids {sorted(found)}" for transition, found in ids.items() if len(found) > 1]
+
+
+def _taken_back(history: History) -> list[str]:
+    """Return the commits that were behind the one before: of a worker to which the partition no longer belonged."""
+    found = []
+    for topic, commits in history.commits.items():
+        newest: dict[int, int] = defaultdict(int)
+        for commit in commits:
+            if commit.offset < newest[commit.partition]:
+                found.append(f"{topic}-{commit.partition}: {commit.offset} after {newest[commit.partition]}")
+            newest[commit.partition] = commit.offset
+    return found
 
 
 def _ahead_of_outcomes(history: History, outcomes: dict[Position, list[Record]]) -> list[str]:
@@ -138,13 +231,27 @@ def _ahead_of_alerts(history: History) -> list[str]:
     for score in history.scores:
         if score.body["outcome"] != "superseded" and score.body["order"] is not None:
             scores.setdefault((score.body["product_id"], score.body["order"]), score.position)
+    deletions: dict[str, list[Record]] = defaultdict(list)
+    for score in history.scores:
+        if score.body["outcome"] == "deleted":
+            deletions[score.body["product_id"]].append(score)
     published: dict[Position, int | None] = {}
     for alert in history.alerts:
-        at = scores.get((alert.body["subject"], alert.body["data"]["order"]))
+        if alert.body["data"]["reason"] == "deleted":
+            at = _deletion(alert, deletions[alert.body["subject"]])
+        else:
+            at = scores.get((alert.body["subject"], alert.body["data"]["order"]))
         if at is not None:
             known = published.get(at)
             published[at] = alert.at_ms if known is None else min(known, alert.at_ms)
     return _ahead(history.commits["scores"], published, "the alert")
+
+
+def _deletion(alert: Record, deletions: list[Record]) -> Position | None:
+    """Return where the deletion stands that resolved an alert: the last one before it; one without version has none."""
+    order = alert.body["data"]["order"]
+    of_it = [one for one in deletions if one.at_ms <= alert.at_ms and one.body["order"] in {order, None}]
+    return max(of_it, key=lambda one: one.at_ms).position if of_it else None
 
 
 def _ahead(commits: list[Commit], done: dict[Position, int | None], what: str) -> list[str]:
@@ -186,5 +293,11 @@ def _transition(alert: Record) -> str:
     return str(alert.body["type"]).rpartition(".")[2]
 
 
+def _base64(value: bytes | None) -> str | None:
+    return None if value is None else base64.b64encode(value).decode()
+
+
 def _alternate(transitions: list[str]) -> bool:
+    if not transitions:
+        return True
     return transitions[0] == "opened" and all(second in _AFTER[first] for first, second in pairwise(transitions))

@@ -27,10 +27,11 @@ NUMBER = "number"
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One record of product-updates: the event that it is, and when the broker had it."""
+    """One record of product-updates: the event that it is, when the broker had it, and its number in the traffic."""
 
     event: Event
     at_ms: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ async def read(bootstrap: str, topics: TopicSettings, group: str, events: list[E
         )
     )
     return History(
-        updates={(r.partition, r.offset): Published(events[_number(r)], r.timestamp) for r in updates},
+        updates={(r.partition, r.offset): Published(events[_number(r)], r.timestamp, _number(r)) for r in updates},
         scores=[_record(r) for r in scores],
         dead_letters=[_record(r) for r in dead],
         alerts=[_record(r) for r in alerts],

@@ -93,7 +93,7 @@ async def _slow(target: str, _: str, writer: asyncio.StreamWriter) -> bool:
 
 
 async def _failing(_: str, __: str, writer: asyncio.StreamWriter) -> bool:
-    writer.write(_answer("500 Internal Server Error"))
+    writer.write(_answer("500 Internal Server Error", b"", "Retry-After: 1"))
     return True
 
 

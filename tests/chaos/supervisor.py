@@ -13,8 +13,8 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -24,30 +24,24 @@ from streamer.demo.broker import LOOPBACK, free_port, spawn
 from streamer.demo.worker import settings_variables
 from streamer.settings import Settings, StateSettings, TelemetrySettings
 from tests.chaos.images import ROOT
+from tests.chaos.results import Exit
+from tests.priority import set_niceness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.chaos.worker import EngineFaults
+    from tests.chaos.orders import EngineFaults
+    from tests.chaos.pace import Pace
 
 POLL_S = 0.05
 BACKOFF_S, LONGEST_BACKOFF_S, CALM_AFTER_S = 0.2, 5.0, 10.0
-PROBE_EVERY_S, PROBE_TIMEOUT_S, FAILED_PROBES = 2.0, 2.0, 5
+PROBE_EVERY_S, PROBE_TIMEOUT_S, UNHEALTHY_S = 2.0, 2.0, 20.0
 STARTUP_S = 60.0
-"""For a worker to listen: a start takes 2 s, on a machine that has nothing else to do."""
-GRACE_S = 20.0
+"""For a worker to listen: a start takes 2 s."""
+NICENESS = 10
+GRACE_S = 30.0
 """After SIGTERM, before SIGKILL: longer than the drain that the workers are allowed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A process that ended; `told` says whether it had been sent a signal, by the schedule or by a scale-down."""
-
-    slot: int
-    code: int
-    told: bool
-    lived_s: float
 
 
 @dataclass
@@ -63,7 +57,7 @@ class _Slot:
     told: bool = False
     terminated: float = 0.0
     backoff_s: float = BACKOFF_S
-    failed_probes: int = 0
+    healthy: float = 0.0
     probed: float = 0.0
     full: bool = False
 
@@ -80,11 +74,24 @@ class Supervisor:
         root: for state and logs.
         engine: what befalls the engine; each process draws from its own seed.
         clock: the library that makes a worker's clock jump; None: clocks are left alone.
+        pace: the run's time, in which it waits.
+        background: whether workers stand back behind other work.
     """
 
-    def __init__(self, settings: Settings, root: Path, *, engine: EngineFaults, clock: Path | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        root: Path,
+        *,
+        engine: EngineFaults,
+        clock: Path | None,
+        pace: Pace,
+        background: bool = False,
+    ) -> None:
         self._settings, self._root, self._engine, self._clock = settings, root, engine, clock
+        self._pace, self._background = pace, background
         self._slots: list[_Slot] = []
+        self._probes: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None]
         self._http: aiohttp.ClientSession
         self.exits: list[Exit] = []
@@ -96,19 +103,16 @@ class Supervisor:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = {self._task, *self._probes}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for slot in self._slots:
             if slot.process is not None:
                 slot.process.kill()
                 slot.process.wait()
             slot.log.communicate()
         await self._http.close()
-
-    @property
-    def restarts(self) -> int:
-        """How many processes were started in the place of one that ended, without having been told to."""
-        return sum(not one.told for one in self.exits)
 
     def scale(self, workers: int) -> None:
         """Run that many workers: start those that are missing, tell the others to stop."""
@@ -123,18 +127,43 @@ class Supervisor:
             if not slot.wanted:
                 self.signal(slot.number, signal.SIGTERM)
 
-    def signal(self, number: int, what: signal.Signals) -> None:
-        """Send the signal to the slot's process; nothing when none runs."""
-        slot = self._slots[number % len(self._slots)]
-        if slot.process is not None and slot.process.poll() is None:
-            slot.told = True
-            slot.terminated = time.monotonic()
-            slot.process.send_signal(what)
+    def signal(self, number: int, what: signal.Signals) -> bool:
+        """Send the signal that ends it to the slot's process; return whether one ran."""
+        slot = self._slot(number)
+        if slot.process is None or slot.process.poll() is not None:
+            return False
+        slot.told = True
+        slot.terminated = self._pace.now()
+        slot.process.send_signal(what)
+        return True
+
+    async def young(self, number: int, age_s: float) -> None:
+        """Return when the process that takes the place of the one that runs now is that old, by the wall clock."""
+        slot = self._slot(number)
+        starts = slot.starts
+        while slot.starts == starts or slot.process is None:  # noqa: ASYNC110 - a process calls nobody
+            await asyncio.sleep(POLL_S / 5)
+        await asyncio.sleep(age_s)
+
+    @contextlib.contextmanager
+    def paused(self, number: int) -> Iterator[None]:
+        """Let the slot's process stand still for the length of the block."""
+        process = self._slot(number).process
+        if process is not None:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if process is not None:
+                process.send_signal(signal.SIGCONT)
+
+    def _slot(self, number: int) -> _Slot:
+        return self._slots[number % len(self._slots)]
 
     @contextlib.contextmanager
     def full_disk(self, number: int) -> Iterator[None]:
         """Let no file of the slot's processes grow for the length of the block."""
-        slot = self._slots[number % len(self._slots)]
+        slot = self._slot(number)
         slot.full = True
         _limit_files(slot)
         try:
@@ -146,7 +175,7 @@ class Supervisor:
     @contextlib.contextmanager
     def clock_off_by(self, number: int, seconds: int) -> Iterator[None]:
         """Let the wall clock of the slot's processes jump at the start of the block, and back at its end."""
-        clock = self._slots[number % len(self._slots)].clock
+        clock = self._slot(number).clock
         _set_clock(clock, seconds)
         try:
             yield
@@ -162,11 +191,11 @@ class Supervisor:
     async def _supervise(self) -> None:
         while True:
             for slot in self._slots:
-                await self._look_after(slot)
+                self._look_after(slot)
             await asyncio.sleep(POLL_S)
 
-    async def _look_after(self, slot: _Slot) -> None:
-        now = time.monotonic()
+    def _look_after(self, slot: _Slot) -> None:
+        now = self._pace.now()
         if slot.process is None:
             if slot.wanted and now >= slot.started:
                 self._start(slot)
@@ -181,20 +210,25 @@ class Supervisor:
             slot.process.kill()
         elif now - max(slot.probed, slot.started) > PROBE_EVERY_S:
             slot.probed = now
-            await self._probe(slot)
+            probe = asyncio.create_task(self._probe(slot, slot.process))  # one that stands still keeps nobody waiting
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
 
-    async def _probe(self, slot: _Slot) -> None:
+    async def _probe(self, slot: _Slot, process: subprocess.Popen[bytes]) -> None:
+        """Ask the process whether it is alive, and end it when it has not been for too long."""
         try:
             async with self._http.get(f"http://{LOOPBACK}:{slot.port}/healthz") as response:
-                alive = response.status == 200
+                alive = response.status == HTTPStatus.OK
         except aiohttp.ClientConnectorError:
-            alive = time.monotonic() - slot.started < STARTUP_S  # it may not listen yet
+            alive = self._pace.now() - slot.started < STARTUP_S  # it may not listen yet
         except (aiohttp.ClientError, TimeoutError):
             alive = False
-        slot.failed_probes = 0 if alive else slot.failed_probes + 1
-        if slot.failed_probes >= FAILED_PROBES and slot.process is not None:
+        now = self._pace.now()
+        if alive:
+            slot.healthy = now
+        elif slot.process is process and now - max(slot.healthy, slot.started) > UNHEALTHY_S:
             self.liveness_kills += 1
-            slot.process.kill()
+            process.kill()
 
     def _start(self, slot: _Slot) -> None:
         sections = {name: getattr(self._settings, name) for name in Settings.model_fields}
@@ -209,7 +243,9 @@ class Supervisor:
         slot.process = spawn(
             [sys.executable, "-m", "tests.chaos.worker"], log=slot.log.stdin, env=os.environ | variables
         )
-        slot.started, slot.told, slot.failed_probes = time.monotonic(), False, 0
+        if self._background:
+            set_niceness(slot.process.pid, NICENESS)
+        slot.started, slot.told = self._pace.now(), False
         slot.starts += 1
         if slot.full:
             _limit_files(slot)

@@ -9,12 +9,13 @@ import pytest
 
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.place import place
-from tests.chaos.run import Size, run
+from tests.chaos.run import run
+from tests.chaos.size import Size
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SIZE = Size(events=8_000)  # published in 20 s
+SIZE = Size(events=8_000)  # published in 8 s
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]

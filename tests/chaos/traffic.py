@@ -30,6 +30,7 @@ class Event:
         order: its version; None for what has none.
         mismatch: whether the picture contradicts the text.
         accepted: whether it can be scored at all.
+        picture: the name of its picture; `title`, what it says of it.
     """
 
     product: str
@@ -38,6 +39,8 @@ class Event:
     order: int | None = None
     mismatch: bool = False
     accepted: bool = True
+    picture: str | None = None
+    title: str | None = None
 
     @property
     def key(self) -> bytes:
@@ -47,29 +50,29 @@ class Event:
 
 @dataclass(slots=True)
 class Product:
-    """What a sequential run knows of a product."""
+    """What a sequential run knows of a product; `shows` is the update that an open alert is about, if one is open."""
 
     order: int | None = None
-    open: bool = False
+    shows: Event | None = None
 
     def take(self, event: Event) -> None:
         """Take the next event of the product."""
         if not event.accepted:
             return
         if event.order is None:  # a tombstone without a version closes whatever is there
-            self.open = False
+            self.shows = None
         elif self.order is None or event.order > self.order:
-            self.order, self.open = event.order, event.mismatch
+            self.order, self.shows = event.order, event if event.mismatch else None
         elif event.kind == "tombstone" and event.order == self.order:
-            self.open = False
+            self.shows = None
 
 
-def reference(events: Iterable[Event]) -> dict[str, bool]:
-    """Return whether the alert of each product is open after a sequential run over these events."""
+def reference(events: Iterable[Event]) -> dict[str, Product]:
+    """Return what a sequential run over these events knows of each product in the end."""
     products: dict[str, Product] = {}
     for event in events:
         products.setdefault(event.product, Product()).take(event)
-    return {name: product.open for name, product in products.items()}
+    return products
 
 
 class _Maker:
@@ -110,11 +113,11 @@ class _Maker:
         red, green = MISMATCH if mismatch else MATCH, POISON if poison else 0
         gone = self._rng.random() < GONE and host in ANSWERS
         picture = MISSING if gone else f"{red:02x}{green:02x}{self._rng.randrange(COLOURS):02x}.png"
-        text = self._rng.randrange(TEXTS)
+        title = f"Mug number {self._rng.randrange(TEXTS)}"
         url = f"http://{self._hosts[host]}/{picture}" + (f"?{version}" if host == "flaky" else "")
-        fields = {"id": f"p{product}", "version": version, "title": f"Mug number {text}", "image_link": url}
+        fields = {"id": f"p{product}", "version": version, "title": title, "image_link": url}
         accepted = host in ANSWERS and not poison and not gone
-        return Event(f"p{product}", orjson.dumps(fields), "update", version, mismatch, accepted)
+        return Event(f"p{product}", orjson.dumps(fields), "update", version, mismatch, accepted, picture, title)
 
     def _host(self, product: int) -> Host:
         if not self._broken_images or product % 10 != 0:

@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,7 @@ from engines import releases
 from engines.errors import InferenceFailed
 from streamer import scorer, settings
 from streamer.errors import StreamerError
+from tests.chaos.orders import EngineFaults
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,26 +34,6 @@ BRIGHT = 200  # of 255
 HANG_S = 3600.0
 
 
-class EngineFaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What befalls the engine.
-
-    Attributes:
-        seed: of everything random here.
-        raises: share of the batches with more than one pair that it cannot run; each pair alone it can.
-        memory: pairs for which it has memory; a larger batch fails. 0: any number.
-        hangs: share of the batches that never end.
-        breaks: share of the batches on which it raises what is no error of an engine.
-        until: when all this ends, by the monotonic clock that the machine's processes share, in seconds.
-    """
-
-    seed: int = 0
-    raises: float = 0.0
-    memory: int = 0
-    hangs: float = 0.0
-    breaks: float = 0.0
-    until: float = 0.0
-
-
 class ChaosEngine:
     """An `engines.contract.Engine` whose answers follow from the picture alone."""
 
@@ -61,6 +43,7 @@ class ChaosEngine:
     def __init__(self, faults: EngineFaults) -> None:
         self.manifest = releases.read_manifest(releases.shipped())
         self._faults = faults
+        self._calm = Path(faults.calm)  # without one it is the working directory, which is there
         self._rng = random.Random(faults.seed)
         self._lock = threading.Lock()
 
@@ -72,7 +55,7 @@ class ChaosEngine:
         """
         with self._lock:
             raises, hangs, breaks = (self._rng.random() for _ in range(3))
-        faults = self._faults if time.monotonic() < self._faults.until else EngineFaults()
+        faults = EngineFaults() if self._calm.exists() else self._faults
         if hangs < faults.hangs:
             time.sleep(HANG_S)
         if breaks < faults.breaks:

@@ -13,6 +13,7 @@ import typer
 from streamer import addresses, leaving, terminal, topics
 from streamer.cli import app
 from streamer.command import EXIT_FOUND
+from streamer.decoding import SLOTS_PER_DECODER
 from streamer.settings import Settings, TopicSettings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 
@@ -184,7 +185,8 @@ def test_grace_period_covers_pre_stop_drain_and_leaving(
 def test_memory_limit_covers_what_pictures_may_take(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoders at their bound are not a reason for the kernel to kill the worker."""
     settings = _settings(overlay, monkeypatch)
-    pictures = settings.pipeline.preprocess_threads * settings.pipeline.decode_memory_mib * 2**20
+    slots = SLOTS_PER_DECODER * settings.fetch.max_image_bytes
+    pictures = settings.pipeline.decoders * (settings.pipeline.decode_memory_mib * 2**20 + slots)
     limit = int(_container(overlay)["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
     assert limit >= pictures + settings.fetch.max_held_bytes + 512 * 2**20
 

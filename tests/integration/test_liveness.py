@@ -31,7 +31,7 @@ scorer.STALLED_AFTER_S = {STALLED_AFTER_S}
 from tests.chaos import worker
 worker.main()
 """
-HANGS = {"hangs": 1.0, "until": 1e12}
+HANGS = {"hangs": 1.0, "calm": "/nowhere"}
 
 
 async def status(session: aiohttp.ClientSession, worker: Worker) -> int:

@@ -138,6 +138,19 @@ async def test_worker_killed_between_alert_and_state_repeats_the_alert_under_its
     assert successor.acknowledged == [0]
 
 
+async def test_state_carries_the_generation_in_which_its_record_was_delivered() -> None:
+    """Of a score as of what is decided anew, and never a lower one than it replaces: recovery keeps the highest."""
+    owner = Owner(STRICT)
+    await owner.take(scored(1), generation=3)
+    assert owner.table["p"]["generation"] == 3
+    owner.runs = LENIENT
+    again = orjson.dumps({"schema_version": 1, "product_id": "p", "release": LENIENT.release})
+    await owner.take((ALERT_REDECISIONS, again), generation=4)
+    assert owner.table["p"]["generation"] == 4
+    await owner.take(scored(2), generation=1)
+    assert owner.table["p"]["generation"] == 4
+
+
 async def test_state_that_cannot_be_written_stops_the_worker() -> None:
     """A full disk: it says so, by what to look at."""
     owner = Owner(STRICT)

@@ -1,14 +1,64 @@
-"""`streamer.application`: what of Faust must stay turned off."""
+"""`streamer.application`: what of Faust must stay turned off, and what is added to its table."""
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiokafka.structs import TopicPartition
+
 from streamer import application
-from streamer.settings import Settings
+from streamer.settings import Settings, StateSettings
+
+if TYPE_CHECKING:
+    from streamer.application import WorkerApp
+
+TP = TopicPartition("changelog", 0)
 
 
-async def test_app_keeps_no_standby_replicas() -> None:
-    """A standby skips records and remembers that it has read them (ADR 2): it must never be promoted."""
-    app = application.create(Settings())
+@pytest.fixture
+async def app(tmp_path: Any) -> WorkerApp:  # noqa: ANN401 - pytest's
+    """An app with its state on disk, not started."""
+    app = application.create(Settings(state=StateSettings(store="rocksdb", directory=tmp_path)))
     # A consumer makes the loop of its thread before it is started.
     app.ordered._thread.thread_loop.close()  # pyright: ignore[reportPrivateUsage]
+    return app
+
+
+def change(offset: int, key: str, **entry: int) -> Any:  # noqa: ANN401 - an event of Faust's
+    """Return a change as recovery reads it."""
+    raw = {"key": f'"{key}"'.encode(), "value": str(entry).replace("'", '"').encode()}
+    return SimpleNamespace(key=key, value=entry, message=SimpleNamespace(tp=TP, partition=0, offset=offset, **raw))
+
+
+def sent(offset: int) -> asyncio.Future[Any]:
+    """Return the delivery of a change of the worker's own."""
+    delivery: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    delivery.set_result(SimpleNamespace(topic_partition=TP, offset=offset))
+    return delivery
+
+
+async def test_app_keeps_no_standby_replicas(app: WorkerApp) -> None:
+    """A standby skips records and remembers that it has read them (ADR 2): it must never be promoted."""
     assert app.conf.table_standby_replicas == 0
+
+
+async def test_table_recovers_the_changes_of_the_newest_generation(app: WorkerApp) -> None:
+    """What a worker wrote whose partitions had been given away is read, and does not count, in one batch or in two."""
+    table: Any = app.Table("state", partitions=1, key_type=str)
+    table.apply_changelog_batch([change(0, "a", order=5, generation=2), change(1, "a", order=3, generation=1)])
+    table.apply_changelog_batch([change(2, "a", order=4, generation=1), change(3, "b", order=1, generation=1)])
+    assert (table.data["a"]["order"], table.data["b"]["order"]) == (5, 1)
+    table.apply_changelog_batch([change(4, "a", order=4, generation=1)])
+    assert table.data.persisted_offset(TP) == 4
+
+
+async def test_table_on_disk_keeps_its_offset_where_somebody_else_wrote_before_it(app: WorkerApp) -> None:
+    """Its own change at 5 does not say that it holds what stands at 4: the next recovery begins there."""
+    table: Any = app.Table("state", partitions=1, key_type=str)
+    table.apply_changelog_batch([change(2, "a", order=1, generation=1)])
+    table._on_changelog_sent(sent(3))
+    table._on_changelog_sent(sent(5))
+    assert table.data.persisted_offset(TP) == 3

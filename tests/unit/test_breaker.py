@@ -103,6 +103,14 @@ def test_breaker_retry_after_lengthens_the_pause(hosts: Breakers) -> None:
     assert hosts.attempt() == "ok"
 
 
+def test_breaker_retry_after_of_a_day_is_none_of_an_hour(hosts: Breakers) -> None:
+    """Whoever answers for some pictures of a large host must not take it from all products for as long as they like."""
+    fail(hosts, 2)
+    hosts.attempt(TransientError("image_rate_limited", "slow down", retry_after_s=86_400))
+    hosts.now += LONGEST_PAUSE_S
+    assert hosts.attempt() == "ok"
+
+
 def test_breaker_failures_from_before_it_opened_change_nothing(hosts: Breakers) -> None:
     """Tries that were under way when the circuit opened do not lengthen its pause."""
     fail(hosts, 2)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.fetch import Fetched, Fetcher, NotModified, Validator
-from tests.sites import PICTURE, FixedResolver, Gate, Site, error_of, serving, settings
+from tests.sites import DIGEST, PICTURE, FixedResolver, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ async def test_get_picture_returns_its_bytes_and_validator(site: Site) -> None:
     url = site.respond({"body": PICTURE, "headers": {"ETag": '"v1"', "Last-Modified": "Wed, 21 Oct 2026 07:28:00 GMT"}})
     async with Fetcher(settings(site)) as fetcher:
         fetched = await fetcher.get(url)
-    assert fetched == Fetched(PICTURE, Validator('"v1"', "Wed, 21 Oct 2026 07:28:00 GMT"), attempts=1)
+    assert fetched == Fetched(PICTURE, DIGEST, Validator('"v1"', "Wed, 21 Oct 2026 07:28:00 GMT"), attempts=1)
 
 
 async def test_get_request_shows_who_asks_and_takes_no_encoding(site: Site) -> None:
@@ -209,7 +209,7 @@ async def test_get_redirect_is_followed_and_gives_no_validator(site: Site, statu
     url = site.respond(redirect("/sized/b.jpg?w=1", status))
     site.respond({"body": PICTURE, "headers": {"ETag": '"b"'}}, path="/sized/b.jpg")
     async with Fetcher(settings(site)) as fetcher:
-        assert await fetcher.get(url, Validator('"a"', None)) == Fetched(PICTURE, None)
+        assert await fetcher.get(url, Validator('"a"', None)) == Fetched(PICTURE, DIGEST, None)
     first, second = site.requests
     assert first.headers["If-None-Match"] == '"a"'
     assert "If-None-Match" not in second.headers
@@ -277,16 +277,16 @@ async def test_get_all_hosts_together_keep_the_total(site: Site) -> None:
 
 
 async def test_get_waiting_for_a_place_takes_no_time_of_the_try(site: Site) -> None:
-    """Five fetches of 0.1 s, one after the other, stay within a limit of 0.3 s each."""
+    """Five fetches of 0.2 s, one after the other, stay within a limit of 0.9 s each."""
 
     async def respond(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         return web.Response(body=PICTURE)
 
     url = site.handle(respond)
-    async with Fetcher(settings(site, timeout_s=0.3, concurrency_per_host=1)) as fetcher:
+    async with Fetcher(settings(site, timeout_s=0.9, concurrency_per_host=1)) as fetcher:
         fetched = await asyncio.gather(*(fetcher.get(url) for _ in range(5)))
-    assert fetched == [Fetched(PICTURE, None)] * 5
+    assert fetched == [Fetched(PICTURE, DIGEST, None)] * 5
 
 
 async def test_get_cancelled_gives_its_place_back(site: Site) -> None:

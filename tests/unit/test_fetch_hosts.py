@@ -29,11 +29,12 @@ from tests.sites import PICTURE, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from streamer.serving import Decode
     from streamer.settings import FetchSettings
 
 
@@ -67,9 +68,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(
-    fetch: FetchSettings, *, in_flight: int, decoded: Callable[[bytes], NDArray[np.uint8]] | None = None
-) -> AsyncIterator[Worker]:
+async def worker(fetch: FetchSettings, *, in_flight: int, decoded: Decode | None = None) -> AsyncIterator[Worker]:
     """Yield a worker that holds so many events in flight; `decoded` stands for its decoders."""
     engine, published, telemetry = FakeEngine(), Published(), Telemetry()
     batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
@@ -91,6 +90,9 @@ async def worker(
         await batcher.close()
 
 
+TRY_S = 1.5  # a good host must answer in it, on a busy machine too
+
+
 async def silence(request: web.Request) -> web.StreamResponse:
     """Accept the request and say nothing."""
     await asyncio.sleep(60)
@@ -103,7 +105,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
     async with serving() as dead:
         silent = dead.handle(silence)
         limits = settings(
-            site, dead, attempts=3, timeout_s=0.5, breaker_pause_s=60, concurrency_per_host=16, backoff_s=0.1
+            site, dead, attempts=3, timeout_s=TRY_S, breaker_pause_s=60, concurrency_per_host=16, backoff_s=0.1
         )
         async with worker(limits, in_flight=64) as alone:
             started = time.perf_counter()
@@ -116,7 +118,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
             for _ in range(200):
                 await mixed.send(silent)
                 await mixed.send(good)
-            while mixed.outcomes()["scored"] < 200:  # noqa: ASYNC110 - the broker's stand-in signals nothing
+            while mixed.pipeline.in_flight and mixed.outcomes()["scored"] < 200:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.01)
             scored_s = time.perf_counter() - started
             await mixed.pipeline.drain()
@@ -127,7 +129,7 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
     assert outcomes.keys() <= {"image_host_unavailable", "image_timeout"}
     assert outcomes["image_host_unavailable"] > 150
     assert len(dead.requests) <= 2 * 16  # of 600 tries that its events have
-    assert scored_s < alone_s + 3 * 0.5 + 1  # once the time of a try, until it is known to be dead
+    assert scored_s < alone_s + 3 * TRY_S + 1  # once the time of a try, until it is known to be dead
 
 
 async def test_dead_host_that_comes_back_is_asked_again(site: Site) -> None:
@@ -157,7 +159,7 @@ async def test_events_that_wait_for_a_dead_host_are_few(site: Site) -> None:
             await held.wait()
 
     url = site.respond({"status": 500})
-    limits = settings(site, attempts=3, breaker_failures=1, breaker_pause_s=60, concurrency_per_host=8)
+    limits = settings(site, attempts=3, breaker_failures=1, breaker_pause_s=10, concurrency_per_host=8)
     async with Fetcher(limits, sleep=wait) as fetcher:
         fetches = [asyncio.create_task(error_of(fetcher, url)) for _ in range(20)]
         while sum(fetch.done() for fetch in fetches) < 20 - 8 // WAITING_SHARE:  # noqa: ASYNC110 - nothing signals it
@@ -369,14 +371,14 @@ async def test_gate_of_one_host_is_not_the_others(site: Site) -> None:
 
 async def test_refused_picture_holds_no_memory_while_it_waits_for_the_older_one(site: Site) -> None:
     """The older update's picture wants the bytes that the newer one's had: both end."""
-    loop, decoding = asyncio.get_running_loop(), asyncio.Event()
+    decoding = asyncio.Event()
 
     async def slow(_: web.Request) -> web.StreamResponse:
         await decoding.wait()
         return web.Response(body=png(0) + bytes(2000))
 
-    def decoded(data: bytes) -> NDArray[np.uint8]:
-        loop.call_soon_threadsafe(decoding.set)
+    async def decoded(data: bytes) -> NDArray[np.uint8]:
+        decoding.set()
         return decode(data, FakeEngine().manifest.image, max_pixels=10**6)
 
     broken = site.respond({"body": bytes(2000)}, path="/broken.png")

@@ -19,7 +19,7 @@ from hostile_events import records, update
 from hostile_pictures import KINDS, encoded, noise, pictures
 
 from engines.runtime import loader
-from streamer.decoding import DecoderPool
+from streamer.decoding import BlockingDecoders, DecoderPool
 
 if TYPE_CHECKING:
     from hostile_events import Record
@@ -40,7 +40,7 @@ def test_hostile_pictures_give_pixels_or_a_typed_rejection() -> None:
     engine.close()
     limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 1.0}
     trial = Trial()
-    with DecoderPool(engine.manifest.image, size=1, **limits) as decoders:
+    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
         for picture in pictures():
             trial.run("picture", picture, decoders.decode)
     assert {name: cases for name, cases in wrong(trial).items() if name != "picture: bomb"} == {}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zlib
 from typing import Any
 
 import numpy as np
 import pytest
-from hostile_pictures import swapped_profile
+from hostile_pictures import png, swapped_profile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -187,10 +188,40 @@ def test_decode_unusable_icc_profile_is_ignored(profile: bytes) -> None:
     assert_halves(decoded(encoded(halves(), "JPEG", quality=95, subsampling=0, icc_profile=profile)))
 
 
-def test_decode_animated_gif_takes_the_first_frame() -> None:
-    """Of an animation only the first frame counts."""
-    data = encoded(halves(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), WHITE)])
-    assert_halves(decoded(data))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 95}), ("MPO", {})],
+)
+def test_decode_animation_takes_the_first_frame(kind: str, options: dict[str, Any]) -> None:
+    """Of several pictures in a file only the first one counts."""
+    data = encoded(halves(), kind, save_all=True, append_images=[Image.new("RGB", (64, 64), WHITE)], **options)
+    assert_halves(decoded(data), tolerance=16)
+
+
+# The two halves of a row of 40 pixels; the right one is transparent. Source: PNG (3rd edition), 11.2.1 and 11.3.1.
+_PNG_KINDS = {
+    "16 bit RGB": (16, 2, "c8101420_0a00", "c8101420_0a01", None),
+    "16 bit RGB with alpha": (16, 6, "c8101420_0a00_ffff", "11111111_1111_0000", None),
+    "16 bit RGB with a transparent colour": (16, 2, "c8101420_0a00", "010203040506", "010203040506"),
+    "16 bit grey with alpha": (16, 4, "4d10_ffff", "4d10_0000", None),
+    "16 bit grey with a transparent level": (16, 0, "4d10", "1111", "1111"),
+    "8 bit RGB with a transparent colour": (8, 2, "c8140a", "010203", "000100020003"),
+    "8 bit grey with a transparent level": (8, 0, "4d", "11", "0011"),
+    "8 bit palette with alpha": (8, 3, "00", "01", "ff00"),
+}
+
+
+@pytest.mark.parametrize("name", _PNG_KINDS)
+def test_decode_png_of_any_depth_gives_its_colours_and_transparency(name: str) -> None:
+    """Sixteen bits are made eight, and what is transparent shows the background."""
+    depth, colour, left, right, transparent = _PNG_KINDS[name]
+    row = b"\0" + bytes.fromhex(left.replace("_", "")) * 20 + bytes.fromhex(right.replace("_", "")) * 20
+    palette = [(b"PLTE", b"\xc8\x14\x0a\0\0\0")] if colour == 3 else []
+    key = [(b"tRNS", bytes.fromhex(transparent))] if transparent else []
+    pixels = decoded(png(40, 40, zlib.compress(row * 40), *palette, *key, depth=depth, colour=colour))
+    assert pixels[:, 16, 4].tolist() == ([77, 77, 77] if colour in {0, 4} else [200, 20, 10])
+    expected = [200, 20, 10] if name == "16 bit RGB" else list(WHITE)
+    assert pixels[:, 16, 28].tolist() == expected
 
 
 def test_decode_pad_keeps_the_aspect_and_fills_with_background() -> None:

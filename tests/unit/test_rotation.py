@@ -87,9 +87,7 @@ class Swapped:
 async def test_rotation_returns_to_the_memory_of_one_engine(tmp_path: Path) -> None:
     """While the old release has an event it stays; after its last one its memory is free, swap after swap."""
     made = [heavy_release(tmp_path, threshold) for threshold in (0.5, 0.6)]
-    settings = Settings(
-        engine=EngineSettings(release=made[0], threads=1), pipeline=PipelineSettings(preprocess_threads=1)
-    )
+    settings = Settings(engine=EngineSettings(release=made[0], threads=1), pipeline=PipelineSettings(decoders=1))
 
     def load(number: int) -> Loaded:
         return Loaded(*loader.load_checked(made[number % 2], threads=1))
@@ -98,7 +96,7 @@ async def test_rotation_returns_to_the_memory_of_one_engine(tmp_path: Path) -> N
         rotating = Rotation(settings, executor, Telemetry())
         first = rotation.load_configured(settings)
         batcher = Batcher(first.engine, max_batch=8, report=lambda _: None)
-        pipeline: Pipeline = Swapped(rotating.begin(first, batcher))  # type: ignore[assignment]
+        pipeline: Pipeline = Swapped(await rotating.begin(first, batcher))  # type: ignore[assignment]
         del first
         alone_mib = resident_mib()
         for number in range(1, 4):

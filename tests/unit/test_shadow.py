@@ -87,8 +87,8 @@ async def trying(**settings: Any) -> AsyncIterator[Try]:  # noqa: ANN401 - of th
 
     def ready(loaded: Loaded) -> Challenger:
         one = loaded.engine.manifest
-        reading = Reading(one, loaded.tokenizer, partial(decode, spec=one.image, max_pixels=10**6))
-        return Challenger(reading, loaded.engine, closed.set)
+        decoded = partial(decode, spec=one.image, max_pixels=10**6)
+        return Challenger(Reading(one, loaded.tokenizer), decoded, loaded.engine, closed.set)
 
     shadow = Shadow(publish=published, topic=SHADOW_SCORES, ready=ready, telemetry=telemetry)
     async for bench in build(PipelineSettings(**settings), shadow=shadow):

@@ -43,7 +43,7 @@ events = st.tuples(
 )
 
 
-def pixels(data: bytes) -> NDArray[np.uint8]:
+async def pixels(data: bytes) -> NDArray[np.uint8]:
     """Return a picture of one colour, without decoding anything."""
     return np.full((3, SIDE, SIDE), data[0], np.uint8)
 
