@@ -34,6 +34,7 @@ from engines import calibration
 from engines.build import adapt, baselines, grades
 from engines.build.evaluate import PRECISIONS, related
 from engines.build.gather import SHARES, gather_parts
+from engines.build.models.compact import CompactConfig
 from engines.build.recipe import PREVALENCE, AdaptRecipe
 
 if TYPE_CHECKING:
@@ -269,7 +270,9 @@ def measure(  # noqa: PLR0917 - typer's options
     out: Annotated[Path, typer.Option(help="Directory for quality.json, quality.md, quality.png and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the pairs, the weights.")] = 0,
     epochs: Annotated[float | None, typer.Option(help="Of a reader of fusion; the recipe's if left out.")] = None,
-    dual_epochs: Annotated[float | None, typer.Option(help="Of a reader of a dual encoder.")] = None,
+    dual_epochs: Annotated[float | None, typer.Option(help="Of a reader of a dual encoder; as of fusion's.")] = None,
+    readers: Annotated[int, typer.Option(min=1, help="Of each model.")] = CompactConfig.readers,
+    views: Annotated[int, typer.Option(min=1, help="Of each picture that is trained on.")] = AdaptRecipe.views,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 64,
     shares: Annotated[
         tuple[float, float, float], typer.Option(help="Of the products: to train on, to choose weights, to test.")
@@ -279,7 +282,8 @@ def measure(  # noqa: PLR0917 - typer's options
     """Train fusion and baselines on one catalogue and print what each finds, by grade of hardness."""
     torch.set_num_threads(threads)
     mpl.use("svg")
-    recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
+    recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers})
+    dual_epochs = epochs if dual_epochs is None else dual_epochs
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     seconds: dict[str, float] = {}
     results: dict[str, Scores] = {}

@@ -330,13 +330,13 @@ def _train_taggers(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress
         prepared.model.taggers.load_state_dict(torch.load(file, weights_only=True))
         return
     pooled, owners = all_pooled(training.features), training.catalog.picture_owner
-    total = tagging.steps(len(pooled), recipe.tag_epochs)
+    total = tagging.steps(len(pooled), recipe.tagged)
     task = progress.add_task("learning words", total=total * len(taggers))
     for number, tagger in enumerate(taggers):
         seed = recipe.seed + number * _SEED_STEP
         texts = training.features.texts
         train_tagger(
-            tagger, prepared.tokens, pooled, owners, texts, recipe.tag_epochs, seed, partial(progress.advance, task)
+            tagger, prepared.tokens, pooled, owners, texts, recipe.tagged, seed, partial(progress.advance, task)
         )
     partial_file = file.with_suffix(".partial")
     torch.save(prepared.model.taggers.state_dict(), partial_file)

@@ -109,9 +109,9 @@ class AdaptRecipe:
     largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
     catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
-    Taggers look at each picture `tag_epochs` times. If left out, both are the class's own `EPOCHS` and `TAG_EPOCHS`,
-    or as many more as make `LEAST_STEPS`: a small catalogue is looked at more often. Of a large one `max_products` are
-    drawn to train on.
+    Of a large catalogue `max_products` are drawn to train on. If `epochs` is left out, they are `EPOCHS`, or as many
+    more as make `LEAST_STEPS`: a small catalogue is looked at more often. Taggers look at each picture `tag_epochs`
+    times; if left out, `tagged` follows from `epochs`.
     """
 
     EPOCHS: ClassVar = 8.0
@@ -138,6 +138,13 @@ class AdaptRecipe:
     tag_epochs: float | None = None
     attributes: bool = False
     mix: dict[str, float] = field(default_factory=_hard_mix)
+
+    @property
+    def tagged(self) -> float | None:
+        """How often taggers look at each picture; None: `TAG_EPOCHS`, or as many more as make `LEAST_STEPS`."""
+        if self.tag_epochs is not None or self.epochs is None:
+            return self.tag_epochs
+        return self.epochs / self.EPOCHS * self.TAG_EPOCHS
 
     def as_dict(self) -> dict[str, object]:
         """Return every choice for the manifest's provenance."""

@@ -74,7 +74,6 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     recipe = AdaptRecipe(
         seed=5,
         epochs=0.1,
-        tag_epochs=0.1,
         views=2,
         max_tokens=16,
         model={"image_size": 96, "width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 2},
@@ -107,7 +106,6 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     recipe = AdaptRecipe(
         seed=5,
         epochs=0.1,
-        tag_epochs=0.1,
         views=2,
         max_tokens=16,
         model={"image_size": 96, "width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 1},

@@ -12,7 +12,7 @@ import torch
 from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
-from engines.build.finetune import Step, Trainer
+from engines.build.finetune import Step, Trainer, steps
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
@@ -144,3 +144,18 @@ def test_run_cut_and_started_again_gives_the_same_model(tmp_path: Path) -> None:
     assert seen[0].number == 7
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("products", "epochs", "expected"), [(160, None, 1000), (16_000, None, 8000), (160, 0.5, 5), (16_000, 0.5, 500)]
+)
+def test_steps_of_a_small_catalogue_are_not_few_unless_told(products: int, epochs: float | None, expected: int) -> None:
+    """Eight epochs of 160 products teach nothing; whoever says how many gets them."""
+    assert steps(products, replace(RECIPE, epochs=epochs, anchors_per_step=16)) == expected
+
+
+def test_taggers_have_their_share_of_the_readers_epochs() -> None:
+    """Half the epochs for readers are half of them for taggers, too."""
+    assert replace(RECIPE, epochs=4.0).tagged == 15.0
+    assert replace(RECIPE, epochs=None).tagged is None
+    assert replace(RECIPE, epochs=4.0, tag_epochs=1.0).tagged == 1.0

@@ -20,13 +20,13 @@ from engines.build.run import FOLDER_MIX
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.progress import Progress
 
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Pairs
-    from engines.build.listing import Listing
     from engines.contract import Manifest
 
 RENDERED: Final = "rendered"
@@ -77,7 +77,8 @@ def gather(
         return _paired(RENDERED, parts, manifest, seed, progress)
     listing = list_folder(path, progress)
     known = held_out.read(champion, manifest)
-    rows = split(listing.components, SHARES, seed=seed) if known is None else _held_out(listing, known)
+    ids, components = [item.id for item in listing.items], listing.components
+    rows = split(components, SHARES, seed=seed) if known is None else _held_out(ids, components, known)
     if min(len(part) for part in rows) < _LEAST_PRODUCTS:
         raise CatalogInvalid(
             f"{path} has {[len(part) for part in rows]} products to train on, to choose thresholds with and to measure "
@@ -88,9 +89,9 @@ def gather(
     return _paired(path.name, parts, manifest, seed, progress)
 
 
-def _held_out(listing: Listing, known: held_out.HeldOutProducts) -> list[list[int]]:
+def _held_out(ids: list[str], components: Sequence[int], known: held_out.HeldOutProducts) -> list[list[int]]:
     """Return the products of each part; those connected with a held-out one are in none."""
-    marks, components = [held_out.mark(item.id) for item in listing.items], listing.components
+    marks = [held_out.mark(one) for one in ids]
     validation, test = ([i for i, mark in enumerate(marks) if mark in part] for part in (known.validation, known.test))
     taken = {components[i] for i in (*validation, *test)}
     return [[i for i, component in enumerate(components) if component not in taken], validation, test]
