@@ -52,7 +52,7 @@ MOST_HELD_OUT: Final = 5_000
 _MIN_PRODUCTS: Final = 50
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
-_FEW: Final = 400
+_FEW: Final = 500
 
 
 class Pictures(NamedTuple):
