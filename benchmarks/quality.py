@@ -1,6 +1,6 @@
 """How well fusion finds wrong pictures in a catalogue, against judges that read picture and text apart.
 
-    python benchmarks/quality.py CATALOG --out DIR [--seed 0] [--epochs 8]
+    python benchmarks/quality.py CATALOG --out DIR [--seed 0]
     python benchmarks/quality.py CATALOG --out DIR --shares 0.38 0.12 0.5    tested on half of the products
 
 CATALOG is a folder as `streamer collect` writes it. One recipe, one split by connected groups, one run: each method is
@@ -34,6 +34,7 @@ from engines import calibration
 from engines.build import adapt, baselines, grades
 from engines.build.evaluate import PRECISIONS, related
 from engines.build.gather import SHARES, gather_parts
+from engines.build.models.compact import CompactConfig
 from engines.build.recipe import PREVALENCE, AdaptRecipe
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Bench:
 
     prepared: Prepared
     recipe: AdaptRecipe
-    dual_epochs: float
+    dual_epochs: float | None
     work: Path
     progress: Progress
     validation: Pairs
@@ -82,7 +83,8 @@ class Bench:
 
 def dual(bench: Bench, mix: dict[str, float]) -> tuple[Scores, CompactFusion]:
     """Return the test scores of a dual encoder whose batches hold partners drawn from `mix`, and the encoder."""
-    recipe = replace(bench.recipe, epochs=bench.dual_epochs, pair_weight=0.0, contrastive_weight=1.0, mix=mix)
+    recipe = replace(bench.recipe, pair_weight=0.0, contrastive_weight=1.0, tag_epochs=0.0)
+    recipe = replace(recipe, epochs=bench.dual_epochs, mix=mix)
     model = bench.trained(recipe)
     return -adapt.all_signals(model.signals, bench.prepared.test, bench.test).similarity, model
 
@@ -116,7 +118,7 @@ def pooled_mlp(bench: Bench) -> Scores:
 def fusion(bench: Bench) -> dict[str, Scores]:
     """Return the test scores of the compact family, with and without the signals beside its fusion layers."""
     model = bench.trained(bench.recipe, partial(_note, bench))
-    adapt.weigh(model, bench.prepared.validation, bench.validation)
+    adapt.weigh(model, bench.prepared.validation, seed=bench.recipe.seed)
     signals = adapt.all_signals(model.signals, bench.prepared.test, bench.test)
     return {
         f"{FUSION}, fusion layers alone": signals.fusion,
@@ -267,8 +269,10 @@ def measure(  # noqa: PLR0917 - typer's options
     catalog: Annotated[Path, typer.Argument(help="Folder with catalog.jsonl and the pictures it names.")],
     out: Annotated[Path, typer.Option(help="Directory for quality.json, quality.md, quality.png and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the pairs, the weights.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Of the fusion model.")] = 5.0,
-    dual_epochs: Annotated[float, typer.Option(help="Of a dual encoder; its steps cost half.")] = 6.0,
+    epochs: Annotated[float | None, typer.Option(help="Of a reader of fusion; the recipe's if left out.")] = None,
+    dual_epochs: Annotated[float | None, typer.Option(help="Of a reader of a dual encoder; as of fusion's.")] = None,
+    readers: Annotated[int, typer.Option(min=1, help="Of each model.")] = CompactConfig.readers,
+    views: Annotated[int, typer.Option(min=1, help="Of each picture that is trained on.")] = AdaptRecipe.views,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 64,
     shares: Annotated[
         tuple[float, float, float], typer.Option(help="Of the products: to train on, to choose weights, to test.")
@@ -278,7 +282,8 @@ def measure(  # noqa: PLR0917 - typer's options
     """Train fusion and baselines on one catalogue and print what each finds, by grade of hardness."""
     torch.set_num_threads(threads)
     mpl.use("svg")
-    recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens)
+    recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers})
+    dual_epochs = epochs if dual_epochs is None else dual_epochs
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     seconds: dict[str, float] = {}
     results: dict[str, Scores] = {}

@@ -43,7 +43,7 @@ SIZES: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
 }
 """What each pretrained family is built as."""
 
-LABELS: Final = {SHIPPED: "small, as it ships", "compact": "compact, 224 px"} | {
+LABELS: Final = {SHIPPED: "small, as it ships", "compact": "compact, 256 px"} | {
     name: label for name, (label, _) in SIZES.items()
 }
 
@@ -73,8 +73,10 @@ def write_release(family: str, parent: Path, *, seed: int = 0) -> tuple[Path, to
 def _model(family: str) -> tuple[Any, int, Any]:
     """Return a model in evaluation mode, the side of its pictures, and how they are fitted."""
     if family == "compact":
-        config = CompactConfig(max_tokens=TOKENS, facets=(46, 14, 5))  # colors, kinds, genders of a fashion catalogue
-        return CompactFusion(config, pretrained=False).eval(), 224, "pad"
+        config = CompactConfig(
+            max_tokens=TOKENS, facets=(46, 14, 5), tags=600
+        )  # colors, kinds, genders, words of a fashion catalogue
+        return CompactFusion(config, pretrained=False).eval(), 256, "pad"
     pretrained = FAMILIES[family].pretrained
     assert pretrained is not None
     _, core = SIZES[family]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engines import calibration
-from engines.build import evaluate, grades, tracking
+from engines.build import evaluate, grades, tagging, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
@@ -25,12 +25,14 @@ from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
-from engines.build.texts import data_digest
+from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
+from engines.build.texts import data_digest, encode
 from engines.build.thresholds import Target
 from engines.contract import ImageSpec, TextSpec
+from engines.text import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -47,6 +49,8 @@ PART_FOLDERS: Final = ("training", "validation", "test")
 
 _SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
 _FACET_WEIGHTS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
+_DENIAL_WEIGHTS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+_WEIGHING_DRAWS: Final = 3  # of validation pairs, that no weight hangs on what one draw happened to show
 _SEED_STEP: Final = 1000  # between readers
 _ROUNDS: Final = 2  # over all weights, one after the other
 
@@ -65,11 +69,12 @@ class Part:
 
 
 class Evidence(NamedTuple):
-    """What a model's readers say of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,)."""
+    """What a model says of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,), (M, 2)."""
 
     fusion: NDArray[np.float32]
     surprise: NDArray[np.float32]
     similarity: NDArray[np.float32]
+    denial: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Prepared:
     source: Source
     model: compact.CompactFusion
     facets: Facets
+    tokens: NDArray[np.int64]
     training: Part
     validation: Part
     test: Part
@@ -96,7 +102,7 @@ def adapt_folder(
         CatalogInvalid: the folder cannot be read, or has too few products.
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress)
+    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress, most=recipe.max_products)
     return adapt_parts(parts, path.name, out, work, recipe, precision=precision, progress=progress)
 
 
@@ -111,7 +117,7 @@ def adapt_parts(
     prepared = prepare(parts, name, work, recipe, progress)
     train(prepared, work, recipe, progress)
     validation = prepared.validation
-    weigh(prepared.model, validation, validation.pairs(recipe.seed))
+    weigh(prepared.model, validation, seed=recipe.seed)
     chosen_on, measured_on = [
         HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
         for number, part in enumerate((validation, prepared.test))
@@ -148,15 +154,19 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     text = text_spec(recipe)
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
-    model = fresh(_config(recipe, facets, columns), recipe.seed)
+    tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
+    model = fresh(_config(recipe, facets, columns, tags=len(tokens)), recipe.seed)
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns)
     rehearse(source)
     folders = zip(PART_FOLDERS, parts, strict=True)
-    training, validation, test = (_part(model, source, part, work / folder, progress) for folder, part in folders)
+    training, validation, test = (
+        _part(model, source, part, work / folder, progress, recipe.views if part is parts[0] else 1)
+        for folder, part in folders
+    )
     standardise(model, training)
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
-    return Prepared(source, model, facets, training, validation, test)
+    return Prepared(source, model, facets, tokens, training, validation, test)
 
 
 def fresh(config: compact.CompactConfig, seed: int) -> compact.CompactFusion:
@@ -181,7 +191,7 @@ def train(
     progress: Progress,
     on_epoch: Callable[[int, int, compact.Reader], None] | None = None,
 ) -> None:
-    """Train the prepared model by the recipe, from its last checkpoints in `work` where there are some.
+    """Train the prepared model's taggers and readers by the recipe, from their last checkpoints in `work`.
 
     `on_epoch` is given the number of a reader, from 0, that of an epoch, from 1, and the reader as it then is.
 
@@ -191,6 +201,8 @@ def train(
     model, training = prepared.model, prepared.training
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
+    if recipe.tag_epochs != 0:
+        _train_taggers(prepared, work, recipe, progress)
     products = len(training.catalog.products)
     total = steps(products, recipe)
     bar = _progress_bar(total * len(model.readers), progress)
@@ -204,15 +216,17 @@ def train(
     model.eval()
 
 
-def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> None:
-    """Give similarity and surprises the weights in the logit with which the grades are found best, on average.
+def weigh(model: compact.CompactFusion, part: Part, *, seed: int) -> None:
+    """Give all signals but the fusion's the weights in the logit with which the grades are found best, on average.
 
-    Best: by `mean_recall` and average precision alike. One weight after the other is tried, twice.
+    Best: by `mean_recall` and average precision alike. One weight after the other is tried, twice, on several draws of
+    the part's pairs.
     """
+    pairs = several(part, range(seed, seed + _WEIGHING_DRAWS))
     signals = all_signals(model.signals, part, pairs)
     facets = model.facet_weights.numel()
-    weights = np.zeros(1 + facets)
-    tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets)
+    tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets, *(_DENIAL_WEIGHTS,) * signals.denial.shape[1])
+    weights = np.zeros(len(tried))
 
     def quality(place: int, weight: float) -> float:
         changed = weights.copy()
@@ -223,17 +237,27 @@ def weigh(model: compact.CompactFusion, part: Part, pairs: evaluate.Pairs) -> No
         for place, choices in enumerate(tried):
             weights[place] = max(choices, key=partial(quality, place))
     model.similarity_weight.fill_(weights[0])
-    model.facet_weights.copy_(torch.from_numpy(weights[1:]))
+    model.facet_weights.copy_(torch.from_numpy(weights[1 : 1 + facets]))
+    if len(model.taggers):
+        model.denial_weights.copy_(torch.from_numpy(weights[1 + facets :]))
+
+
+def several(part: Part, seeds: Iterable[int]) -> evaluate.Pairs:
+    """Return the part's graded pairs of each seed, one behind the other."""
+    drawn = [part.pairs(seed) for seed in seeds]
+    return evaluate.Pairs(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
 
 
 def combined(signals: Evidence, weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return logits (M,) of signals; weights (1 + F,), of the similarity and of each facet's surprise."""
-    return np.asarray(signals.fusion - weights[0] * signals.similarity + signals.surprise @ weights[1:])
+    """Return logits (M,) of signals; weights (1 + F + 2,), of the similarity, each facet's surprise, the denials."""
+    beside = np.concatenate([signals.surprise, signals.denial], axis=1)
+    return np.asarray(signals.fusion - weights[0] * signals.similarity + beside @ weights[1:])
 
 
 def weights_of(model: compact.CompactFusion) -> NDArray[np.float64]:
-    """Return the weights that `weigh` gave, (1 + F,)."""
-    return np.array([float(model.similarity_weight), *model.facet_weights.tolist()])
+    """Return the weights that `weigh` gave, as `combined` takes them."""
+    denials = model.denial_weights.tolist() if len(model.taggers) else []
+    return np.array([float(model.similarity_weight), *model.facet_weights.tolist(), *denials])
 
 
 def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
@@ -260,7 +284,7 @@ def embed(model: compact.CompactFusion, part: Part) -> Embedded:
     texts: list[Tensor] = []
     for rows in chunks(np.arange(len(part.catalog.products))):
         sight = part.features.as_they_are(part.catalog.first_picture[rows])
-        states, mask, attributes = said(part.features, rows)
+        _, states, mask, attributes = said(part.features, rows)
         looked = [reader.image_embedding(reader.look(sight)) for reader in model.each_reader()]
         read = [reader.text_embedding(*reader.read(states, mask, attributes)) for reader in model.each_reader()]
         images.append(torch.cat(looked, dim=1))
@@ -298,11 +322,33 @@ def _source(  # noqa: PLR0917 - private, called once
     return Source(compact.FAMILY, model, text_tokenizer(), image, text, provenance, columns)
 
 
+def _train_taggers(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress: Progress) -> None:
+    """Train each tagger from the start, or read it where an earlier run has finished it."""
+    training, taggers = prepared.training, prepared.model.each_tagger()
+    file = work / f"taggers-{_digest(prepared.source.provenance | {'recipe': recipe.as_dict()})}.pt"
+    if file.exists():
+        prepared.model.taggers.load_state_dict(torch.load(file, weights_only=True))
+        return
+    pooled, owners = all_pooled(training.features), training.catalog.picture_owner
+    total = tagging.steps(len(pooled), recipe.tagged)
+    task = progress.add_task("learning words", total=total * len(taggers))
+    for number, tagger in enumerate(taggers):
+        seed = recipe.seed + number * _SEED_STEP
+        texts = training.features.texts
+        train_tagger(
+            tagger, prepared.tokens, pooled, owners, texts, recipe.tagged, seed, partial(progress.advance, task)
+        )
+    partial_file = file.with_suffix(".partial")
+    torch.save(prepared.model.taggers.state_dict(), partial_file)
+    partial_file.replace(file)
+
+
 def _config(
-    recipe: AdaptRecipe, facets: Facets | None = None, columns: AttributeColumns | None = None
+    recipe: AdaptRecipe, facets: Facets | None = None, columns: AttributeColumns | None = None, *, tags: int = 0
 ) -> compact.CompactConfig:
     return compact.CompactConfig(
         max_tokens=recipe.max_tokens,
+        tags=tags,
         facets=() if facets is None else facets.sizes,
         attributes=None if columns is None else attribute_spec(columns),
         **recipe.model,
@@ -314,10 +360,12 @@ def _digest(provenance: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(provenance, order="deterministic")).hexdigest()[:12]
 
 
-def _part(model: compact.CompactFusion, source: Source, catalog: Catalog, folder: Path, progress: Progress) -> Part:
+def _part(  # noqa: PLR0917 - private, called once
+    model: compact.CompactFusion, source: Source, catalog: Catalog, folder: Path, progress: Progress, views: int
+) -> Part:
     folder.mkdir(parents=True, exist_ok=True)
     texts = source.encode(catalog)
-    return Part(catalog, texts, extract(model, catalog, texts, folder, progress))
+    return Part(catalog, texts, extract(model, catalog, texts, folder, progress, views))
 
 
 def _with_wrong_texts(  # noqa: PLR0917 - private, called once

@@ -3,6 +3,7 @@
     folds A | B    trained on B → judges A    trained on A → judges B    one list, the most suspicious first
 
 Nothing is labelled: training takes the catalogue to be right, and what it cannot believe all the same is suspicious.
+Pictures are decoded a part at a time, so memory does not grow with the catalogue.
 """
 
 from __future__ import annotations
@@ -11,37 +12,29 @@ import csv
 import hashlib
 import shutil
 from collections import Counter
-from functools import partial
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import numpy as np
+from rich.progress import Progress
 
-from engines import attribution, calibration
-from engines.attributes import AttributeReader
 from engines.build import evaluate
-from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec, text_spec
-from engines.build.dataset import split
-from engines.build.evaluate import MATCH, Pairs
-from engines.build.gather import gather_folder
-from engines.build.recipe import PREVALENCE
+from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec
+from engines.build.dataset import limit, split
+from engines.build.gather import MOST_HELD_OUT, gather_listed
+from engines.build.judging import explain, judge
+from engines.build.listing import list_folder
+from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.report.page import card, write_page
-from engines.build.texts import data_digest, encode, written
-from engines.contract import Batch
 from engines.errors import CatalogInvalid
-from engines.inference import infer_all
 from engines.runtime.loader import load, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-    from rich.progress import Progress
-
-    from engines.build.dataset import Catalog
-    from engines.build.gather import Parts
+    from engines.build.listing import Listing
     from engines.build.recipe import AdaptRecipe
     from engines.contract import Engine
     from engines.text import Tokenizer
@@ -53,6 +46,7 @@ SHOWN: Final = 300
 EXPLAINED: Final = 300  # of a fold
 HEADS: Final = (50, 100)
 CATEGORIES: Final = 20
+AT_ONCE: Final = 2000  # products whose pictures are in memory while they are judged, 0.4 GB
 _MIN_PRODUCTS: Final = 50
 _VALIDATION_SHARE: Final = 0.15  # of what a fold's engine may know; it chooses weights and threshold with it
 _VALIDATION_PRODUCTS: Final = 60  # at least, where that share would be fewer
@@ -71,6 +65,87 @@ class Judged(msgspec.Struct, frozen=True):
     fold: int
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Rows of the listing: an engine is trained on the first, chosen with the second, and judges `held`."""
+
+    number: int
+    training: list[int]
+    validation: list[int]
+    held: list[int]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What all folds share; `digest` tells it from audits of other catalogues, splits or recipes."""
+
+    name: str
+    listing: Listing
+    work: Path
+    recipe: AdaptRecipe
+    precision: float
+    digest: str
+    progress: Progress
+
+    def judged(self, fold: Fold) -> list[Judged]:
+        """Return the rows of the products that the fold holds, in its order; finished ones are not judged again."""
+        folder = self.work / f"fold-{fold.number}"
+        done = folder / f"judged-{self.digest}.json"
+        if not done.exists():
+            release = self._release(fold, folder)
+            engine, tokenizer = load(release), load_tokenizer(release)
+            found = self._judged_by(engine, tokenizer, fold, folder)
+            _write_whole(done, msgspec.json.encode(self._explained(engine, tokenizer, fold, found)))
+            engine.close()
+            for part in folder.glob(f"part-{self.digest}-*.json"):
+                part.unlink()
+        return msgspec.json.decode(done.read_bytes(), type=list[Judged])
+
+    def _release(self, fold: Fold, folder: Path) -> Path:
+        """Return the fold's release, trained where an interrupted run has not left it."""
+        stamp = folder / f"release-{self.digest}"
+        if not stamp.exists():
+            seed, components = self.recipe.seed, self.listing.components
+            measured = limit(fold.held, components, MOST_HELD_OUT, seed=seed)
+            parts = [self.listing.subset(rows) for rows in (fold.training, fold.validation, measured)]
+            image = image_spec(self.recipe)
+            training, validation, test = (gather_listed(part, image=image, progress=self.progress) for part in parts)
+            release = adapt_parts(
+                (training, validation, test),
+                self.name,
+                folder,
+                folder,
+                self.recipe,
+                precision=self.precision,
+                progress=self.progress,
+            )
+            _write_whole(stamp, release.name.encode())
+            for name in PART_FOLDERS:  # features, up to 0.7 MB a picture
+                shutil.rmtree(folder / name, ignore_errors=True)
+        return folder / stamp.read_text()
+
+    def _judged_by(self, engine: Engine, tokenizer: Tokenizer, fold: Fold, folder: Path) -> list[Judged]:
+        """Judge what the fold holds, some products at a time; each part is kept, and not judged again."""
+        task = self.progress.add_task(f"judging fold {fold.number + 1}", total=len(fold.held))
+        found: list[Judged] = []
+        for start in range(0, len(fold.held), AT_ONCE):
+            kept = folder / f"part-{self.digest}-{start}.json"
+            if not kept.exists():
+                part = self.listing.subset(fold.held[start : start + AT_ONCE])
+                _write_whole(kept, msgspec.json.encode(_judge(engine, tokenizer, part, fold.number)))
+            found += msgspec.json.decode(kept.read_bytes(), type=list[Judged])
+            self.progress.update(task, completed=len(found))
+        return found
+
+    def _explained(self, engine: Engine, tokenizer: Tokenizer, fold: Fold, found: list[Judged]) -> list[Judged]:
+        """Return the rows, of the most suspicious alerts also what of the text the picture contradicts."""
+        alerts = [n for n in _ranked(found) if found[n].alert][:EXPLAINED]
+        part = self.listing.subset([fold.held[n] for n in alerts])
+        catalog = gather_listed(part, image=engine.manifest.image, progress=self.progress)
+        reasons = dict(zip(alerts, explain(engine, tokenizer, catalog, self.progress) if alerts else [], strict=True))
+        return [msgspec.structs.replace(one, contradicts=reasons.get(n, "")) for n, one in enumerate(found)]
+
+
 def audit_folder(
     path: Path, out: Path, work: Path, recipe: AdaptRecipe, *, folds: int, precision: float, progress: Progress
 ) -> Path:
@@ -83,38 +158,20 @@ def audit_folder(
         ParityExceeded: an exported graph does not reproduce its model.
         InferenceFailed: an engine does not run.
     """
-    catalog, components = gather_folder(path, image=image_spec(recipe), progress=progress)
-    folds_of = _folds(components, folds, recipe.seed)
-    digest = _digest(catalog, components, recipe, folds, precision)
-    judged: list[Judged] = []
-    for fold, rows in enumerate(folds_of):
-        done = work / f"fold-{fold}" / f"judged-{digest}.json"
-        if not done.exists():
-            training, validation, held = (catalog.subset(part) for part in rows)
-            found = _judge_fold(
-                (training, validation, held),
-                path.name,
-                done.parent,
-                recipe,
-                fold,
-                precision=precision,
-                progress=progress,
-            )
-            unfinished = done.with_suffix(".partial")
-            unfinished.write_bytes(msgspec.json.encode(found))
-            unfinished.replace(done)
-            for name in PART_FOLDERS:  # features, 125 kB a picture
-                shutil.rmtree(done.parent / name, ignore_errors=True)
-        judged += msgspec.json.decode(done.read_bytes(), type=list[Judged])
-    order = [product for rows in folds_of for product in rows[2]]
-    ranked = sorted(range(len(judged)), key=lambda n: -judged[n].probability)
+    listing = list_folder(path, progress)
+    parted = _folds(listing.components, folds, recipe)
+    digest = _digest(listing, recipe, folds, precision)
+    audit = Audit(path.name, listing, work, recipe, precision, digest, progress)
+    judged = [one for fold in parted for one in audit.judged(fold)]
+    rows = [row for fold in parted for row in fold.held]
+    ranked = _ranked(judged)
     listed = [judged[n] for n in ranked]
     out.mkdir(parents=True, exist_ok=True)
     write_lists(listed, out)
-    cards = [
-        card(catalog, order[n], int(catalog.first_picture[order[n]]), judged[n].probability, _notes(judged[n]))
-        for n in ranked[:SHOWN]
-    ]
+    suspects = listing.subset([rows[n] for n in ranked[:SHOWN]])
+    shown = gather_listed(suspects, image=image_spec(recipe), progress=progress)
+    first = shown.first_picture.tolist()
+    cards = [card(shown, n, first[n], one.probability, _notes(one)) for n, one in enumerate(listed[:SHOWN])]
     return write_page("audit.html.j2", _context(listed, path.name, folds) | {"cards": cards}, out)
 
 
@@ -135,73 +192,11 @@ def write_lists(listed: Sequence[Judged], out: Path) -> None:
         parquet.write_table(pa.Table.from_pylist(rows), out / PARQUET_FILE)
 
 
-def judge(
-    engine: Engine, tokenizer: Tokenizer, catalog: Catalog, progress: Progress
-) -> tuple[NDArray[np.float64], list[str]]:
-    """Return each product's probability (N,) that its first picture is wrong, and what of the text contradicts it.
-
-    The latter for alerts, at most `EXPLAINED`, as a worker finds it (`streamer.explain`).
-
-    Raises:
-        InferenceFailed: the engine does not run.
-    """
-    own = np.arange(len(catalog.products))
-    texts = encode(catalog, tokenizer, engine.manifest.attributes)
-    pairs = Pairs(own, catalog.first_picture[:-1], np.zeros_like(own), np.full(len(own), MATCH))
-    logits = evaluate.score(engine, catalog, texts, pairs, progress)
-    probabilities = calibration.apply(engine.manifest.calibration, logits)
-    contradicted = [""] * len(own)
+def _judge(engine: Engine, tokenizer: Tokenizer, listing: Listing, fold: int) -> list[Judged]:
+    with Progress(disable=True) as unseen:
+        catalog = gather_listed(listing, image=engine.manifest.image, progress=unseen)
+        probabilities = judge(engine, tokenizer, catalog, unseen)
     limits = evaluate.thresholds(engine.manifest, catalog)
-    suspicious = np.argsort(-probabilities, kind="stable")[:EXPLAINED]
-    alerting = suspicious[probabilities[suspicious] >= limits[suspicious]]
-    composed = written(catalog, tokenizer.spec)
-    for row in progress.track(alerting.tolist(), description="explaining alerts"):
-        left_out = attribution.leave_out(composed[row], tokenizer.spans(composed[row]), texts.attention_mask[row])
-        pair = texts.batch(catalog.pixel_values[pairs.picture[[row]]], own[[row]])
-        without = partial(_logits, engine, pair)
-        claims, facts = left_out.claims, left_out.facts
-        answers = without(claims[:facts], left_out.attention_mask[:facts])
-        if all(probability >= limits[row] for probability in _calibrated(engine, answers)):
-            answers += without(claims[facts:], left_out.attention_mask[facts:])  # no single fact is the reason
-        named = attribution.rank(claims[: len(answers)], float(logits[row]), answers)
-        contradicted[row] = "; ".join(f"{one.claim.field}: {one.claim.value}" for one in named)
-    return probabilities, contradicted
-
-
-def _logits(engine: Engine, pair: Batch, claims: Sequence[attribution.Claim], masks: NDArray[np.int32]) -> list[float]:
-    """Return the engine's answers for a pair without each claim, under masks (C, T)."""
-    columns = engine.manifest.attributes
-    if columns is None or pair.attributes is None:
-        attributes = None
-    else:
-        reader, known = AttributeReader(columns), pair.attributes[0]
-        attributes = np.stack([reader.without(known, claim.field) for claim in claims]) if claims else None
-    size = engine.manifest.max_batch
-    batches = (
-        Batch(
-            np.repeat(pair.pixel_values, len(part), axis=0),
-            np.repeat(pair.input_ids, len(part), axis=0),
-            masks[part],
-            None if attributes is None else attributes[part],
-        )
-        for part in np.split(np.arange(len(masks)), range(size, len(masks), size))
-        if len(part)
-    )
-    return [float(logit) for logits in infer_all(engine, batches) for logit in logits]
-
-
-def _calibrated(engine: Engine, logits: Sequence[float]) -> NDArray[np.float64]:
-    return calibration.apply(engine.manifest.calibration, np.asarray(logits, dtype=np.float32))
-
-
-def _judge_fold(
-    parts: Parts, name: str, work: Path, recipe: AdaptRecipe, fold: int, *, precision: float, progress: Progress
-) -> list[Judged]:
-    release = adapt_parts(parts, name, work, work, recipe, precision=precision, progress=progress)
-    engine = load(release)
-    held = parts[2]
-    probabilities, contradicted = judge(engine, load_tokenizer(release), held, progress)
-    engine.close()
     return [
         Judged(
             id=product.id,
@@ -209,29 +204,29 @@ def _judge_fold(
             category=product.category,
             probability=round(float(probability), 6),
             alert=bool(probability >= limit),
-            contradicts=contradicts,
+            contradicts="",
             fold=fold,
         )
-        for product, probability, limit, contradicts in zip(
-            held.products, probabilities, evaluate.thresholds(engine.manifest, held), contradicted, strict=True
-        )
+        for product, probability, limit in zip(catalog.products, probabilities, limits, strict=True)
     ]
 
 
-def _folds(components: Sequence[int], folds: int, seed: int) -> list[tuple[list[int], list[int], list[int]]]:
-    """Return for each fold which products its engine is trained on, chosen with, and judges.
+def _folds(components: Sequence[int], folds: int, recipe: AdaptRecipe) -> list[Fold]:
+    """Return who trains on, chooses with, and judges what.
 
     Raises:
         CatalogInvalid: there are too few products, or too many of them share something.
     """
-    found: list[tuple[list[int], list[int], list[int]]] = []
-    for held in split(components, [1 / folds] * folds, seed=seed):
+    found: list[Fold] = []
+    for number, held in enumerate(split(components, [1 / folds] * folds, seed=recipe.seed)):
         judged = set(held)
         rest = [i for i in range(len(components)) if i not in judged]
         share = min(0.5, max(_VALIDATION_SHARE, _VALIDATION_PRODUCTS / max(1, len(rest))))
-        training, validation = split([components[i] for i in rest], (1 - share, share), seed=seed)
-        found.append(([rest[i] for i in training], [rest[i] for i in validation], held))
-    fewest = min(len(part) for rows in found for part in rows)
+        parts = split([components[i] for i in rest], (1 - share, share), seed=recipe.seed)
+        training, validation = ([rest[i] for i in part] for part in parts)
+        training = limit(training, components, recipe.max_products, seed=recipe.seed)
+        found.append(Fold(number, training, limit(validation, components, MOST_HELD_OUT, seed=recipe.seed), held))
+    fewest = min(len(rows) for fold in found for rows in (fold.training, fold.validation, fold.held))
     if fewest < _MIN_PRODUCTS:
         raise CatalogInvalid(
             f"{len(components)} products in {len(set(components))} parts that share no photo, title or item group make "
@@ -240,11 +235,27 @@ def _folds(components: Sequence[int], folds: int, seed: int) -> list[tuple[list[
     return found
 
 
-def _digest(catalog: Catalog, components: Sequence[int], recipe: AdaptRecipe, folds: int, precision: float) -> str:
+def _digest(listing: Listing, recipe: AdaptRecipe, folds: int, precision: float) -> str:
     """Return what tells audits apart: of another catalogue, another split, another recipe nothing is used again."""
-    known = [data_digest(catalog, text_spec(recipe)), [product.id for product in catalog.products], components]
-    facts = [known, recipe.as_dict(), folds, precision]
-    return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:12]
+    digest = hashlib.sha256()
+    for item, pictures in zip(listing.items, listing.digests, strict=True):
+        digest.update(msgspec.json.encode([item.id, item.fields, item.raw, pictures], order="deterministic"))
+    facts = [listing.components, TEXT_FIELDS, recipe.as_dict(), folds, precision]
+    digest.update(msgspec.json.encode(facts, order="deterministic"))
+    return digest.hexdigest()[:12]
+
+
+def _ranked(judged: Sequence[Judged]) -> list[int]:
+    """Return the rows, the most suspicious first."""
+    return sorted(range(len(judged)), key=lambda n: -judged[n].probability)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
 
 
 def _notes(one: Judged) -> list[str]:

@@ -107,7 +107,8 @@ def adapt(  # noqa: PLR0917 - as above
         float | None,
         typer.Option(
             min=0.01,
-            help=f"How often each product is an anchor; if left out {AdaptRecipe.epochs:g} for compact, "
+            help=f"How often each product is an anchor; if left out {AdaptRecipe.EPOCHS:g} for compact "
+            f"and at least {AdaptRecipe.LEAST_STEPS} steps, "
             f"{_SMALL_EPOCHS:g} for small, {TuneRecipe.epochs:g} for others.",
         ),
     ] = None,
@@ -150,7 +151,7 @@ def adapt(  # noqa: PLR0917 - as above
 
             compact = AdaptRecipe(
                 seed=seed,
-                epochs=epochs or AdaptRecipe.epochs,
+                epochs=epochs,
                 max_tokens=max_tokens,
                 wrong_texts=wrong_texts,
                 attributes=attributes,
@@ -183,7 +184,14 @@ def audit(  # noqa: PLR0917 - as above
         int, typer.Option(min=2, help="Parts, each judged by an engine trained on the others; more take longer.")
     ] = 2,
     seed: Seed = 0,
-    epochs: Annotated[float, typer.Option(min=0.01, help="How often each product is an anchor.")] = AdaptRecipe.epochs,
+    epochs: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="How often each product is an anchor; if left out "
+            f"{AdaptRecipe.EPOCHS:g}, and at least {AdaptRecipe.LEAST_STEPS} steps.",
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     attributes: Attributes = False,
     precision: Precision = 0.5,

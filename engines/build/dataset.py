@@ -109,3 +109,19 @@ def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> l
         lacking = [share * len(components) - len(part) for share, part in zip(shares, parts, strict=True)]
         parts[int(np.argmax(lacking))].extend(component_items)
     return [sorted(part) for part in parts]
+
+
+def limit(rows: Sequence[int], components: Sequence[int], most: int, *, seed: int) -> list[int]:
+    """Return all rows, or about `most` of them, whole components together, drawn at random.
+
+    Args:
+        rows: Items, ascending.
+        components: Of every item, not of these only.
+        most: How many.
+        seed: Of the draw.
+    """
+    if len(rows) <= most:
+        return list(rows)
+    share = most / len(rows)
+    drawn, _ = split([components[row] for row in rows], (share, 1 - share), seed=seed)
+    return [rows[place] for place in drawn]

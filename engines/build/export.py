@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import onnxruntime
 import torch
 
 from engines.contract import Batch, TensorSpec
 from engines.errors import ParityExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import nn
 
     from engines.contract import Engine, ImageSpec, TextSpec
@@ -58,6 +60,26 @@ def export(model: nn.Module, inputs: Sequence[TensorSpec], path: Path) -> None:
         )
     assert program is not None
     program.save(path)
+
+
+def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.Tensor], list[NDArray[np.float32]]]:
+    """Return what runs a frozen part of a model on ONNX Runtime, with as many threads as torch has.
+
+    Args:
+        model: takes one tensor and returns several, with the same first dimension of any size.
+        example: (B, ...), B at least 2.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    with _quiet():
+        program = torch.onnx.export(
+            model, (example,), dynamo=True, opset_version=OPSET, dynamic_shapes=({0: batch},), verbose=False
+        )
+    assert program is not None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
+    name = session.get_inputs()[0].name
+    return lambda tensor: session.run(None, {name: tensor.numpy()})
 
 
 def check_parity(model: nn.Module, engine: Engine, *, seed: int = 0) -> float:

@@ -57,7 +57,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family
     for family in (
         Family(small.FAMILY, "small fusion encoder, trained from scratch on the catalogue"),
-        Family("compact", "EfficientNet-Lite0 and MiniLM from packages, fusion layers of our own; for any catalogue"),
+        Family("compact", "EfficientNet-Lite2 and MiniLM from packages, fusion layers of our own; for any catalogue"),
         Family(Vilt.family, "ViLT: one transformer over words and patches", Vilt),
         Family(Blip.family, "BLIP: words attend to the picture, image-text matching head", Blip),
         Family(Blip2.family, "BLIP-2: Q-Former, image-text matching head", Blip2),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
-from engines.build.models.compact import TEXT_STATES, Sight
+from engines.build import export
+from engines.build.models.compact import TEXT_STATES, CompactFusion, Sight
 from engines.build.rewording import Reworder
+from engines.build.views import AS_IT_IS, view
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,14 +27,12 @@ if TYPE_CHECKING:
 
     from engines.build.assemble import Source
     from engines.build.dataset import Catalog
-    from engines.build.models.compact import CompactFusion
     from engines.build.texts import Texts
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
 _BATCH: Final = 32
 _FILES: Final = ("middle", "final", "palette", "states")
-AS_IT_IS, MIRRORED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Reworded:
 
 @dataclass(frozen=True)
 class Features:
-    """Of P pictures and N texts.
+    """Of P pictures in V views (`engines.build.views`), and N texts.
 
     Attributes:
-        middle: float16 (P, 2, 112, 14, 14), of the picture as it is and mirrored.
-        final: float16 (P, 2, 320, 7, 7), the same.
-        palette: float16 (P, K, 7, 7), of the picture as it is.
+        middle: float16 (P, V, 88, 16, 16).
+        final: float16 (P, V, 352, 8, 8).
+        palette: float16 (P, V, K, 8, 8).
         looks: float32 (N, D), what each product's first picture looks like to ImageNet's weights.
         states: float16 (N, T, 384), the text backbone's last states.
         texts: the tokens.
@@ -78,15 +80,15 @@ class Features:
     texts: Texts
     reworded: Reworded | None = None
 
-    def pictures(self, indices: NDArray[np.int64], mirrored: NDArray[np.int64]) -> Sight:
-        """Return what the frozen parts see of these pictures, of those mirrored where `mirrored` is 1."""
-        palette = self.palette[indices]
-        palette = np.where(mirrored[:, None, None, None] == MIRRORED, palette[..., ::-1], palette)
-        return Sight(
-            torch.from_numpy(self.middle[indices, mirrored]).float(),
-            torch.from_numpy(self.final[indices, mirrored]).float(),
-            torch.from_numpy(palette).float(),
-        )
+    @property
+    def views(self) -> int:
+        """How many views there are of each picture."""
+        return int(self.middle.shape[1])
+
+    def pictures(self, indices: NDArray[np.int64], views: NDArray[np.int64]) -> Sight:
+        """Return what the frozen parts see of these pictures, each in its view."""
+        each = (part[indices, views] for part in (self.middle, self.final, self.palette))
+        return Sight(*(torch.from_numpy(part).float() for part in each))
 
     def as_they_are(self, indices: NDArray[np.int64]) -> Sight:
         """Return what the frozen parts see of these pictures."""
@@ -94,8 +96,9 @@ class Features:
 
 
 class Said(NamedTuple):
-    """Texts as a model's readers take them: `states` (B, T, 384), `mask` (B, T), `attributes` (B, A, 2) or None."""
+    """Texts as a model takes them: ids (B, T), `states` (B, T, 384), `mask` (B, T), `attributes` (B, A, 2) or None."""
 
+    input_ids: Tensor
     states: Tensor
     mask: Tensor
     attributes: Tensor | None
@@ -107,6 +110,7 @@ def said(source: Features | Reworded, rows: NDArray[np.int64]) -> Said:
     mask = texts.attention_mask[rows]
     longest = int(mask.sum(axis=1).max())
     return Said(
+        torch.from_numpy(texts.input_ids[rows, :longest]),
         torch.from_numpy(source.states[rows, :longest]).float(),
         torch.from_numpy(mask[:, :longest]),
         None if texts.attributes is None else torch.from_numpy(texts.attributes[rows]),
@@ -144,19 +148,23 @@ def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn
     return Reworded(known, states, texts)
 
 
-def extract(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress) -> Features:
-    """Return the features, the large ones as files in `folder`; those that an earlier run made there are used again.
+def extract(  # noqa: PLR0917 - of what, where to, how many
+    model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path, progress: Progress, views: int = 1
+) -> Features:
+    """Return the features of so many views, the large ones as files in `folder`.
+
+    Those that an earlier run made there are used again.
 
     Raises:
         OSError: the folder has no room for them.
     """
-    made_of, stamp = _digest(model, catalog.pixel_values, texts), folder / "made-of"
+    made_of, stamp = f"{views} {_digest(model, catalog.pixel_values, texts)}", folder / "made-of"
     if stamp.exists() and stamp.read_text() == made_of:
         middle, final, palette, states = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in _FILES)
     else:
         stamp.unlink(missing_ok=True)
         model.eval()
-        middle, final, palette = _sights(model, catalog.pixel_values, folder, progress)
+        middle, final, palette = _sights(model, catalog.pixel_values, folder, progress, views)
         states = _states(model, texts, folder / "states.npy", progress)
         model.train()
         stamp.write_text(made_of)
@@ -176,22 +184,40 @@ def _digest(model: CompactFusion, pictures: NDArray[np.uint8], texts: Texts) -> 
     return digest.hexdigest()
 
 
-@torch.no_grad()
+class _Sees(nn.Module):
+    """What is frozen of the picture's half, as one graph."""
+
+    def __init__(self, model: CompactFusion) -> None:
+        super().__init__()
+        self.backbone, self.palette = model.backbone, model.palette
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three parts of a `Sight`."""
+        middle, final = self.backbone(pixel_values)
+        return middle, final, self.palette(pixel_values)
+
+
+@lru_cache(maxsize=1)  # an export takes seconds, and a run reads pictures of several parts
+def _on_onnx_runtime(model: CompactFusion, side_px: int) -> Callable[[Tensor], list[NDArray[np.float32]]]:
+    return export.on_onnx_runtime(_Sees(model).eval(), torch.zeros((2, 3, side_px, side_px), dtype=torch.uint8))
+
+
 def _sights(
-    model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress
+    model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress, views: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
-    backbone = model.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    count, cells = len(pictures), pictures.shape[-1] // 32
-    middle = _file(folder / "middle.npy", (count, 2, backbone.middle_channels, 2 * cells, 2 * cells))
-    final = _file(folder / "final.npy", (count, 2, backbone.final_channels, cells, cells))
-    palette = _file(folder / "palette.npy", (count, model.palette.size, cells, cells))
+    """Write what the frozen parts see; ONNX Runtime takes a third of the time that torch takes for it."""
+    sees = _on_onnx_runtime(model, pictures.shape[-1])
+    count, side = len(pictures), pictures.shape[-1]
+    sizes = ((model.backbone.middle_channels, side // 16), (model.backbone.final_channels, side // 32))
+    shapes = [(count, views, channels, cells, cells) for channels, cells in (*sizes, (model.palette.size, side // 32))]
+    middle, final, palette = (_file(folder / f"{name}.npy", shape) for name, shape in zip(_FILES, shapes, strict=False))
     for start in progress.track(range(0, count, _BATCH), description="reading pictures"):
-        rows = slice(start, start + _BATCH)
-        pixels = torch.from_numpy(pictures[rows])
-        for side, shown in ((AS_IT_IS, pixels), (MIRRORED, pixels.flip(3))):
-            features = backbone(shown)
-            middle[rows, side], final[rows, side] = (part.half().numpy() for part in features)
-        palette[rows] = model.palette(pixels).half().numpy()
+        rows = range(start, min(start + _BATCH, count))
+        pixels = torch.from_numpy(pictures[rows.start : rows.stop])
+        for number in range(views):
+            seen = sees(view(pixels, number, rows))
+            for array, part in zip((middle, final, palette), seen, strict=True):
+                array[rows.start : rows.stop, number] = part
     return middle, final, palette
 
 

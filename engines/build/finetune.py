@@ -204,10 +204,10 @@ class Trainer:
         return Step(self.number, self.total, pair_loss, contrastive_loss, facet_loss, accuracy)
 
     def _look(self, owners: NDArray[np.int64]) -> Looked:
-        """Return what the reader makes of a picture of each of these products, mirrored or not."""
+        """Return what the reader makes of a picture of each of these products, in any of its views."""
         pictures = self._catalog.any_picture(owners, self._generator)
-        mirrored = self._generator.integers(2, size=len(owners))
-        return self._reader.look(self._sight(self._features.pictures(pictures, mirrored)))
+        views = self._generator.integers(self._features.views, size=len(owners))
+        return self._reader.look(self._sight(self._features.pictures(pictures, views)))
 
     def _sight(self, sight: Sight) -> Sight:
         return Sight(*(part.to(self._device) for part in sight))
@@ -286,7 +286,8 @@ class Trainer:
     def _doubted_loss(self, doubted: Doubted) -> Tensor:
         """Return the mean loss of some pairs whose labels are likelihoods."""
         rows = self._generator.choice(len(doubted.chance), size=doubted.per_step, p=doubted.chance)
-        pictures = self._sight(doubted.features.pictures(rows, self._generator.integers(2, size=len(rows))))
+        views = self._generator.integers(doubted.features.views, size=len(rows))
+        pictures = self._sight(doubted.features.pictures(rows, views))
         texts = self._to_device(said(doubted.features, rows))
         text, mask = self._reader.read(texts.states, self._thinned(texts.mask), texts.attributes)
         logits = self._reader.compare(self._reader.look(pictures).tokens, text, mask)
@@ -377,7 +378,10 @@ def _schedule(number: int, progress: float) -> float:
 
 def steps(products: int, recipe: AdaptRecipe) -> int:
     """Return how many steps one reader takes."""
-    return math.ceil(recipe.epochs * steps_per_epoch(products, recipe))
+    each = steps_per_epoch(products, recipe)
+    if recipe.epochs is None:
+        return max(recipe.LEAST_STEPS, math.ceil(recipe.EPOCHS * each))
+    return math.ceil(recipe.epochs * each)
 
 
 def steps_per_epoch(products: int, recipe: AdaptRecipe) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from engines.text import OTHER_FIELDS
 
@@ -108,11 +108,18 @@ class AdaptRecipe:
     `word_dropout` is the share of its words that a text loses in a step. `trimmed_share` of the matches, those with the
     largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
-    catalogue's columns (see `columns`).
+    catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
+    Of a large catalogue `max_products` are drawn to train on. If `epochs` is left out, they are `EPOCHS`, or as many
+    more as make `LEAST_STEPS`: a small catalogue is looked at more often. Taggers look at each picture `tag_epochs`
+    times; if left out, `tagged` follows from `epochs`.
     """
 
+    EPOCHS: ClassVar = 8.0
+    TAG_EPOCHS: ClassVar = 30.0
+    LEAST_STEPS: ClassVar = 1000
+
     seed: int
-    epochs: float = 5.0
+    epochs: float | None = None
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16
@@ -126,8 +133,18 @@ class AdaptRecipe:
     word_dropout: float = 0.15
     trimmed_share: float = 0.0
     wrong_texts: int = 0
+    views: int = 6
+    max_products: int = 20_000
+    tag_epochs: float | None = None
     attributes: bool = False
     mix: dict[str, float] = field(default_factory=_hard_mix)
+
+    @property
+    def tagged(self) -> float | None:
+        """How often taggers look at each picture; None: `TAG_EPOCHS`, or as many more as make `LEAST_STEPS`."""
+        if self.tag_epochs is not None or self.epochs is None:
+            return self.tag_epochs
+        return self.epochs / self.EPOCHS * self.TAG_EPOCHS
 
     def as_dict(self) -> dict[str, object]:
         """Return every choice for the manifest's provenance."""

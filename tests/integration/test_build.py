@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from engines import golden, releases
 from engines.build import audit, run
-from engines.build.adapt import adapt_folder, adapt_parts
+from engines.build.adapt import adapt_folder
 from engines.build.cli import app
 from engines.build.recipe import AdaptRecipe, Recipe
 from engines.catalogs import rendered
@@ -20,6 +20,8 @@ from engines.runtime.loader import load, load_checked, load_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from engines.build.gather import Parts
 
 TINY = Recipe(
     epochs=1,
@@ -72,8 +74,9 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     recipe = AdaptRecipe(
         seed=5,
         epochs=0.1,
+        views=2,
         max_tokens=16,
-        model={"width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 2},
+        model={"image_size": 96, "width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 2},
         wrong_texts=1,
         attributes=True,
     )
@@ -95,12 +98,17 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
 def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two folds, one list, most suspicious first; a finished fold is not trained again, an unfinished one is."""
+    """Two folds, one list, most suspicious first; what is finished is not done again, what is not is."""
+    monkeypatch.setattr(audit, "AT_ONCE", 150)
     monkeypatch.setattr("engines.build.adapt.rehearse", lambda _: None)  # `adapt` does it above; each takes an export
     monkeypatch.setattr(audit, "EXPLAINED", 5)  # an engine that has learnt nothing alerts everywhere
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
-        seed=5, epochs=0.1, max_tokens=16, model={"width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 1}
+        seed=5,
+        epochs=0.1,
+        views=2,
+        max_tokens=16,
+        model={"image_size": 96, "width": 32, "layers": 1, "heads": 2, "joint": 16, "readers": 1},
     )
 
     def run_audit() -> list[dict[str, str]]:
@@ -126,16 +134,24 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
 
     assert not list((tmp_path / "work").glob("fold-*/training")), "features are kept"
 
-    trained: list[object] = []
+    fold = tmp_path / "work" / "fold-1"
+    (stamp,) = fold.glob("release-*")
+    known = stamp.read_text()
+    monkeypatch.setattr(audit, "adapt_parts", lambda *_, **__: pytest.fail("trained again"))
+    next(fold.glob("judged-*.json")).unlink()
+    assert run_audit() == rows, "judged again, by the release that was there"
 
-    def counted(*arguments: Any, **options: Any) -> Path:  # noqa: ANN401 - passes on what comes
-        trained.append(arguments)
-        return adapt_parts(*arguments, **options)
+    trained: list[Parts] = []
 
-    monkeypatch.setattr(audit, "adapt_parts", counted)
-    next((tmp_path / "work" / "fold-1").glob("judged-*.json")).unlink()
+    def unfinished(parts: Parts, *_: Any, **__: Any) -> Path:  # noqa: ANN401 - takes what comes
+        trained.append(parts)
+        return fold / known
+
+    monkeypatch.setattr(audit, "adapt_parts", unfinished)
+    for kept in (*fold.glob("judged-*.json"), stamp):
+        kept.unlink()
     assert run_audit() == rows
-    assert len(trained) == 1
+    assert len(trained) == 1, "a fold without a release is trained"
 
 
 def test_audit_that_cannot_be_split_says_so_before_it_trains(tmp_path: Path) -> None:

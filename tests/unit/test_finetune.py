@@ -12,7 +12,7 @@ import torch
 from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
-from engines.build.finetune import Step, Trainer
+from engines.build.finetune import Step, Trainer, steps
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
@@ -44,14 +44,14 @@ def catalog() -> Catalog:
 def features() -> Features:
     """Return pictures that are red or blue and otherwise noise, and texts that say which."""
     generator = np.random.default_rng(0)
-    pixels = torch.zeros(N, 3, 224, 224, dtype=torch.uint8)
+    pixels = torch.zeros(N, 3, 256, 256, dtype=torch.uint8)
     pixels[0::2, 0], pixels[1::2, 2] = 220, 220
     ids = np.stack([np.array([1, 10 + i % 2, 20 + i % 5, 2, 0, 0], dtype=np.int32) for i in range(N)])
     words = generator.normal(size=(50, 384))
     return Features(
-        middle=generator.normal(size=(N, 2, 112, 14, 14)).astype(np.float16),
-        final=generator.normal(size=(N, 2, 320, 7, 7)).astype(np.float16),
-        palette=Palette()(pixels).half().numpy(),
+        middle=generator.normal(size=(N, 2, 88, 16, 16)).astype(np.float16),
+        final=generator.normal(size=(N, 2, 352, 8, 8)).astype(np.float16),
+        palette=Palette()(pixels).half().numpy()[:, None].repeat(2, axis=1),
         looks=generator.normal(size=(N, 8)).astype(np.float32),
         states=words[ids].astype(np.float16),
         texts=Texts(ids, (ids > 0).astype(np.int32)),
@@ -144,3 +144,18 @@ def test_run_cut_and_started_again_gives_the_same_model(tmp_path: Path) -> None:
     assert seen[0].number == 7
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("products", "epochs", "expected"), [(160, None, 1000), (16_000, None, 8000), (160, 0.5, 5), (16_000, 0.5, 500)]
+)
+def test_steps_of_a_small_catalogue_are_not_few_unless_told(products: int, epochs: float | None, expected: int) -> None:
+    """Eight epochs of 160 products teach nothing; whoever says how many gets them."""
+    assert steps(products, replace(RECIPE, epochs=epochs, anchors_per_step=16)) == expected
+
+
+def test_taggers_have_their_share_of_the_readers_epochs() -> None:
+    """Half the epochs for readers are half of them for taggers, too."""
+    assert replace(RECIPE, epochs=4.0).tagged == 15.0
+    assert replace(RECIPE, epochs=None).tagged is None
+    assert replace(RECIPE, epochs=4.0, tag_epochs=1.0).tagged == 1.0

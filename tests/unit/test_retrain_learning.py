@@ -133,11 +133,12 @@ def test_taught_draws_items_by_what_they_stand_for_up_to_the_limit(people: confi
 
 def test_held_out_products_are_held_out_again_and_their_like_is_left_out() -> None:
     """Of three connected products one is held out: the two others are in no part."""
-    catalog = tiles()
     known = held_out.HeldOutProducts(
         validation=frozenset({held_out.mark("tile-0")}), test=frozenset({held_out.mark("tile-4")})
     )
-    training, validation, test = catalogue._held_out(catalog, [i // 3 for i in range(48)], known)
+    training, validation, test = catalogue._held_out(
+        [product.id for product in tiles().products], [i // 3 for i in range(48)], known
+    )
     assert (validation, test) == ([0], [4])
     assert training == list(range(6, 48))
 

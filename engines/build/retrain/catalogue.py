@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engines.build import evaluate, grades, held_out
 from engines.build.adapt_checkpoint import look
-from engines.build.dataset import split
-from engines.build.gather import SHARES, gather_folder, gather_rendered
+from engines.build.dataset import limit, split
+from engines.build.gather import MOST_TRAINED, SHARES, gather_listed, gather_rendered
+from engines.build.listing import list_folder
 from engines.build.models import compact
 from engines.build.run import FOLDER_MIX
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -73,20 +75,23 @@ def gather(
             for index, count in enumerate(sizes, start=1)
         ]
         return _paired(RENDERED, parts, manifest, seed, progress)
-    catalog, components = gather_folder(path, image=manifest.image, progress=progress)
+    listing = list_folder(path, progress)
     known = held_out.read(champion, manifest)
-    rows = split(components, SHARES, seed=seed) if known is None else _held_out(catalog, components, known)
+    ids, components = [item.id for item in listing.items], listing.components
+    rows = split(components, SHARES, seed=seed) if known is None else _held_out(ids, components, known)
     if min(len(part) for part in rows) < _LEAST_PRODUCTS:
         raise CatalogInvalid(
             f"{path} has {[len(part) for part in rows]} products to train on, to choose thresholds with and to measure "
             f"on that {manifest.release} was not trained on; each needs {_LEAST_PRODUCTS}: is it another catalogue?"
         )
-    return _paired(path.name, [catalog.subset(part) for part in rows], manifest, seed, progress)
+    rows[0] = limit(rows[0], listing.components, MOST_TRAINED, seed=seed)
+    parts = [gather_listed(listing.subset(part), image=manifest.image, progress=progress) for part in rows]
+    return _paired(path.name, parts, manifest, seed, progress)
 
 
-def _held_out(catalog: Catalog, components: list[int], known: held_out.HeldOutProducts) -> list[list[int]]:
+def _held_out(ids: list[str], components: Sequence[int], known: held_out.HeldOutProducts) -> list[list[int]]:
     """Return the products of each part; those connected with a held-out one are in none."""
-    marks = [held_out.mark(product.id) for product in catalog.products]
+    marks = [held_out.mark(one) for one in ids]
     validation, test = ([i for i, mark in enumerate(marks) if mark in part] for part in (known.validation, known.test))
     taken = {components[i] for i in (*validation, *test)}
     return [[i for i, component in enumerate(components) if component not in taken], validation, test]

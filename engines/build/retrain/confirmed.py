@@ -15,7 +15,7 @@ import numpy as np
 
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import MATCH, OTHER, Pairs
-from engines.build.gather import FOLDER_FACETS, Picture, decode_pictures
+from engines.build.gather import FOLDER_FACETS, decode_pictures
 from engines.build.retrain import votes as voting
 from engines.catalogs.groups import connected
 from engines.catalogs.judged import image_path, read_judged
@@ -82,11 +82,10 @@ def read_confirmed(folder: Path, *, image: ImageSpec, progress: Progress, review
     pictures = decode_pictures(files, image=image, progress=progress)
     identities = connected([[("image", i.image_sha256), _said(i)] for i in judged])
     products = tuple(
-        _product(item, identity, picture) for item, identity, picture in zip(judged, identities, pictures, strict=True)
+        _product(item, identity, int(side))
+        for item, identity, side in zip(judged, identities, pictures.shorter_side_px, strict=True)
     )
-    catalog = Catalog(
-        products, FOLDER_FACETS, np.stack([picture.pixels for picture in pictures]), np.arange(len(products))
-    )
+    catalog = Catalog(products, FOLDER_FACETS, pictures.pixels, np.arange(len(products)))
     votes = voting.count(judged, reviewed_alerts=reviewed_alerts)
     return Confirmed(catalog, votes, _parts(judged), tuple(judged))
 
@@ -133,7 +132,7 @@ def _said(item: Judged) -> tuple[str, str, str]:
     return ("title", item.fields.get("title", item.item_id).casefold(), item.fields.get("color", ""))
 
 
-def _product(item: Judged, identity: int, picture: Picture) -> Product:
+def _product(item: Judged, identity: int, shorter_side_px: int) -> Product:
     return Product(
         fields=item.fields,
         facets=tuple(item.fields.get(name, "").casefold() for name in FOLDER_FACETS),
@@ -142,5 +141,5 @@ def _product(item: Judged, identity: int, picture: Picture) -> Product:
         category=item.fields.get("product_type", item.category or ""),
         id=item.item_id,
         columns=item.columns,
-        shorter_side_px=picture.shorter_side_px,
+        shorter_side_px=shorter_side_px,
     )

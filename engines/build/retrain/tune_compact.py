@@ -1,7 +1,7 @@
 """A compact release goes on learning: its readers, on the features of the catalogue and of what people have confirmed.
 
-What classifies facets, and what that stands on, stays as it is: the values that its numbers stand for are not known
-here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
+What classifies facets, what that stands on, and the taggers stay as they are: the values that their numbers stand for
+are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _together(taught: Taught, recipe: RetrainRecipe) -> tuple[Catalog, NDArray[n
 
 def _extract(model: CompactFusion, source: Source, catalog: Catalog, folder: Path, progress: Progress) -> Features:
     folder.mkdir(parents=True, exist_ok=True)
-    return extract(model, catalog, source.encode(catalog), folder, progress)
+    return extract(model, catalog, source.encode(catalog), folder, progress, AdaptRecipe.views)
 
 
 def _recipe(source: Source, products: int, recipe: RetrainRecipe) -> AdaptRecipe:

@@ -1,0 +1,85 @@
+"""A catalogue folder before a picture of it is decoded: its products, their files, and which of them belong together.
+
+So a catalogue of any size can be split first; what no part needs is never decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from engines.catalogs.folder import read_folder
+from engines.catalogs.groups import connected
+from engines.errors import CatalogInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.progress import Progress
+
+    from engines.catalogs.folder import CatalogItem
+
+
+@dataclass(frozen=True)
+class Listing:
+    """N products of a folder.
+
+    Attributes:
+        items: their lines of the catalogue.
+        digests: SHA-256 of each product's picture files, the main one first.
+        identities: products that share a photo, byte for byte, or a title with the same color, are one identity.
+        components: products that share a photo, a title or an item group are one component, for a split.
+    """
+
+    items: tuple[CatalogItem, ...]
+    digests: tuple[tuple[str, ...], ...]
+    identities: tuple[int, ...]
+    components: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.items)
+
+    def subset(self, rows: Sequence[int]) -> Listing:
+        """Return the listing of these products only."""
+        columns = (self.items, self.digests, self.identities, self.components)
+        return Listing(*(tuple(column[row] for row in rows) for column in columns))  # type: ignore[arg-type]
+
+
+def list_folder(path: Path, progress: Progress) -> Listing:
+    """Return all products of a catalogue folder; their files are read once, for their digests.
+
+    Raises:
+        CatalogInvalid: the folder cannot be read.
+    """
+    items = read_folder(path)
+    digests = [
+        tuple(_digest(file) for file in files_of(item))
+        for item in progress.track(items, description="listing pictures")
+    ]
+    both = list(zip(items, digests, strict=True))
+    identities = connected([[*own, (_title(item), item.fields.get("color", ""))] for item, own in both])
+    components = connected([[*own, _title(item), *_group_key(item)] for item, own in both])
+    return Listing(tuple(items), tuple(digests), tuple(identities), tuple(components))
+
+
+def files_of(item: CatalogItem) -> tuple[Path, ...]:
+    """Return a product's picture files, the main one first."""
+    return item.image_path, *item.additional_image_paths
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CatalogInvalid(f"{file}: {error}; replace the picture or remove its line") from error
+
+
+def _title(item: CatalogItem) -> str:
+    return item.fields.get("title", item.id).casefold()
+
+
+def _group_key(item: CatalogItem) -> list[tuple[str, str]]:
+    return [] if item.item_group_id is None else [("group", item.item_group_id)]
