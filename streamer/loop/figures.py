@@ -46,12 +46,13 @@ class Recall:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a loop ended."""
+    """How a loop ended; `rejected` updates are dead letters, as of pictures that a busy host is late with."""
 
     recalls: dict[Kind, Recall]
     published: int
     lost: int
     doubled: int
+    rejected: int
     champion: str
     challenger: str | None
     labels: int
@@ -83,6 +84,7 @@ class Outcome:
             "published": self.published,
             "lost": self.lost,
             "doubled": self.doubled,
+            "rejected": self.rejected,
             "champion": self.champion,
             "challenger": self.challenger,
             "labels": self.labels,

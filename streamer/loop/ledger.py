@@ -46,6 +46,7 @@ class Ledger:
 
     outcomes: dict[Position, Judged] = field(default_factory=dict)
     doubled: int = 0
+    rejected: int = 0
     alerts: int = 0
     requests: int = 0
     ask: Callable[[Question], None] = lambda _: None
@@ -57,6 +58,7 @@ class Ledger:
 
     def add_letter(self, letter: DeadLetter) -> None:
         """Enter a rejection."""
+        self.rejected += 1
         place = (letter.source.topic, letter.source.partition, letter.source.offset)
         self._enter(place, Judged(None, None, None))
 

@@ -55,7 +55,7 @@ AFTER_SWAP: Final = 150
 _POLL_S: Final = 0.2
 TRAINING: Final = ("--products", "800", "--held-out-products", "700", "--steps", "240")
 FAST_TRAINING: Final = (
-    *("--products", "40", "--held-out-products", "40", "--steps", "4", "--least-labels", "2"),
+    *("--products", "40", "--held-out-products", "40", "--steps", "4", "--word-steps", "4", "--least-labels", "2"),
     *("--benchmark-margin", "1", "--labels-margin", "1", "--slice-margin", "1", "--false-alarm-margin", "1"),
     *("--precision", "0.05"),
 )
@@ -174,6 +174,7 @@ class _Run:
             published=len(places),
             lost=len(places - outcomes.keys()),
             doubled=progress.ledger.doubled,
+            rejected=progress.ledger.rejected,
             champion=champion,
             challenger=None if last is None else last.challenger,
             labels=progress.recorded,
@@ -266,6 +267,7 @@ def _tell(outcome: Outcome, last: LastRetraining | None, page: Path, console: Co
     style = "green" if outcome.kept else "bold red"
     console.print(
         f"[{style}]{outcome.published:,} updates, {outcome.lost} lost, {outcome.doubled} judged twice[/], "
+        f"{outcome.rejected} rejected, "
         f"{sum(outcome.seconds.values()):.0f} s in all, {sum(outcome.cpu_seconds.values()):.0f} s of CPU"
     )
     if last is None:

@@ -46,6 +46,7 @@ def _outcome(new_gain: float = 0.3, old_gain: float = 0.0, **changes: Any) -> Ou
         "published": 1000,
         "lost": 0,
         "doubled": 0,
+        "rejected": 0,
         "champion": "small-1",
         "challenger": "small-2",
         "labels": 321,

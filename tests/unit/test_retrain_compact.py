@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-SIDE = 64
+SIDE = 32
 IMAGE, TEXT = ImageSpec(height=SIDE, width=SIDE), TextSpec(max_tokens=8, fields=("title", "color"))
 CONFIG = CompactConfig(image_size=SIDE, max_tokens=8, width=32, heads=2, joint=16, dropout=0.0, readers=2, facets=(3,))
 RECIPE = RetrainRecipe(seed=0, steps=6, replayed=4, confirmed=4, doubted=4)
@@ -53,9 +54,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Taught:
 
 
 def _copy(source: Source) -> Source:
-    model = CompactFusion(CONFIG, pretrained=False)
-    model.load_state_dict(source.model.state_dict())
-    return replace(source, model=model.eval())
+    return replace(source, model=copy.deepcopy(source.model))
 
 
 class CutError(Exception):

@@ -28,6 +28,9 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     mlflow: Annotated[Path | None, typer.Option(help="Where MLflow keeps runs; WORK when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Of training, of each reader with compact.")] = RetrainRecipe.steps,
+    word_steps: Annotated[
+        int, typer.Option(min=1, help="Of learning what new words look like, before, with small.")
+    ] = RetrainRecipe.word_steps,
     products: Annotated[int, typer.Option(min=20, help="Products of the catalogue that are replayed.")] = 3000,
     held_out_products: Annotated[int, typer.Option(min=20, help="Drawn products to measure on.")] = 1500,
     precision: Annotated[
@@ -71,7 +74,7 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
         labels=labels,
         work=work,
         catalog=catalog,
-        recipe=RetrainRecipe(seed=seed, steps=steps, replay_products=products),
+        recipe=RetrainRecipe(seed=seed, steps=steps, word_steps=word_steps, replay_products=products),
         rules=GateRules(
             precision=precision,
             alpha=alpha,
