@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import onnxruntime
 
 from engines import plans, releases
 from engines.build.compile import builder, gate
@@ -122,7 +123,7 @@ def compile_release(
             "lowered": lowered,
             "parse_s": round(built.parse_s, 3),
             "build_s": round(built.build_s, 3),
-            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "onnxruntime": onnxruntime.__version__,
         },
     )
     plans.write(folder, record, built.plan)
