@@ -99,6 +99,8 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
         ("NetworkPolicy", ("spec",)),
         ("PodDisruptionBudget", ("spec",)),
         ("CronJob", ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0)),
+        ("Job", ("spec", "template", "spec", "containers", 0)),
+        ("PersistentVolumeClaim", ("spec",)),
         ("ServiceAccount", ()),
         ("PriorityClass", ()),
         ("ScaledObject", ("spec", "triggers", 0)),
@@ -114,12 +116,16 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
 )
 def test_manifests_with_a_misspelt_field_are_refused(overlay: str, kind: str, path: tuple[str | int, ...]) -> None:
     """Without this, the test above could pass on a validator that lets everything through."""
-    broken = copy.deepcopy(next(each for each in render(overlay) if each["kind"] == kind))
+    whole = next((each for each in render(overlay) if each["kind"] == kind), None)
+    if whole is None:
+        assert (overlay, kind) == ("cpu", "Job"), "what both overlays have is checked in both"
+        return
+    broken = copy.deepcopy(whole)
     place: Any = broken
     for step in path:
         place = place[step]
     place["misspelt"] = "x"
-    validate(next(each for each in render(overlay) if each["kind"] == kind))
+    validate(whole)
     with pytest.raises(ValueError, match=r"misspelt|knows only"):
         validate(broken)
 
