@@ -249,7 +249,7 @@ class OrderedConsumer(driver.Consumer):
     def progress(self) -> dict[TP, tuple[int, int]]:
         """Return (committed offset, end of the log as last heard of) of each stream partition."""
         streams = {tp: ledger for tp, ledger in self._ledgers.items() if not self._is_changelog_tp(tp)}
-        assigned = self.assignment()
+        assigned = self.assignment() if streams else set()  # before its start a consumer cannot be asked
         return {
             tp: (ledger.committed, self.highwater(tp) or ledger.next_offset)
             for tp, ledger in streams.items()

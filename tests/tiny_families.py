@@ -100,7 +100,7 @@ def source_of_own(family: str, *, seed: int = 0) -> Source:
     words = tokenizer(family)
     made: nn.Module
     if family == compact.FAMILY:
-        sizes = {"width": WIDTH, "heads": 2, "joint": 16, "readers": 1, "facets": (3, 2)}
+        sizes = {"width": WIDTH, "heads": 2, "joint": 16, "readers": 1, "facets": (3, 2), "taggers": 1, "tags": 5}
         made = compact.CompactFusion(compact.CompactConfig(image_size=64, max_tokens=TOKENS, **sizes), pretrained=False)
         image = ImageSpec(height=64, width=64)
     else:

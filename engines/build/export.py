@@ -79,7 +79,7 @@ def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     name = session.get_inputs()[0].name
-    return lambda tensor: session.run(None, {name: tensor.numpy()})
+    return lambda tensor: [np.asarray(output) for output in session.run(None, {name: tensor.numpy()})]
 
 
 def check_parity(model: nn.Module, engine: Engine, *, seed: int = 0) -> float:

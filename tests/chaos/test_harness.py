@@ -7,12 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from streamer.settings import FetchSettings
 from tests.chaos.checker import Verdict
 from tests.chaos.faults import CUTS, FAULTS, LONGEST_S, SHORTEST_S, Setting, schedule
+from tests.chaos.images import fails_first
 from tests.chaos.pace import SLOWEST, Pace, share
 from tests.chaos.results import Exit, Result, Results
 from tests.chaos.size import Size
@@ -71,6 +74,13 @@ def test_schedule_of_all_at_once_holds_every_fault() -> None:
     actions = {step.action for step in schedule("mixed", 1, WHOLE)}
     alone = {step.action for fault in FAULTS if fault != "mixed" for step in schedule(fault, 1, WHOLE)}
     assert actions == alone
+
+
+def test_flaky_host_never_fails_so_often_in_a_row_that_it_is_left_alone() -> None:
+    """Not even for a worker that asks for all its pictures at once: what it has can be had, so it must be scored."""
+    fails = [fails_first(f"/{0xC80000 + version * 7919 % 2**16:06x}.png?{version}") for version in range(50_000)]
+    assert 0.2 < sum(fails) / len(fails) < 0.3
+    assert max(len(list(run)) for failing, run in groupby(fails) if failing) < FetchSettings().breaker_failures
 
 
 def test_share_of_a_busy_machine_is_what_others_leave() -> None:

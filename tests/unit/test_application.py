@@ -45,6 +45,11 @@ async def test_app_keeps_no_standby_replicas(app: WorkerApp) -> None:
     assert app.conf.table_standby_replicas == 0
 
 
+async def test_worker_whose_consumer_has_not_started_makes_no_progress_and_says_so(app: WorkerApp) -> None:
+    """Probes and scrapes come as soon as the port is open: they are answered, not failed."""
+    assert app.ordered.progress() == {}
+
+
 async def test_table_recovers_the_changes_of_the_newest_generation(app: WorkerApp) -> None:
     """What a worker wrote whose partitions had been given away is read, and does not count, in one batch or in two."""
     table: Any = app.Table("state", partitions=1, key_type=str)
