@@ -3,22 +3,21 @@
     python benchmarks/gpu_check.py [--families small,clip] [--soak-s 600] [--out gpu-check]
 
 For each family at its published size (random weights; `small` is the release that ships): a plan is compiled, so parity
-is the gate's own; then seconds from nothing to a warm engine, GPU memory, pairs/s for each batch beside ONNX Runtime's
-CUDA provider and torch.compile where they are installed, and how much of the interpreter another thread gets meanwhile.
-Then the engine that ships runs batches of every size from two threads for `--soak-s`, each logit compared with the
-CPU's, its memory watched. Figures go to DIR/gpu-check.json, a table to stdout; exit code 1: something is off, 2: there
-is no GPU.
+is the gate's own; then seconds from the start of a process to a warm engine, GPU memory, pairs/s for each batch beside
+ONNX Runtime's CUDA provider and torch.compile, and how much of the interpreter another thread gets meanwhile. Then the
+engine that ships runs batches of every size from two threads for `--soak-s`, each logit compared with the CPU's, its
+memory watched. Figures go to DIR/gpu-check.json, a table to stdout. What cannot be measured, a comparison whose package
+is not there among it, is a problem and hides nothing of the rest; exit code 1: there are problems, 2: there is no GPU.
 """
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -26,16 +25,17 @@ import msgspec
 import numpy as np
 import torch
 import typer
+from gpu_figures import cold_start, compiled_throughput, interpreter_share, random_batch, throughput
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from sized_models import LABELS, SHIPPED, write_release
 
 from engines import calibration, releases
+from engines.build import restore
 from engines.build.compile import builder, cli, gate, run
 from engines.contract import Batch, Calibration
-from engines.errors import EngineError, ParityExceeded
-from engines.inference import infer_all
+from engines.errors import EngineError
 from engines.runtime import loader
 from engines.text import Tokenizer
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from engines.contract import Engine, Manifest
+    from engines.contract import Engine
     from engines.runtime.cuda import Cuda
 
 DRIFT: Final = 0.02
@@ -82,10 +82,13 @@ def main(  # noqa: PLR0917 - options, typer passes them by name
     logging.getLogger("engines.runtime.tensorrt").addHandler(Problems(problems))
     out.mkdir(parents=True, exist_ok=True)
     for family in families.split(","):
-        options = {"precision": precision, "target": builder.Target(buckets=sizes)}
-        facts["families"][family] = examine(family, options, trt, cuda, problems)
+        options = run.Options(precision=precision, target=builder.Target(buckets=sizes))
+        facts["families"][family] = attempt(family, problems, examine, family, options, trt, cuda, problems)
+        gc.collect()
+        torch.cuda.empty_cache()
         (out / "gpu-check.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
-    facts["soak"] = soak_shipped(trt, cuda, soak_s, builder.Target(buckets=sizes), problems)
+    target = builder.Target(buckets=sizes)
+    facts["soak"] = attempt("soak", problems, soak_shipped, trt, cuda, soak_s, target, problems)
     facts["problems"] = problems
     (out / "gpu-check.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
     Console().print(table(facts["families"]))
@@ -106,46 +109,71 @@ class Problems(logging.Handler):
         self._problems.append(record.getMessage())
 
 
-def examine(family: str, options: dict[str, Any], trt: Any, cuda: Cuda, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
-    """Return the figures of one family; what is off goes into `problems`."""
+def attempt(name: str, problems: list[str], measure: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - any figure
+    """Return what is measured; None where it cannot be, which is a problem of that name and no reason to stop."""
+    try:
+        return measure(*arguments)
+    except Exception as error:  # noqa: BLE001 - of TensorRT, ONNX Runtime, torch, or the memory
+        problems.append(f"{name}: {getattr(error, 'code', type(error).__name__)}: {error}")
+        return None
+
+
+def examine(family: str, options: run.Options, trt: Any, cuda: Cuda, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
+    """Return the figures of one family; what is off goes into `problems`.
+
+    Raises:
+        EngineError: there is no plan of it: it is refused, or TensorRT cannot build it.
+    """
     console.print(f"exporting {family}")
     with tempfile.TemporaryDirectory() as folder, Progress(console=console, transient=True) as progress:
         release, model = write_release(family, Path(folder))
-        if model is not None:
+        if model is None:
+            model = restore.restore(release).model
+        else:
             release = spread(release, progress)
-        try:
-            record = run.compile_release(release, run.Options(**options), trt=trt, cuda=cuda, progress=progress)
-        except ParityExceeded as error:
-            problems.append(f"{family}: {error}")
-            return {"refused": str(error)}
-        again = run.compile_release(release, run.Options(**options), trt=trt, cuda=cuda, progress=progress)
-        before = cuda.free_bytes()
-        started = time.perf_counter()
+        record = run.compile_release(release, options, trt=trt, cuda=cuda, progress=progress)
+        again = run.compile_release(release, options, trt=trt, cuda=cuda, progress=progress)
         manifest = releases.verify(release)
-        engine = loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)
+        sizes, gpu = record.buckets, cuda.gpu.index
+
+        def beside(what: str, measure: Callable[..., Any], *arguments: Any) -> Any:  # noqa: ANN401 - any figure
+            return attempt(f"{family}, {what}", problems, measure, *arguments)
+
         facts: dict[str, Any] = {
             "parity": record.parity,
             "build_s": record.provenance["build_s"],
             "build_again_s": again.provenance["build_s"],  # with the timing cache of the first build
             "plan_mb": record.plan_bytes / 1e6,
-            "cold_start_s": time.perf_counter() - started,
+            "cold_start_s": beside("cold start", cold_start, release, loader.Place(runtime="tensorrt", gpu=gpu)),
+            **run_plan(release, sizes, trt, cuda),
+            "onnx_cuda": beside("beside ONNX Runtime", onnx_cuda_throughput, release, sizes, gpu),
+            "torch_compile": beside("beside torch.compile", compiled_throughput, model, manifest, sizes),
+        }
+    if facts["interpreter_share"] < LEAST_SHARE:
+        problems.append(f"{family}: another thread gets {facts['interpreter_share']:.0%} of the interpreter")
+    return facts
+
+
+def run_plan(release: Path, sizes: tuple[int, ...], trt: Any, cuda: Cuda) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
+    """Return what the release's plan does in this process."""
+    before = cuda.free_bytes()
+    manifest = releases.verify(release)
+    with closing(loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)) as engine:
+        return {
             "gpu_mb": (before - cuda.free_bytes()) / 2**20,
-            "tensorrt": throughput(engine, record.buckets),
+            "tensorrt": throughput(engine, sizes),
             "interpreter_share": interpreter_share(engine),
         }
-        if facts["interpreter_share"] < LEAST_SHARE:
-            problems.append(f"{family}: another thread gets {facts['interpreter_share']:.0%} of the interpreter")
-        engine.close()
-        with contextlib.suppress(EngineError):  # without onnxruntime-gpu there is nothing to compare with
-            other = loader.load(release, place=loader.Place(runtime="onnx-cuda"))
-            facts["onnx_cuda"] = throughput(
-                other, [size for size in record.buckets if size <= other.manifest.max_batch]
-            )
-            other.close()
-        if model is not None and torch.cuda.is_available():
-            facts["torch_compile"] = compiled_throughput(model, manifest, record.buckets)
-    gc.collect()
-    return facts
+
+
+def onnx_cuda_throughput(release: Path, sizes: tuple[int, ...], gpu: int) -> dict[str, float]:
+    """Return pairs/s of ONNX Runtime's CUDA provider, for batches up to its cap.
+
+    Raises:
+        EngineUnavailable: this onnxruntime has no such provider, or it does not start.
+    """
+    with closing(loader.load(release, place=loader.Place(runtime="onnx-cuda", gpu=gpu))) as engine:
+        return throughput(engine, [size for size in sizes if size <= engine.manifest.max_batch])
 
 
 def spread(release: Path, progress: Progress) -> Path:
@@ -169,89 +197,17 @@ def centred(logits: NDArray[np.float32]) -> Calibration:
     return Calibration(scale=scale, shift=-scale * float(logits.mean()))
 
 
-def random_batch(manifest: Manifest, size: int, seed: int) -> Batch:
-    """Return noise beside random ids: what takes the time of any other pair."""
-    generator = np.random.default_rng(seed)
-    tokens = manifest.text.max_tokens
-    return Batch(
-        pixel_values=generator.integers(0, 256, (size, 3, manifest.image.height, manifest.image.width), dtype=np.uint8),
-        input_ids=generator.integers(1, 100, (size, tokens), dtype=np.int32),
-        attention_mask=(np.arange(tokens) < generator.integers(2, tokens + 1, (size, 1))).astype(np.int32),
-    )
-
-
-def throughput(engine: Engine, sizes: Any, *, seconds: float = 5.0) -> dict[str, float]:  # noqa: ANN401 - any sequence
-    """Return pairs/s for each batch size, with as many batches at once as the engine runs best."""
-    found: dict[str, float] = {}
-    for size in sizes:
-        batch = random_batch(engine.manifest, size, seed=size)
-        done, started = 0, time.perf_counter()
-        while (taken := time.perf_counter() - started) < seconds:
-            done += sum(len(logits) for logits in infer_all(engine, [batch] * 20))
-        found[str(size)] = round(done / taken, 1)
-    return found
-
-
-def compiled_throughput(model: Any, manifest: Manifest, sizes: Any, *, seconds: float = 5.0) -> dict[str, float]:  # noqa: ANN401 - a module
-    """Return pairs/s of torch.compile in float16, copies from the host included."""
-    compiled: Any = torch.compile(model.to("cuda"))
-    found: dict[str, float] = {}
-    with torch.no_grad(), torch.autocast("cuda", torch.float16):
-        for size in sizes:
-            batch = random_batch(manifest, size, seed=size)
-            host = [torch.from_numpy(array).pin_memory() for array in (batch.pixel_values, batch.input_ids)]
-            host.append(torch.from_numpy(batch.attention_mask).pin_memory())
-            for _ in range(3):
-                compiled(*(tensor.to("cuda", non_blocking=True) for tensor in host)).cpu()
-            done, started = 0, time.perf_counter()
-            while (taken := time.perf_counter() - started) < seconds:
-                compiled(*(tensor.to("cuda", non_blocking=True) for tensor in host)).cpu()
-                done += size
-            found[str(size)] = round(done / taken, 1)
-    return found
-
-
-def interpreter_share(engine: Engine, *, seconds: float = 2.0) -> float:
-    """Return how fast another thread counts while batches run, of what it does alone; 1: they hold nothing."""
-    batch = random_batch(engine.manifest, engine.manifest.max_batch, seed=0)
-    alone = _count_while(lambda: time.sleep(seconds))
-
-    def infer() -> None:
-        started = time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            engine.infer(batch)
-
-    return round(_count_while(infer) / alone, 3)
-
-
-def _count_while(work: Callable[[], object]) -> float:
-    """Return what a thread counts in a second while `work` runs in this one."""
-    counted, ended = [0], threading.Event()
-
-    def count() -> None:
-        while not ended.is_set():
-            counted[0] += 1
-
-    counter = threading.Thread(target=count)
-    started = time.perf_counter()
-    counter.start()
-    work()
-    ended.set()
-    counter.join()
-    return counted[0] / (time.perf_counter() - started)
-
-
 def soak_shipped(trt: Any, cuda: Cuda, seconds: float, target: builder.Target, problems: list[str]) -> dict[str, Any]:  # noqa: ANN401 - TensorRT's module
     """Run the engine that ships for long; what is off goes into `problems`."""
     with tempfile.TemporaryDirectory() as folder, Progress(console=console, transient=True) as progress:
         release, _ = write_release(SHIPPED, Path(folder))
         run.compile_release(release, run.Options(target=target), trt=trt, cuda=cuda, progress=progress)
         manifest = releases.verify(release)
-        engine = loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)
-        reference = loader.load(release, place=loader.Place(runtime="cpu"))
-        facts = soak(engine, reference, cuda, seconds, progress)
-        engine.close()
-        reference.close()
+        with (
+            closing(loader.load_plan(release, manifest, loader.Place(), None, cuda=cuda, trt=trt)) as engine,
+            closing(loader.load(release, place=loader.Place(runtime="cpu"))) as reference,
+        ):
+            facts = soak(engine, reference, cuda, seconds, progress)
     if not facts["largest"] <= DRIFT:
         problems.append(f"soak: a probability differs from the CPU's by {facts['largest']:.4f}")
     if facts["growth_bytes"] > GROWTH_BYTES:
@@ -304,21 +260,21 @@ def _rows(batch: Batch, start: int, stop: int) -> Batch:
     )
 
 
-def table(families: dict[str, dict[str, Any]]) -> Table:
+def table(families: dict[str, dict[str, Any] | None]) -> Table:
     """Return a line for each family."""
     shown = Table("family", "max |Δp|", "flips", "cold start, s", "GPU, MB", "pairs/s", "ONNX CUDA", "torch.compile")
     for family, facts in families.items():
-        if "refused" in facts:
-            shown.add_row(LABELS[family], "refused")
+        if facts is None:
+            shown.add_row(LABELS.get(family, family), "failed")
             continue
-        rates = [max(facts.get(name, {"": 0.0}).values()) for name in ("tensorrt", "onnx_cuda", "torch_compile")]
+        rates = [facts[name] for name in ("tensorrt", "onnx_cuda", "torch_compile")]
         shown.add_row(
             LABELS[family],
             f"{facts['parity']['largest']:.5f}",
             str(facts["parity"]["flips"]),
-            f"{facts['cold_start_s']:.1f}",
+            "-" if facts["cold_start_s"] is None else f"{facts['cold_start_s']:.1f}",
             f"{facts['gpu_mb']:.0f}",
-            *(f"{rate:.0f}" if rate else "-" for rate in rates),
+            *(f"{max(rate.values()):.0f}" if rate else "-" for rate in rates),
         )
     return shown
 

@@ -1,5 +1,7 @@
 # A scoring worker with the CPU engine and the release that ships: docker build -f docker/scorer-cpu.Dockerfile .
 # It installs 334 MB beside Python (benchmarks/images.py): onnxruntime 80, numpy 71, botocore 22; no torch.
+# The base is named by its version, not by digest, and packages by ranges of versions (pyproject.toml): what is built anew
+# takes in their fixes. Pin a digest, and a lock file, where a build has to give the same bytes.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app

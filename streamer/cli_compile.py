@@ -15,10 +15,16 @@ COMPILER = (sys.executable, "-m", "engines.build.compile")
 
 def compile_plan(
     release: Annotated[
-        Path | None,
-        typer.Argument(help="A release's directory; that of the settings, or the one that ships, if left out."),
+        str | None,
+        typer.Argument(
+            help="A release's directory, or with --store its name; that of the settings, or what ships, if left out."
+        ),
     ] = None,
     *,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Fetch the release from this store, as scorers do; the plan goes to --plans."),
+    ] = None,
     gpu: Annotated[
         str,
         typer.Option(
@@ -69,7 +75,8 @@ def compile_plan(
 
     Exit code 1: refused, or TensorRT does not know an operator of the graph; 2: it cannot be tried here.
 
-    Example: `streamer compile releases/compact-0123456789ab --gpu L4 --catalog shop`
+    Example: `streamer compile releases/compact-0123456789ab --gpu L4 --catalog shop`; before a release is promoted to
+    scorers on GPUs: `streamer compile compact-0123456789ab --store s3://shop/releases --plans /plans`
 
     Settings: STREAMER_ENGINE__RELEASE and STREAMER_ENGINE__PLANS; the options here win.
     """
@@ -77,8 +84,9 @@ def compile_plan(
 
     require(PACKAGES, "gpu")
     engine = command.settings().engine
-    directory, folder = release or engine.release, plans or engine.plans
+    named, folder = release or (None if store else engine.release), plans or engine.plans
     options = {
+        "--store": store,
         "--gpu": gpu,
         "--precision": precision,
         "--buckets": buckets,
@@ -92,5 +100,5 @@ def compile_plan(
     }
     given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
     flags = [name for name, value in (("--dry-run", dry_run), ("--json", json)) if value]
-    positional = [] if directory is None else [str(directory)]
+    positional = [] if named is None else [str(named)]
     raise typer.Exit(train([*COMPILER, *given, *flags, *positional]))

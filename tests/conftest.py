@@ -74,7 +74,8 @@ def exported_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str],
         from tests import tiny_families  # noqa: PLC0415
 
         if family not in made:
-            source = tiny_families.source(family)
+            make = tiny_families.source_of_own if family in tiny_families.OWN else tiny_families.source
+            source = make(family)
             path = tmp_path_factory.mktemp(family) / "model.onnx"
             export.export(source.model, source.inputs, path)
             made[family] = (source, path)

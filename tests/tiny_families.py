@@ -1,4 +1,4 @@
-"""Small random models of every pretrained family: pictures of 32 pixels, 8 tokens, width 32."""
+"""Small random models of every family: 8 tokens, width 32, pictures of 32 pixels; of 64 where a cell has 32."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from transformers import (
 
 from engines.build.assemble import Source
 from engines.build.families import FAMILIES
+from engines.build.models import compact, small
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.pretrained import PixelStatistics
 from engines.contract import ImageSpec, TextSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
     from engines.build.models.attributes import AttributeSpec
@@ -44,6 +45,8 @@ _KNOWN: Final = ("color:", "title:", "red", "blue", "mug", "shoe", "cotton", "la
 WORDS: Final = (*_KNOWN, *(f"word{index}" for index in range(len(_KNOWN), 100)))  # export draws ids below 100
 
 NAMES: Final = tuple(family.name for family in FAMILIES.values() if family.pretrained)
+OWN: Final = (small.FAMILY, compact.FAMILY)
+"""The families of our own; compact's backbones have one size, and random weights here."""
 
 _ENCODER: Final[dict[str, Any]] = {
     "hidden_size": WIDTH,
@@ -91,6 +94,22 @@ def source(family: str, *, seed: int = 0, attributes: AttributeSpec | None = Non
     return Source(family, made, tokenizer(family), image, text, {})
 
 
+def source_of_own(family: str, *, seed: int = 0) -> Source:
+    """Return a random model of a family of our own with its tokenizer and specs, as they are trained."""
+    torch.manual_seed(seed)
+    words = tokenizer(family)
+    made: nn.Module
+    if family == compact.FAMILY:
+        sizes = {"width": WIDTH, "heads": 2, "joint": 16, "readers": 1, "facets": (3, 2), "taggers": 1, "tags": 5}
+        made = compact.CompactFusion(compact.CompactConfig(image_size=64, max_tokens=TOKENS, **sizes), pretrained=False)
+        image = ImageSpec(height=64, width=64)
+    else:
+        config = small.SmallConfig(words.get_vocab_size(), SIZE, TOKENS, (4, 8, 8, 16), width=WIDTH, layers=2, heads=2)
+        made = small.SmallFusion(config)
+        image = ImageSpec(height=SIZE, width=SIZE)
+    return Source(family, made.eval(), words, image, TextSpec(max_tokens=TOKENS, fields=("title", "color")), {})
+
+
 def source_with(family: str, columns: AttributeColumns, *, seed: int = 0) -> Source:
     """Return a random model that also reads columns."""
     return replace(source(family, seed=seed, attributes=attribute_spec(columns)), attributes=columns)
@@ -119,10 +138,10 @@ def core(family: str) -> PreTrainedModel:
             return CLIPModel(CLIPConfig(text_config=text, vision_config=_PICTURE, projection_dim=WIDTH))
 
 
-def pairs(size: int, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def pairs(size: int, *, seed: int, side: int = SIZE) -> tuple[Tensor, Tensor, Tensor]:
     """Return random pixels, words between a first and a last special token, and the mask of their lengths."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (size, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (size, 3, side, side), generator=generator, dtype=torch.uint8)
     ids = torch.randint(0, len(WORDS), (size, TOKENS), generator=generator, dtype=torch.int32)
     lengths = torch.randint(2, TOKENS + 1, (size, 1), generator=generator)
     places = torch.arange(TOKENS)[None]

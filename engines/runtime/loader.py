@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from engines import golden, plans, releases
-from engines.errors import EngineUnavailable, PlanMissing
+from engines.errors import EngineUnavailable, InferenceFailed, PlanMissing
 from engines.runtime.onnx import OnnxEngine
 from engines.text import Tokenizer
 
@@ -77,7 +77,7 @@ def load(
     for runtime in ("tensorrt", "onnx-cuda"):
         try:
             return loaders[runtime]()
-        except EngineUnavailable as error:
+        except (EngineUnavailable, InferenceFailed) as error:  # it does not load; it does not run its first batches
             warn(f"{runtime} does not run: {error}")
     engine = loaders["cpu"]()
     warn(f"the engine runs on the CPU: {engine.device}")
@@ -170,9 +170,10 @@ def load_plan(
         _, plan = plans.find(folder, key, manifest.files[releases.MODEL_FILE])
     except PlanMissing as error:
         where = "" if place.plans is None else f" --plans {place.plans}"
-        command = f"streamer compile {path} --gpu {place.gpu}{where}"
+        options = f"--gpu {place.gpu}{where}"
         raise PlanMissing(
-            f"no plan for {key.gpu} and {key.backend} {key.version}: {error}. Build it, on this kind of GPU: {command}"
+            f"no plan for {key.gpu} and {key.backend} {key.version}: {error}. Build it, on this kind of GPU: streamer "
+            f"compile {path} {options}; of a release in a store: streamer compile {key.release} --store URL {options}"
         ) from error
     return TensorRtEngine(plan, manifest, trt=trt, cuda=cuda, max_batch=max_batch)
 

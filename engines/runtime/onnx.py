@@ -65,6 +65,8 @@ class OnnxEngine:
     ) -> None:
         if provider not in onnxruntime.get_available_providers():
             raise EngineUnavailable(f"this onnxruntime has no {provider}: install onnxruntime-gpu in its place")
+        if provider in GPU_PROVIDERS:
+            onnxruntime.preload_dlls()  # CUDA and cuDNN that came as packages are on no path of the loader's
         try:
             session: Any = onnxruntime.InferenceSession(
                 str(model), _session_options(), providers=[(provider, dict(provider_options or {}))]

@@ -103,6 +103,17 @@ def test_compose_workers_share_what_reviewers_judge(monkeypatch: pytest.MonkeyPa
     assert COMPOSE["services"]["labeler"]["command"] == ["labels"]
 
 
+def test_compose_draws_the_catalogue_as_the_images_user() -> None:
+    """Nobody is root: into a folder that the image gives to its user, whose owner a new volume takes over."""
+    services = COMPOSE["services"]
+    assert not [name for name, service in services.items() if "user" in service]
+    catalogue = services["catalogue"]
+    (folder,) = catalogue["command"]
+    assert f"catalogue:{folder}" in catalogue["volumes"]
+    dockerfile = (ROOT / catalogue["build"]["dockerfile"]).read_text()
+    assert re.search(rf"install --directory --owner app --group app .*{folder}\b", dockerfile)
+
+
 def test_compose_gpu_profile_builds_a_plan_before_it_scores() -> None:
     """The job writes where the scorer reads; nothing else of the file needs a GPU."""
     services = COMPOSE["services"]

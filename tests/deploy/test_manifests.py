@@ -19,6 +19,8 @@ from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 
 GROUP = "mismatch-scorer"
 CHANGELOG = f"{GROUP}-alert-state-changelog"
+AUTOSCALER_CUTOFF = -10
+"""Below it the cluster autoscaler adds no node for a pod. Source: its option `--expendable-pods-priority-cutoff`."""
 
 pytestmark = pytest.mark.parametrize("overlay", OVERLAYS)
 
@@ -66,6 +68,11 @@ def _container(overlay: str, name: str = "scorer") -> dict[str, Any]:
     return dict(container)
 
 
+def _priority(overlay: str, name: str) -> dict[str, Any]:
+    """Return the class that a workload's pods are of."""
+    return find(overlay, "PriorityClass", _pod(overlay, name)["priorityClassName"])
+
+
 def _policies(overlay: str) -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each["spec"] for each in render(overlay) if each["kind"] == "NetworkPolicy"}
 
@@ -92,6 +99,8 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
         ("NetworkPolicy", ("spec",)),
         ("PodDisruptionBudget", ("spec",)),
         ("CronJob", ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0)),
+        ("Job", ("spec", "template", "spec", "containers", 0)),
+        ("PersistentVolumeClaim", ("spec",)),
         ("ServiceAccount", ()),
         ("PriorityClass", ()),
         ("ScaledObject", ("spec", "triggers", 0)),
@@ -107,12 +116,16 @@ def test_manifests_obey_their_schemas(overlay: str) -> None:
 )
 def test_manifests_with_a_misspelt_field_are_refused(overlay: str, kind: str, path: tuple[str | int, ...]) -> None:
     """Without this, the test above could pass on a validator that lets everything through."""
-    broken = copy.deepcopy(next(each for each in render(overlay) if each["kind"] == kind))
+    whole = next((each for each in render(overlay) if each["kind"] == kind), None)
+    if whole is None:
+        assert (overlay, kind) == ("cpu", "Job"), "what both overlays have is checked in both"
+        return
+    broken = copy.deepcopy(whole)
     place: Any = broken
     for step in path:
         place = place[step]
     place["misspelt"] = "x"
-    validate(next(each for each in render(overlay) if each["kind"] == kind))
+    validate(whole)
     with pytest.raises(ValueError, match=r"misspelt|knows only"):
         validate(broken)
 
@@ -356,10 +369,31 @@ def test_retraining_gives_way_and_a_refused_challenger_is_not_trained_again(over
     refused = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"][0]
     assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [EXIT_FOUND])
     assert (refused["onExitCodes"]["containerName"], pod["restartPolicy"]) == ("retrain", "Never")
-    priorities = {
-        each["metadata"]["name"]: each["value"] for each in render(overlay) if each["kind"] == "PriorityClass"
-    }
-    assert priorities[pod["priorityClassName"]] < 0 < priorities[_pod(overlay)["priorityClassName"]]
+    retraining, scoring = _priority(overlay, "retrain"), _priority(overlay, "scorer")
+    assert AUTOSCALER_CUTOFF <= retraining["value"] < 0 < scoring["value"]
+    assert retraining["preemptionPolicy"] == "Never"
+
+
+def test_compiling_takes_a_gpu_from_scorers_that_wait_for_its_plan(overlay: str) -> None:
+    """Scorers without a plan keep their GPUs while they are started again: a job below them would never run."""
+    if overlay == "cpu":
+        assert "compile-plans" not in _workloads(overlay)
+        return
+    compiling, scoring = _priority(overlay, "compile-plans"), _priority(overlay, "scorer")
+    assert compiling["value"] > scoring["value"]
+    assert compiling["preemptionPolicy"] == "PreemptLowerPriority"
+
+
+def test_rollout_needs_no_gpu_that_is_not_there(overlay: str) -> None:
+    """On CPUs a successor starts first; a GPU has to be given up before the next scorer can have it."""
+    rolling = find(overlay, "Deployment", "scorer")["spec"]["strategy"]["rollingUpdate"]
+    assert (
+        rolling
+        == {
+            "cpu": {"maxSurge": 1, "maxUnavailable": 0},
+            "gpu": {"maxSurge": 0, "maxUnavailable": 1},
+        }[overlay]
+    )
 
 
 def test_gpu_scorers_read_the_plans_that_the_job_writes(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:

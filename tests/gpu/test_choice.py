@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines.errors import EngineUnavailable
+from engines.errors import EngineUnavailable, InferenceFailed
 from engines.runtime import loader
 from engines.runtime.loader import Place, load
 from tests.unit.test_cli import code_of
@@ -39,6 +39,26 @@ def test_auto_without_a_gpu_that_was_expected_says_each_step(release: Path) -> N
     assert tensorrt.startswith("tensorrt does not run: no GPU answers")
     assert cuda.startswith("onnx-cuda does not run: this onnxruntime has no CUDAExecutionProvider")
     assert cpu == "the engine runs on the CPU: cpu (onnxruntime)"
+
+
+def test_auto_with_a_runtime_that_fails_while_it_warms_goes_on_to_the_next(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver may load an engine that it cannot run."""
+
+    def fail(*_: object) -> None:
+        raise InferenceFailed("CUDA: no kernel image is available for execution on the device (209)")
+
+    monkeypatch.setattr(loader, "_expects_gpu", lambda: True)
+    monkeypatch.setattr(loader, "_tensorrt", fail)
+    monkeypatch.setattr(loader, "_onnx", fail)
+    said: list[str] = []
+    assert load(release, warn=said.append).device == "cpu (onnxruntime)"
+    assert [line.split(":")[0] for line in said] == [
+        "tensorrt does not run",
+        "onnx-cuda does not run",
+        "the engine runs on the CPU",
+    ]
 
 
 @pytest.mark.parametrize("runtime", ["tensorrt", "onnx-cuda", "onnx-tensorrt"])

@@ -9,14 +9,22 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
-from engines import plans, releases
+from engines import golden, plans, releases
 from engines.build.compile import builder, cli, gate, report, run
 from engines.build.dataset import Product
-from engines.contract import AttributeColumns, Calibration
-from engines.errors import EngineUnavailable, ParityExceeded, PlanMissing, TextRefused
+from engines.contract import AttributeColumns, Calibration, top_level
+from engines.errors import (
+    EngineUnavailable,
+    ParityExceeded,
+    PlanMissing,
+    ReleaseRefused,
+    ReleaseUnavailable,
+    TextRefused,
+)
 from engines.runtime.inputs import blank
 from engines.runtime.loader import Place, load_plan
 from engines.runtime.onnx import OnnxEngine
+from engines.store import ReleaseStore
 from engines.text import Tokenizer
 from tests import fakes
 from tests.fake_gpu import FakeCuda, FakeTensorRT, nothing_left
@@ -81,11 +89,11 @@ def compile_here(
     """Give what compiles the release into a folder, with the shared pairs; `change` is what the GPU does to logits."""
     monkeypatch.setattr(gate, "gather", lambda *_, **__: pairs)
 
-    def compile_it(**changes: Any) -> plans.PlanRecord:  # noqa: ANN401 - any of the options
+    def compile_it(directory: Path = release, **changes: Any) -> plans.PlanRecord:  # noqa: ANN401 - any of the options
         trt = FakeTensorRT(cuda, change=changes.pop("change", lambda logits: logits))
         options = run.Options(folder=tmp_path, target=TARGET, **changes)
         with Progress(disable=True) as progress, nothing_left(cuda):
-            return run.compile_release(release, options, trt=trt, cuda=cuda, progress=progress)
+            return run.compile_release(directory, options, trt=trt, cuda=cuda, progress=progress)
 
     return compile_it
 
@@ -133,6 +141,57 @@ def test_compile_of_a_plan_with_wider_tolerance_passes(compile_here: Callable[..
     record = compile_here(tolerance=gate.Tolerance(1.0, 1.0), change=lambda logits: logits * 1.5)
     assert record.parity["allowed"] == {"difference": 1.0, "flips": 1.0}
     assert record.parity["largest"] > 0.02
+
+
+def test_compile_of_a_plan_that_a_worker_would_refuse_is_refused(
+    release: Path, pairs: gate.Golden, cuda: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the gate lets pass: a worker asks the release's own golden pairs, and goes by logits."""
+    manifest = releases.read_manifest(release)
+    tokenizer = Tokenizer.from_file(release / "tokenizer.json", manifest.text)
+    picture = np.full((3, manifest.image.height, manifest.image.width), 127, np.uint8)
+    reference = OnnxEngine(release / "model.onnx", manifest, threads=1)
+    asked = golden.make(reference, tokenizer, [({"title": "red mug"}, picture)])
+    (tmp_path / "golden.json").write_bytes(golden.encode(asked))
+    files = {name: release / name for name in manifest.files} | {"golden.json": tmp_path / "golden.json"}
+    with_pairs = releases.write_release(tmp_path / "releases", manifest, files)
+    monkeypatch.setattr(gate, "gather", lambda *_, **__: pairs)
+    options = run.Options(folder=tmp_path / "plans", target=TARGET, tolerance=gate.Tolerance(1.0, 1.0))
+
+    def compile_on(trt: FakeTensorRT) -> None:
+        with Progress(disable=True) as progress, nothing_left(cuda):
+            run.compile_release(with_pairs, options, trt=trt, cuda=cuda, progress=progress)
+
+    with pytest.raises(ReleaseRefused, match="to golden pair 0"):
+        compile_on(FakeTensorRT(cuda, change=lambda logits: logits + 0.1 * np.maximum(1, np.abs(logits))))
+    assert not list((tmp_path / "plans").glob("*.plan"))
+    compile_on(FakeTensorRT(cuda))
+    assert list((tmp_path / "plans").glob("*.plan"))
+
+
+def test_compile_takes_a_release_from_the_store_by_its_name(
+    compile_here: Callable[..., plans.PlanRecord], release: Path, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    """Fetched as scorers do, removed afterwards; its plan stands where they look for it, under its name."""
+    store = ReleaseStore(str(tmp_path / "store"))
+    store.publish(release)
+    with cli.found(release.name, store.url, tmp_path) as directory:
+        compile_here(directory)
+    assert not directory.exists()
+    manifest = releases.verify(release)
+    engine = load_plan(release, manifest, Place(plans=tmp_path), None, cuda=cuda, trt=FakeTensorRT(cuda))
+    engine.close()
+
+
+def test_compile_from_a_store_without_a_folder_for_the_plan_is_refused(tmp_path: Path) -> None:
+    """The release's own directory is gone afterwards; one that the store does not have is told as such."""
+    with pytest.raises(EngineUnavailable, match="--plans DIR"), cli.found("clip-0123456789ab", str(tmp_path), None):
+        pass
+    with (
+        pytest.raises(ReleaseUnavailable, match="has no release"),
+        cli.found("clip-0123456789ab", str(tmp_path), tmp_path),
+    ):
+        pass
 
 
 def test_compile_hands_the_timing_cache_on(compile_here: Callable[..., plans.PlanRecord], tmp_path: Path) -> None:
@@ -195,7 +254,7 @@ def test_parity_on_pairs_that_score_alike_is_refused(pairs: gate.Golden) -> None
 
 def test_compare_uses_calibration_and_thresholds_of_the_release(release: Path, pairs: gate.Golden) -> None:
     """What products get is compared, not logits."""
-    kind = pairs.catalog.products[0].category
+    kind = top_level(pairs.catalog.products[0].category)
     assert isinstance(pairs.catalog.products[0], Product)
     manifest = msgspec.structs.replace(
         releases.read_manifest(release), thresholds={kind: 0.9}, threshold=0.2, calibration=Calibration(scale=3.0)

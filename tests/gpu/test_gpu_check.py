@@ -6,12 +6,17 @@ import logging
 from typing import TYPE_CHECKING
 
 import gpu_check
+import gpu_figures
+import msgspec
 import numpy as np
 import pytest
 import typer
 from rich.progress import Progress
 
-from engines.build.compile import builder
+from engines import releases
+from engines.build.compile import builder, cli, gate
+from engines.errors import EngineUnavailable
+from engines.runtime.loader import Place
 from engines.runtime.onnx import OnnxEngine
 from engines.runtime.tensorrt import TensorRtEngine
 from tests.fake_gpu import FakeCuda, FakeTensorRT
@@ -19,6 +24,13 @@ from tests.unit.test_runtime import graph, manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure for moments: the figures of a fake say nothing."""
+    monkeypatch.setattr(gpu_figures, "SECONDS", 0.01)
+    monkeypatch.setattr(gpu_check, "interpreter_share", lambda _: 1.0)
 
 
 def engines(tmp_path: Path, *, drift: float = 0.0) -> tuple[FakeCuda, TensorRtEngine, OnnxEngine]:
@@ -61,6 +73,42 @@ def test_check_without_a_gpu_ends_with_exit_code_two(capsys: pytest.CaptureFixtu
     assert caught.value.exit_code == 2
     assert "engine_unavailable" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("short", "one_torch_thread")
+def test_check_without_what_it_compares_with_ends_with_exit_code_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each comparison that is missing is told, and a family that fails hides neither the next one nor the soak."""
+    cuda = FakeCuda()
+    trt = FakeTensorRT(cuda)
+    monkeypatch.setattr(cli, "find_gpu", lambda _: cuda)
+    monkeypatch.setattr(builder, "load_backend", lambda _: trt)
+    gather = gate.gather
+    monkeypatch.setattr(gate, "gather", lambda *given, **named: gather(*given, **named | {"count": 24}))
+    with pytest.raises(typer.Exit) as caught:
+        gpu_check.main(families="unknown,small", buckets="1,4", soak_s=0.3, out=tmp_path)
+    assert caught.value.exit_code == 1
+    facts = msgspec.json.decode((tmp_path / "gpu-check.json").read_bytes())
+    failed, *missing = facts["problems"]
+    assert failed == "unknown: KeyError: 'unknown'"
+    assert [problem.rpartition(": engine_unavailable: ")[0] for problem in missing] == [
+        "small, cold start",
+        "small, beside ONNX Runtime",
+        "small, beside torch.compile",
+    ]
+    assert "small, beside ONNX Runtime" in capsys.readouterr().err
+    assert facts["families"]["unknown"] is None
+    assert facts["families"]["small"]["tensorrt"]["4"] > 0
+    assert facts["soak"]["batches"] > 0
+    assert cuda.alive == 0
+
+
+def test_cold_start_is_that_of_a_process_of_its_own() -> None:
+    """Which has nothing imported and nothing loaded; one that does not come up says why."""
+    assert gpu_figures.cold_start(releases.shipped(), Place(runtime="cpu")) > 0.1
+    with pytest.raises(EngineUnavailable, match=r"no engine in a new process: .*onnxruntime-gpu"):
+        gpu_figures.cold_start(releases.shipped(), Place(runtime="onnx-cuda"))
 
 
 def test_warning_of_the_engine_is_a_problem() -> None:

@@ -135,7 +135,8 @@ def _parse(trt: ModuleType, network: Any, logger: Any, model: Path) -> None:  # 
     raise GraphUnsupported(
         f"TensorRT cannot read {model.name}:\n  " + "\n  ".join(lines or [logger.said()]) + "\n"
         "Rewrite these operators in the model's own code (engines/build/models/), or run the release with "
-        "STREAMER_ENGINE__RUNTIME=onnx-cuda, which knows more of them"
+        "STREAMER_ENGINE__RUNTIME=onnx-cuda, which knows more of them and needs onnxruntime-gpu in place of "
+        "onnxruntime (README, TensorRT)"
     )
 
 

@@ -7,6 +7,8 @@ Exit code 1: the plan is refused, or TensorRT cannot build the graph. 2: it cann
 import logging
 import re
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -18,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engines.build.compile import builder, gate, report, run
 from engines.build.compile.cast import PRECISIONS, Precision
-from engines.errors import EngineError, EngineUnavailable, GraphUnsupported, ParityExceeded
+from engines.errors import EngineError, EngineUnavailable, GraphUnsupported, ParityExceeded, ReleaseRefused
 from engines.plans import folder_of
 from engines.releases import shipped
 from engines.runtime.cuda import Cuda, open_gpu
+from engines.store import ReleaseStore
 
 EXIT_REFUSED: Final = 1
 EXIT_CANNOT: Final = 2
@@ -36,7 +39,7 @@ def main() -> None:
     try:
         app()
     except EngineError as error:
-        refused = isinstance(error, (ParityExceeded, GraphUnsupported))
+        refused = isinstance(error, (ParityExceeded, ReleaseRefused, GraphUnsupported))
         Console(stderr=True).print(f"[bold red]{error.code}:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(EXIT_REFUSED if refused else EXIT_CANNOT)
 
@@ -44,8 +47,9 @@ def main() -> None:
 @app.command("compile")
 def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
     release: Annotated[
-        Path | None, typer.Argument(help="A release's directory; the one that ships if left out.")
+        str | None, typer.Argument(help="A release's directory, or name in the store; the one that ships if left out.")
     ] = None,
+    store: Annotated[str | None, typer.Option(help="Where the release is fetched from.")] = None,
     gpu: Annotated[str, typer.Option(help="Number or name of the GPU; sm89 and the like with --dry-run.")] = "0",
     precision: Annotated[Precision, typer.Option(help="What the graph is cast to.")] = "fp16",
     buckets: Annotated[str, typer.Option(help="Batch sizes.")] = ",".join(map(str, builder.BUCKETS)),
@@ -60,13 +64,13 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build a release's TensorRT plan; `streamer compile --help` explains the options."""
-    directory = release or shipped()
     sizes = batch_sizes(buckets)
     console = Console(stderr=True)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)])
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     trt = builder.load_backend(backend)
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, found(release, store, plans) as directory:
+        where = folder_of(directory, plans)
         if dry_run:
             target = builder.Target(buckets=sizes, compute_capability=architecture(gpu), optimization_level=effort)
             rows = list(run.rehearse(directory, PRECISIONS, target, trt=trt, progress=progress))
@@ -87,7 +91,27 @@ def compile_plan(  # noqa: PLR0917 - options, typer passes them by name
     else:
         Console(highlight=False).print(shown)
     if not dry_run:
-        console.print(f"stored in {folder_of(directory, plans)}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"stored in {where}", soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def found(release: str | None, store: str | None, plans: Path | None) -> Generator[Path]:
+    """Give the directory of a release: as it is named, or fetched from the store, and then removed afterwards.
+
+    Raises:
+        EngineUnavailable: a release of the store is named without a folder for its plan, or none is named.
+        ReleaseUnavailable, ManifestInvalid, ReleaseCorrupt: the store does not have it, or not whole.
+    """
+    if store is None:
+        yield shipped() if release is None else Path(release)
+        return
+    if release is None or plans is None:
+        raise EngineUnavailable(
+            "--store needs a release's name (`streamer releases list`) and --plans DIR, the folder that workers read: "
+            "STREAMER_ENGINE__PLANS"
+        )
+    with ReleaseStore(store).fetched(release) as directory:
+        yield directory
 
 
 def batch_sizes(buckets: str) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines import plans, releases
+import onnxruntime
+
+from engines import golden, plans, releases
 from engines.build.compile import builder, gate
 from engines.build.compile.cast import cast
 from engines.build.compile.gate import Tolerance
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from engines.build.compile.builder import Built, Target
     from engines.build.compile.cast import Precision
     from engines.build.compile.gate import Golden, Parity
-    from engines.contract import Manifest
+    from engines.contract import Engine, Manifest
     from engines.plans import PlanRecord
     from engines.runtime.cuda import Cuda
 
@@ -78,6 +80,8 @@ def compile_release(
 ) -> PlanRecord:
     """Build the plan of a release for this GPU, compare it with ONNX, and put it where scorers look for it.
 
+    It is also asked the release's own golden pairs, as by every worker that loads it: what they refuse is not kept.
+
     Args:
         release: Its directory.
         options: How.
@@ -89,7 +93,7 @@ def compile_release(
         ManifestInvalid, ReleaseCorrupt: the release is not whole.
         CatalogInvalid, TextRefused: there are no golden pairs; see `gate.gather`.
         GraphUnsupported: TensorRT cannot build the graph.
-        ParityExceeded: the plan is refused; nothing is stored but the timing cache.
+        ParityExceeded, ReleaseRefused: the plan is refused; nothing is stored but the timing cache.
         EngineUnavailable, InferenceFailed: the plan, or ONNX Runtime, does not run, or the plan has no place.
     """
     manifest = releases.verify(release)
@@ -105,8 +109,10 @@ def compile_release(
         release, manifest, options, trt=trt, timing_cache=plans.read_timing_cache(folder, key), progress=progress
     )
     plans.write_timing_cache(folder, key, built.timing_cache)
-    parity = _compare(release, manifest, built.plan, pairs, trt=trt, cuda=cuda, progress=progress)
-    gate.check(parity, pairs, options.tolerance, precision=options.precision)
+    with closing(TensorRtEngine(built.plan, manifest, trt=trt, cuda=cuda)) as engine:
+        parity = _compare(release, manifest, engine, pairs, progress)
+        gate.check(parity, pairs, options.tolerance, precision=options.precision)
+        golden.check(engine, tokenizer, golden.read(release, manifest))
     record = plans.PlanRecord(
         schema_version=plans.PLAN_SCHEMA,
         key=key,
@@ -122,7 +128,7 @@ def compile_release(
             "lowered": lowered,
             "parse_s": round(built.parse_s, 3),
             "build_s": round(built.build_s, 3),
-            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "onnxruntime": onnxruntime.__version__,
         },
     )
     plans.write(folder, record, built.plan)
@@ -168,22 +174,8 @@ def _build(
     return built, lowered
 
 
-def _compare(
-    release: Path,
-    manifest: Manifest,
-    plan: bytes,
-    pairs: Golden,
-    *,
-    trt: ModuleType,
-    cuda: Cuda,
-    progress: Progress,
-) -> Parity:
-    engine = TensorRtEngine(plan, manifest, trt=trt, cuda=cuda)
-    try:
-        found = pairs.score(engine, progress)
-    finally:
-        engine.close()
-    reference = OnnxEngine(release / releases.MODEL_FILE, manifest)
-    expected = pairs.score(reference, progress)
-    reference.close()
+def _compare(release: Path, manifest: Manifest, engine: Engine, pairs: Golden, progress: Progress) -> Parity:
+    found = pairs.score(engine, progress)
+    with closing(OnnxEngine(release / releases.MODEL_FILE, manifest)) as reference:
+        expected = pairs.score(reference, progress)
     return gate.compare(pairs, manifest, expected, found)

@@ -71,6 +71,7 @@ class Tagger(nn.Module):
         """
         said = self.tag_of.index_select(0, input_ids.flatten()).view_as(input_ids)
         said = torch.where(mask.bool(), said, self.tags)
-        stated = torch.zeros_like(F.pad(logits, (0, 1))).scatter(1, said, 1.0)[:, :-1]  # each word once
+        room = torch.zeros_like(F.pad(logits, (0, input_ids.shape[1])))  # TensorRT wants no fewer places than indices
+        stated = room.scatter(1, said, 1.0)[:, : self.tags]  # each word once
         denied = (self.usual - F.logsigmoid(logits)) * stated
         return torch.stack([denied.sum(dim=1), denied.amax(dim=1)], dim=1)
