@@ -34,6 +34,7 @@ from sized_models import LABELS, SHIPPED, write_release
 from engines import calibration, releases
 from engines.build import restore
 from engines.build.compile import builder, cli, gate, run
+from engines.build.compile.cast import Precision  # noqa: TC001 - typer reads the annotations
 from engines.contract import Batch, Calibration
 from engines.errors import EngineError
 from engines.runtime import loader
@@ -61,7 +62,7 @@ console = Console(stderr=True)
 
 def main(  # noqa: PLR0917 - options, typer passes them by name
     families: Annotated[str, typer.Option(help="Which, separated by commas.")] = "small,compact,clip,vilt,blip,flava",
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16.")] = "fp16",
+    precision: Annotated[Precision, typer.Option(help="What the graphs are cast to.")] = "fp16",
     buckets: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32,64",
     gpu: Annotated[str, typer.Option(help="Number or name.")] = "0",
     backend: Annotated[str, typer.Option(help="tensorrt or tensorrt_rtx.")] = "tensorrt",

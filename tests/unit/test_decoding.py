@@ -290,7 +290,7 @@ def test_blocking_decode_after_decoders_died_between_two_pictures_starts_others(
     with BlockingDecoders(DecoderPool(SPEC, **LIMITS)) as decoders, ThreadPoolExecutor(1) as another:
         decoders.decode(GOOD)
         killed = nursery()
-        os.kill(killed, signal.SIGKILL)
+        os.killpg(killed, signal.SIGKILL)
         assert another.submit(decoders.decode, GOOD).result().shape == (3, 32, 24)
         assert nursery() != killed
         with pytest.raises(ImageRefused):
