@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help prometheus asyncapi demo loop test chaos delivery k8s-check compose-check tensorrt-check gpu-check lint clean
+.PHONY: help prometheus asyncapi demo loop test chaos delivery k8s-check compose-check constraints tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -64,6 +64,10 @@ delivery: ## Kill, stop and add workers on a real Kafka (KAFKA_HOME), RUNS=10 of
 
 k8s-check: $(VENV)/test ## Manifests against their schemas and the settings, queries against the metrics, thresholds
 	$(BIN)/python -m pytest tests/deploy --ignore tests/deploy/test_containers.py
+
+constraints: $(VENV)/pip ## Pin anew what the images install, docker/constraints.txt
+	$(PIP) install --dry-run --quiet --ignore-installed --report $(VENV)/images.json '.[drift,feeds,labels,s3,tracing,train]'
+	$(BIN)/python docker/constraints.py $(VENV)/images.json > docker/constraints.txt
 
 compose-check: $(VENV)/test ## Dockerfiles and docker-compose.yml
 	$(BIN)/python -m pytest tests/deploy/test_containers.py

@@ -6,17 +6,21 @@ import copy
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from compose_spec import PyCompose
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from streamer import leaving, terminal
 from streamer.settings import Settings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find
 
+PINNED_EXTRAS = ("drift", "feeds", "labels", "s3", "tracing", "train")
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]
@@ -43,6 +47,25 @@ def test_dockerfile_with_an_unpinned_image_has_findings(tmp_path: Path) -> None:
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text("FROM python:latest\n")
     assert "DL3007" in _lint(dockerfile).stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
+def test_image_installs_pinned_packages(dockerfile: Path) -> None:
+    """Two builds of one tree install the same."""
+    (step,) = re.findall(r"^RUN /app/bin/pip install (.*?) && ", dockerfile.read_text(), flags=re.MULTILINE)
+    assert step.startswith("--constraint docker/constraints.txt '.[")
+
+
+def test_pins_are_what_the_project_takes() -> None:
+    """Every requirement of an image has a pin within its range, but for the GPU's own packages."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(one for name in PINNED_EXTRAS for one in extras[name])]
+    pins = dict(
+        line.split("==") for line in (ROOT / "docker/constraints.txt").read_text().splitlines() if line[0] != "#"
+    )
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
