@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from streamer.events import MismatchAlert
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
-    from streamer.pipeline import Publish
+    from streamer.outbox import Publish
     from streamer.policy import Policy
     from streamer.settings import Settings
     from streamer.telemetry import Telemetry

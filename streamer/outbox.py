@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -19,7 +19,7 @@ from streamer.errors import FatalError
 from streamer.tracing import OFF
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Sequence
 
     from streamer.settings import BrokerSettings
     from streamer.tracing import Tracing
@@ -29,6 +29,14 @@ log = structlog.get_logger(__name__)
 LINGER_MS = 5
 RETRY_S = 1.0
 MAX_RECORD_BYTES = topics.MAX_DEAD_LETTER_BYTES
+
+
+class Publish(Protocol):
+    """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
+
+    def __call__(
+        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Awaitable[None]: ...
 
 
 class Outbox:

@@ -16,7 +16,7 @@ import contextlib
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
 import structlog
 
@@ -34,7 +34,6 @@ from streamer.updates import parse_update
 from streamer.wire import encode, origin_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
     from concurrent.futures import Executor
 
     from streamer.batch import Batcher
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from streamer.fetch import Fetched, Fetcher
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
+    from streamer.outbox import Publish
     from streamer.pairs import Pair
     from streamer.serving import Said, Serving
     from streamer.settings import PipelineSettings, TopicSettings
@@ -51,14 +51,6 @@ if TYPE_CHECKING:
     from streamer.updates import ProductUpdate
 
 log = structlog.get_logger(__name__)
-
-
-class Publish(Protocol):
-    """Returns once the broker has the record on enough replicas; retries for as long as it takes."""
-
-    def __call__(
-        self, topic: str, key: bytes | None, value: bytes, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)

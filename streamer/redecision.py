@@ -24,7 +24,7 @@ from streamer.wire import encode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.pipeline import Publish
+    from streamer.outbox import Publish
     from streamer.policy import Policy
 
 log = structlog.get_logger(__name__)

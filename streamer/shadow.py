@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from engines.contract import Engine
     from streamer.events import ProductScore
-    from streamer.pipeline import Publish
+    from streamer.outbox import Publish
     from streamer.reload import Loaded
     from streamer.serving import Reading
     from streamer.telemetry import Telemetry
