@@ -70,7 +70,9 @@ SCHEMA: Final = pa.schema(
 _CONFIGURATION: Final = {
     "delta.dataSkippingNumIndexedCols": "0",  # statistics would put texts of erased products into the log
     "delta.logRetentionDuration": "interval 3650 days",  # versions are what models were trained on
+    "delta.deletedFileRetentionDuration": "interval 3650 days",  # a file whose removal is forgotten is never vacuumed
 }
+_ABANDONED_H: Final = 1  # a writer that has not committed its file by then was killed
 
 
 class LabelDataset:
@@ -151,7 +153,8 @@ class LabelDataset:
     def erase(self, product_id: str) -> int:
         """Remove every verdict on a product, its pictures that no other row has, and older versions' files with them.
 
-        Versions from before cannot be read afterwards: they would hold what was erased. Returns the rows removed.
+        Versions from before cannot be read afterwards: they would hold what was erased. Files that a killed worker has
+        not committed go, too, once they are an hour old. Returns the rows removed.
 
         Raises:
             TransientError: dataset_unavailable, store_unavailable: erase it once more.
@@ -171,6 +174,7 @@ class LabelDataset:
                 table.delete(f"item_id IN ({_listed(row['item_id'] for row in rows)})")
         with _translated():
             table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            table.vacuum(retention_hours=_ABANDONED_H, dry_run=False, enforce_retention_duration=False, full=True)
         return len(rows)
 
     def rows(self, version: int) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 SETTING = "STREAMER_EVIDENCE__STORE"
 
 _PICTURE = "picture"
+_SHOWN = "picture-"  # before the digest of a picture that a product shows
 
 
 class EvidenceStore:
@@ -61,7 +62,9 @@ class EvidenceStore:
         if before is not None and before.sampling_probability >= item.sampling_probability:
             return before
         folder = _image_folder(item.image_sha256)
-        self._blobs.put(f"{folder}/{_product(item.product_id)}", b"")  # first: who erases must see that it is shown
+        # Both first: who erases must see that the picture is shown, and find it, whatever comes between.
+        self._blobs.put(f"{_product_folder(item.product_id)}/{_SHOWN}{item.image_sha256}", b"")
+        self._blobs.put(f"{folder}/{_product(item.product_id)}", b"")
         if picture is not None and not self._blobs.exists(f"{folder}/{_PICTURE}"):
             self._blobs.put(f"{folder}/{_PICTURE}", picture)
         self._blobs.put(f"{_product_folder(item.product_id)}/{item.item_id}.json", encode_item(item))
@@ -144,7 +147,9 @@ class EvidenceStore:
             TransientError: store_unavailable; erase it once more.
         """
         items = list(self.items(product_id))
-        for image in {item.image_sha256 for item in items}:
+        names = self._blobs.names(_product_folder(product_id))
+        shown = {name.removeprefix(_SHOWN) for name in names if name.startswith(_SHOWN)}
+        for image in shown | {item.image_sha256 for item in items}:
             folder = _image_folder(image)
             self._blobs.delete(f"{folder}/{_product(product_id)}")
             if not [name for name in self._blobs.names(folder) if name != _PICTURE]:

@@ -124,6 +124,16 @@ async def announced_release(settings: Settings) -> EngineRelease | None:
         return announced.newest
 
 
+async def was_taken_back(settings: Settings, release: str) -> bool:
+    """Return whether a release was announced, and another one after it.
+
+    Raises:
+        FatalError: as `promote`.
+    """
+    async with open_announcements(settings.broker, settings.topics.releases) as announced:
+        return announced.of(release) is not None and announced.newest != announced.of(release)
+
+
 async def rollback_target(settings: Settings) -> str:
     """Return the release that ran before the one that is announced.
 

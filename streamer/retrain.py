@@ -138,7 +138,8 @@ class Retrainer:
         run = self._runs.unfinished()
         if run is None:
             return None
-        gone = self._gone(run, current)
+        announced = current == _challenger(self._runs.folder(run))
+        gone = "you asked for a new one" if self._options.restart and not announced else self._gone(run, current)
         if gone is None:
             self._say(f"going on with run {run.name}: {run.reason}")
             return run
@@ -154,10 +155,11 @@ class Retrainer:
         folder = self._runs.folder(run)
         if current == _challenger(folder):
             return None  # it was announced: all that is left is to say so
-        if self._options.restart:
-            return "you asked for a new one"
         if current != run.champion:
             return f"{current} runs by now"
+        challenger = _challenger(folder)
+        if challenger is not None and self._run(promotion.was_taken_back(self._settings, challenger)):
+            return f"{challenger} was announced already, and taken back"
         if judged.read_pinned(folder / LABELS_FOLDER) is not None:
             kept = {item_id for item_id, _ in self._dataset.verdicts()}
             if any(item.item_id not in kept for item in judged.read_judged(folder / LABELS_FOLDER)):
@@ -242,6 +244,9 @@ class Retrainer:
             current = self._champion()
             if current not in {run.champion, challenger}:
                 self._give_up(run, f"{current} was announced meanwhile, with which it was not compared")
+                return FAILED
+            if (gone := self._gone(run, current)) is not None:
+                self._give_up(run, gone)
                 return FAILED
             self._promote(run, folder / "challenger" / challenger)
         pinned = judged.read_pinned(folder / LABELS_FOLDER)

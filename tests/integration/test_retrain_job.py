@@ -203,6 +203,31 @@ def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> 
     assert place.log.pending() is None
 
 
+def test_release_that_was_taken_back_is_not_announced_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job fails after its announcement, somebody rolls back: the next job begins anew and leaves it at that."""
+    champion = tiny_release.write(place.folder / "made").name
+
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("the store is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RetrainLog, "record", failing)
+        with pytest.raises(RuntimeError, match="the store is gone"):
+            place.retrain()
+    challenger, _ = place.announced()
+    settings = place.settings
+    target = asyncio.run(promotion.rollback_target(settings))
+    assert target == champion
+    checked = promotion.check(promotion.open_store(settings), target)
+    asyncio.run(promotion.roll_back(settings, checked, by="ana", reason="too many alerts"))
+    assert place.retrain("refuse", if_needed=True) == 1
+    assert place.announced()[0] == champion
+    first, second = place.runs()
+    ended = {json.loads((run / "ended.json").read_text())["outcome"] for run in (first, second)}
+    assert ended == {"given up", "refused"}
+    assert asyncio.run(promotion.was_taken_back(settings, challenger))
+
+
 def test_drift_that_lasts_is_answered_by_one_retraining(place: Place) -> None:
     """From products that are scored otherwise than at first to a run that says so, though few labels are new."""
     patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})

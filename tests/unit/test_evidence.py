@@ -100,6 +100,24 @@ def test_erased_product_leaves_nothing_but_pictures_that_others_show(store: Evid
     assert store._blobs.names("images/" + IMAGE_SHA256[:2]) == []
 
 
+def test_picture_whose_item_was_never_written_is_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is killed between the picture and the item: who erases the product finds the picture all the same."""
+    store = EvidenceStore(str(tmp_path))
+    put = store._blobs.put
+
+    def killed_before_the_item(name: str, content: bytes) -> None:
+        if name.endswith(".json"):
+            raise KeyboardInterrupt
+        put(name, content)
+
+    monkeypatch.setattr(store._blobs, "put", killed_before_the_item)
+    with pytest.raises(KeyboardInterrupt):
+        store.keep(ITEM, PICTURE)
+    assert PICTURE in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    store.erase(ITEM.product_id)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_picture_that_is_not_what_it_was_is_unknown(tmp_path: Path) -> None:
     """Nobody trains on bytes that were not scored."""
     store = EvidenceStore(str(tmp_path))
@@ -120,7 +138,7 @@ def test_item_that_is_damaged_is_as_good_as_none(tmp_path: Path, content: bytes)
         store.find(LABEL)
     assert caught.value.code == "item_unknown"
     assert store.erase(ITEM.product_id) == 0
-    assert not list((tmp_path / "products").rglob("*.json"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_store_that_cannot_be_written_is_for_later(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -103,6 +105,28 @@ def test_erased_product_stands_nowhere_in_the_data_set(dataset: LabelDataset, tm
         content = path.read_bytes()
         assert b"customer-4711" not in content, path
         assert b"Secretword" not in content, path
+
+
+def test_erased_product_stands_in_no_file_that_a_killed_worker_left(dataset: LabelDataset, tmp_path: Path) -> None:
+    """A file that was never committed is in no version: it goes when it is too old to be anybody's work."""
+    record(dataset, said(item("customer-4711")), said(item("mug-red")))
+    (written, *_) = (path for path in (tmp_path / "labels").rglob("*.parquet") if b"customer-4711" in path.read_bytes())
+    left, fresh = (written.with_name(f"part-{name}.parquet") for name in ("left", "fresh"))
+    for path in (left, fresh):
+        path.write_bytes(written.read_bytes())
+    hours_ago = time.time() - 2 * 3600
+    os.utime(left, (hours_ago, hours_ago))
+    assert dataset.erase("customer-4711") == 1
+    assert not left.exists()
+    assert fresh.exists(), "it may be a worker's that is about to commit it"
+    assert [row["product_id"] for row in dataset.of("mug-red")] == ["mug-red"]
+
+
+def test_removals_of_files_are_never_forgotten(dataset: LabelDataset, tmp_path: Path) -> None:
+    """Delta forgets them after a week by default, and what is forgotten cannot be erased."""
+    record(dataset, said())
+    configuration = DeltaTable(tmp_path / "labels").metadata().configuration
+    assert configuration["delta.deletedFileRetentionDuration"] == "interval 3650 days"
 
 
 def test_product_whose_id_has_quotes_is_erased_alone(dataset: LabelDataset) -> None:
