@@ -1,5 +1,5 @@
 # A scoring worker with the CPU engine and the release that ships: docker build -f docker/scorer-cpu.Dockerfile .
-# It installs 334 MB beside Python (benchmarks/images.py): onnxruntime 80, numpy 71, botocore 22; no torch.
+# It installs 336 MB beside Python (benchmarks/images.py): onnxruntime 80, numpy 71, botocore 22; no torch.
 # Packages are pinned in constraints.txt; the base is named by its version, so what is built anew takes in Debian's fixes.
 # Pin its digest where a build has to give the same bytes.
 FROM python:3.11.14-slim-bookworm AS build
