@@ -15,6 +15,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +25,10 @@ from engines.errors import EngineUnavailable, PlanMissing
 
 PLAN_SCHEMA: Final = 1
 FOLDER: Final = "plans"
+
+_STAGING: Final = ".staging-"
+_LEFT_S: Final = 24 * 3600.0
+"""After which what is being written counts as left by a job that was killed."""
 
 _WORD: Final = re.compile(r"[^a-z0-9.]+")
 
@@ -87,13 +92,16 @@ def digest(plan: bytes) -> str:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder when it is missing, before minutes are spent on a plan for it.
+    """Make the folder before minutes are spent on a plan for it, and remove what killed jobs left there.
 
     Raises:
         EngineUnavailable: nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f"{_STAGING}*"):
+            if time.time() - left.stat().st_mtime > _LEFT_S:
+                left.unlink(missing_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -106,16 +114,24 @@ def prepare(folder: Path) -> None:
 def write(folder: Path, record: PlanRecord, plan: bytes) -> Path:
     """Put a plan into the folder, which is made when missing, and return its record's path.
 
-    Whoever looks meanwhile finds the former plan of this key, or this one. The former one is removed.
+    Whoever looks meanwhile finds the former plan of this key, or this one. The former one is removed, and no other: two
+    jobs may write at the same time.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_synced(folder / record.plan_file, plan)
     path = folder / f"{record.key.stem}.json"
+    former = _record(path)
+    _write_synced(folder / record.plan_file, plan)
     _write_synced(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    for former in folder.glob(f"{record.key.stem}.*.plan"):
-        if former.name != record.plan_file:
-            former.unlink(missing_ok=True)
+    if former is not None and former.plan_file != record.plan_file:
+        (folder / former.plan_file).unlink(missing_ok=True)
     return path
+
+
+def _record(path: Path) -> PlanRecord | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=PlanRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def find(folder: Path, key: PlanKey, model_sha256: str) -> tuple[PlanRecord, bytes]:
@@ -131,8 +147,7 @@ def find(folder: Path, key: PlanKey, model_sha256: str) -> tuple[PlanRecord, byt
     """
     path = folder / f"{key.stem}.json"
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=PlanRecord)
-        plan = (folder / record.plan_file).read_bytes()
+        record, plan = _read(path)
     except OSError as error:
         raise PlanMissing(f"{error.filename} cannot be read ({error.strerror}){_others(folder, key)}") from error
     except msgspec.DecodeError as error:
@@ -142,6 +157,16 @@ def find(folder: Path, key: PlanKey, model_sha256: str) -> tuple[PlanRecord, byt
     if digest(plan) != record.plan_sha256:
         raise PlanMissing(f"{folder / record.plan_file} is altered: its SHA-256 is not its record's")
     return record, plan
+
+
+def _read(path: Path) -> tuple[PlanRecord, bytes]:
+    """Return what the record says and the plan that it names; once more where both were exchanged in between."""
+    record = msgspec.json.decode(path.read_bytes(), type=PlanRecord)
+    try:
+        return record, (path.parent / record.plan_file).read_bytes()
+    except FileNotFoundError:
+        record = msgspec.json.decode(path.read_bytes(), type=PlanRecord)
+        return record, (path.parent / record.plan_file).read_bytes()
 
 
 def read_timing_cache(folder: Path, key: PlanKey) -> bytes:
@@ -166,7 +191,7 @@ def _others(folder: Path, key: PlanKey) -> str:
 
 def _write_synced(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
-    descriptor, name = tempfile.mkstemp(prefix=".staging-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_STAGING, dir=path.parent)
     staging = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -23,7 +23,7 @@ from engines import releases
 from engines.errors import EngineError, ReleaseCorrupt, ReleaseUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from engines.contract import Manifest
 
@@ -78,7 +78,14 @@ class ReleaseStore:
             return Stored(releases.read_manifest(Path(scratch)), digest)
 
     @contextmanager
-    def fetched(self, name: str, *, manifest_sha256: str | None = None, scratch: Path | None = None) -> Generator[Path]:
+    def fetched(
+        self,
+        name: str,
+        *,
+        manifest_sha256: str | None = None,
+        scratch: Path | None = None,
+        admit: Callable[[Manifest], None] | None = None,
+    ) -> Generator[Path]:
         """Give a directory with the whole release, every digest compared; it is removed afterwards.
 
         Args:
@@ -86,6 +93,7 @@ class ReleaseStore:
             manifest_sha256: what the manifest's own digest must be, where somebody has said so.
             scratch: where the directory is made, and what a killed process left there is removed; a place for temporary
                 files if None.
+            admit: is shown the manifest before anything else is fetched; what it raises ends the matter.
 
         Raises:
             ReleaseUnavailable: release_unknown, or release_unavailable.
@@ -101,6 +109,8 @@ class ReleaseStore:
             manifest = releases.read_manifest(target)
             if manifest.release != name:
                 raise ReleaseCorrupt(f"{self.url}/{name} holds {manifest.release}: releases are never renamed")
+            if admit is not None:
+                admit(manifest)
             for file in manifest.files:
                 self._get(name, file, target / file)
             releases.verify(target)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from engines.contract import Engine
+    from engines.contract import Engine, Manifest
     from engines.store import ReleaseStore
     from engines.text import Tokenizer
     from streamer.events import EngineRelease
@@ -93,6 +93,7 @@ class Reloader:
         shadow: tries the challenger that is announced. It ends before a release is loaded that is to run: no worker
             needs memory for three.
         load_challenger: as `load`, for a release that is only tried.
+        admit: is shown a release's manifest before its files are fetched; what it raises refuses the release.
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class Reloader:
         plan_retry_s: float = 60.0,
         shadow: Trials | None = None,
         load_challenger: Callable[[Path], Loaded] | None = None,
+        admit: Callable[[Manifest], None] | None = None,
     ) -> None:
         self._shadow = shadow
         self._load_challenger = load_challenger or load
+        self._admit = admit
         self._announced = announced
         self._store = store
         self._load = load
@@ -226,7 +229,7 @@ class Reloader:
 
     def _fetch(self, wanted: EngineRelease | ShadowRelease, load: Callable[[Path], Loaded]) -> Loaded:
         with self._store.fetched(
-            wanted.release, manifest_sha256=wanted.manifest_sha256, scratch=self._scratch
+            wanted.release, manifest_sha256=wanted.manifest_sha256, scratch=self._scratch, admit=self._admit
         ) as directory:
             loaded = load(directory)
         if loaded.release != wanted.release:
@@ -235,8 +238,6 @@ class Reloader:
         return loaded
 
     def _refuse(self, wanted: EngineRelease, code: str, error: Exception) -> None:
-        if wanted in self._without_plan and code == PlanMissing.code:
-            return
         (self._without_plan if code == PlanMissing.code else self._refused).add(wanted)
         self._report.engine_refused(code)
         log.error("release.refused", release=wanted.release, reason=code, message=str(error), goes_on_with=self.running)

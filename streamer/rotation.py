@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from engines.contract import Engine, ImageSpec
+    from engines.contract import Engine, ImageSpec, Manifest
     from streamer.batch import Batcher, Lane
     from streamer.pipeline import Pipeline
     from streamer.settings import Settings
@@ -149,11 +149,25 @@ def load(settings: Settings, directory: Path) -> Loaded:
         directory,
         threads=chosen.threads,
         max_batch=chosen.max_batch,
-        place=loader.Place(runtime=chosen.runtime, gpu=chosen.gpu, plans=chosen.plans),
+        place=_place(settings),
         warn=lambda reason: log.warning("engine.fell_back", reason=reason),
     )
     log.info("engine.loaded", release=engine.manifest.release, device=engine.device, batch=engine.manifest.max_batch)
     return Loaded(engine, tokenizer)
+
+
+def admit(settings: Settings, manifest: Manifest) -> None:
+    """Do nothing if the release can run here as far as its manifest says; blocks.
+
+    Raises:
+        EngineError: plan_missing, engine_unavailable.
+    """
+    loader.require_plan(manifest, _place(settings))
+
+
+def _place(settings: Settings) -> loader.Place:
+    chosen = settings.engine
+    return loader.Place(runtime=chosen.runtime, gpu=chosen.gpu, plans=chosen.plans)
 
 
 def load_challenger(settings: Settings, directory: Path) -> Loaded:

@@ -202,6 +202,7 @@ class Scorer:
                 retry_s=settings.releases.retry_s,
                 shadow=self._shadow,
                 load_challenger=partial(rotation.load_challenger, settings),
+                admit=partial(rotation.admit, settings),
             )
             stack.callback(self._reloader.close)
             loaded = await self._reloader.first(rotation.configured_release(settings, self._given_engine))

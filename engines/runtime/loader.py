@@ -131,6 +131,20 @@ def key_of(manifest: Manifest, gpu: Gpu, backend: str, version: str) -> plans.Pl
     )
 
 
+def require_plan(manifest: Manifest, place: Place) -> None:
+    """Do nothing if a release would find its plan here, or needs none; to be asked before it is fetched.
+
+    Raises:
+        PlanMissing: it would not load.
+        EngineUnavailable: neither would any other.
+    """
+    if place.runtime == "tensorrt" and place.plans is not None:
+        from engines.runtime.cuda import open_gpu  # noqa: PLC0415 - as below
+        from engines.runtime.tensorrt import load_backend  # noqa: PLC0415
+
+        _find_plan(None, manifest, place, gpu=open_gpu(place.gpu).gpu, trt=load_backend())
+
+
 def _expects_gpu() -> bool:
     """Tell whether this installation is one for GPUs: it has CUDA's bindings."""
     try:
@@ -164,18 +178,26 @@ def load_plan(
     """
     from engines.runtime.tensorrt import TensorRtEngine  # noqa: PLC0415 - as above
 
-    key = key_of(manifest, cuda.gpu, trt.__name__, trt.__version__)
-    folder = plans.folder_of(path, place.plans)
+    plan = _find_plan(path, manifest, place, gpu=cuda.gpu, trt=trt)
+    return TensorRtEngine(plan, manifest, trt=trt, cuda=cuda, max_batch=max_batch)
+
+
+def _find_plan(release: Path | None, manifest: Manifest, place: Place, *, gpu: Gpu, trt: ModuleType) -> bytes:
+    """Return the plan of a release in a directory; None: of one in a store, whose plans have their own folder."""
+    key = key_of(manifest, gpu, trt.__name__, trt.__version__)
+    folder = plans.folder_of(release or releases.shipped(), place.plans)
     try:
         _, plan = plans.find(folder, key, manifest.files[releases.MODEL_FILE])
     except PlanMissing as error:
-        where = "" if place.plans is None else f" --plans {place.plans}"
-        options = f"--gpu {place.gpu}{where}"
+        options = f"--gpu {place.gpu}" + ("" if place.plans is None else f" --plans {place.plans}")
+        stored = f"streamer compile {key.release} --store URL {options}"
+        command = (
+            stored if release is None else f"streamer compile {release} {options}; of a release in a store: {stored}"
+        )
         raise PlanMissing(
-            f"no plan for {key.gpu} and {key.backend} {key.version}: {error}. Build it, on this kind of GPU: streamer "
-            f"compile {path} {options}; of a release in a store: streamer compile {key.release} --store URL {options}"
+            f"no plan for {key.gpu} and {key.backend} {key.version}: {error}. Build it, on this kind of GPU: {command}"
         ) from error
-    return TensorRtEngine(plan, manifest, trt=trt, cuda=cuda, max_batch=max_batch)
+    return plan
 
 
 def _onnx(path: Path, manifest: Manifest, provider: str, place: Place) -> Engine:

@@ -22,7 +22,7 @@ from engines.errors import (
     TextRefused,
 )
 from engines.runtime.inputs import blank
-from engines.runtime.loader import Place, load_plan
+from engines.runtime.loader import Place, load_plan, require_plan
 from engines.runtime.onnx import OnnxEngine
 from engines.store import ReleaseStore
 from engines.text import Tokenizer
@@ -328,3 +328,21 @@ def test_rehearsal_builds_every_precision_and_keeps_nothing(release: Path) -> No
     assert rows[0].plan_bytes > rows[1].plan_bytes > 10_000
     assert "fp16" in report.rehearsal_json(rows)
     assert not (release / "plans").exists()
+
+
+def test_plan_is_required_before_a_release_is_fetched(
+    compile_here: Callable[..., plans.PlanRecord],
+    release: Path,
+    cuda: FakeCuda,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By its manifest alone, where plans have a folder of their own; whoever runs on a CPU needs none."""
+    monkeypatch.setattr("engines.runtime.cuda.open_gpu", lambda _: cuda)
+    monkeypatch.setattr("engines.runtime.tensorrt.load_backend", lambda: FakeTensorRT(cuda))
+    manifest, place = releases.verify(release), Place(runtime="tensorrt", plans=tmp_path)
+    require_plan(manifest, Place(runtime="cpu", plans=tmp_path))
+    with pytest.raises(PlanMissing, match="streamer compile"):
+        require_plan(manifest, place)
+    compile_here()
+    require_plan(manifest, place)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from engines import plans
 from engines.errors import EngineUnavailable, PlanMissing
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEY = plans.PlanKey(
     release="small-0123456789ab",
@@ -65,6 +63,47 @@ def test_reader_with_the_former_record_never_gets_the_new_plan(tmp_path: Path) -
     plans.write(tmp_path, record(b"two"), b"two")
     assert not (tmp_path / record(b"one").plan_file).exists()
     assert (tmp_path / record(b"two").plan_file).read_bytes() == b"two"
+
+
+def test_two_jobs_that_build_at_the_same_time_leave_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever record stands at the end, its plan is there: the second job writes its files within the first's."""
+    write_file, jobs = plans._write_synced, iter([b"two"])
+
+    def write_beside_another(path: Path, content: bytes) -> None:
+        write_file(path, content)
+        if path.suffix == ".json":
+            for plan in jobs:
+                plans.write(tmp_path, record(plan), plan)
+
+    plans.write(tmp_path, record(b"former"), b"former")
+    monkeypatch.setattr(plans, "_write_synced", write_beside_another)
+    plans.write(tmp_path, record(b"one"), b"one")
+    assert plans.find(tmp_path, KEY, "m")[1] == b"two"
+
+
+def test_reader_whose_plan_is_exchanged_finds_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its reading of the record and of the plan."""
+    plans.write(tmp_path, record(b"one"), b"one")
+    read, jobs = Path.read_bytes, iter([b"two"])
+
+    def read_beside_a_job(path: Path) -> bytes:
+        content = read(path)
+        for plan in jobs:
+            plans.write(tmp_path, record(plan), plan)
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_beside_a_job)
+    assert plans.find(tmp_path, KEY, "m") == (record(b"two"), b"two")
+
+
+def test_what_killed_jobs_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    """What is being written now stays."""
+    old, new = tmp_path / ".staging-old", tmp_path / ".staging-new"
+    for path in (old, new):
+        path.write_bytes(b"gigabytes")
+    os.utime(old, (0, 0))
+    plans.prepare(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [new.name]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from engines.contract import Manifest
+
 
 CONFIGURED = "tiny-ffffffffffff"
 
@@ -106,7 +108,12 @@ class Trials:
 class Bench:
     """A reloader, its store, and what it did."""
 
-    def __init__(self, folder: Path, load: Callable[[Path], Loaded] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        load: Callable[[Path], Loaded] | None = None,
+        admit: Callable[[Manifest], None] | None = None,
+    ) -> None:
         self.folder = folder
         self.store = ReleaseStore(str(folder / "store"))
         self.announced = Announced()
@@ -122,6 +129,7 @@ class Bench:
             report=self,
             scratch=folder / "scratch",
             shadow=self.trials,
+            admit=admit,
         )
 
     async def _adopt(self, loaded: Loaded) -> None:
@@ -246,7 +254,7 @@ async def test_release_that_does_not_load_is_refused(tmp_path: Path, error: Exce
 
 
 async def test_release_without_a_plan_is_adopted_once_there_is_one(tmp_path: Path) -> None:
-    """It is refused once, looked at again and again, and needs no second announcement."""
+    """It is looked at again and again, each time counted as refused, and needs no second announcement."""
     missing = iter([PlanMissing("no plan for this GPU")] * 3)
 
     def load(directory: Path) -> Loaded:
@@ -258,8 +266,21 @@ async def test_release_without_a_plan_is_adopted_once_there_is_one(tmp_path: Pat
     await bench.reloader.first(CONFIGURED)
     name = bench.publish(0.0)
     await bench.follow(lambda: bench.adopted == [name])
-    assert bench.refused == ["plan_missing"]
-    assert next(missing, None) is None
+    assert bench.refused == 3 * ["plan_missing"]
+
+
+async def test_release_that_is_not_admitted_is_not_fetched(tmp_path: Path) -> None:
+    """Nor does a challenger make room for it: by the manifest alone is seen that it cannot run."""
+    bench = Bench(tmp_path, admit=_without_plan)
+    await bench.reloader.first(CONFIGURED)
+    name = bench.publish(0.0)
+    (bench.kept(name) / "model.onnx").unlink()
+    await bench.follow(lambda: "plan_missing" in bench.refused)
+    assert set(bench.refused) == {"plan_missing"}
+
+
+def _without_plan(manifest: Manifest) -> None:
+    raise PlanMissing(f"{manifest.release} has no plan for this GPU")
 
 
 async def test_release_that_the_worker_cannot_take_is_refused(bench: Bench) -> None:
