@@ -15,7 +15,7 @@ import structlog
 from streamer.errors import RejectedEvent, TransientError
 from streamer.incoming import Incoming, dead_letter
 from streamer.labels import Joined, LabelOutcome, decide
-from streamer.reviews import ConfirmedLabel, erased_product, parse_label
+from streamer.reviews import ConfirmedLabel, check_record, erased_product, parse_label
 from streamer.wire import encode
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ class Recorder:
         label: ConfirmedLabel | None = None
         try:
             label = parsed = parse_label(incoming.value or b"")
+            check_record(parsed, incoming.key)
             return await self._insist(lambda: self._find(parsed))
         except RejectedEvent as error:
             await self._reject(incoming, error, None if label is None else label.product_id)

@@ -87,9 +87,12 @@ class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ConfirmedLabel(msgspec.Struct, frozen=True, kw_only=True):
     """What a person says of a product as it was scored.
 
-    Key: `product_id`, so that the verdicts of a product stay in order. What was judged is named by `image_sha256` and
-    `text_sha256`, with `release` where more than one scored that picture and text (one that decided an alert anew and
-    scored nothing is passed over); or, where these are not given, by
+    Key: `product_id`, so that a verdict stands in the partition of its product's erasure, and neither overtakes the
+    other. A record with another key, or with none, is rejected (`key_mismatch`). The partition is that of Kafka's own
+    client (murmur2; librdkafka needs `partitioner=murmur2_random`).
+
+    What was judged is named by `image_sha256` and `text_sha256`, with `release` where more than one scored that picture
+    and text (one that decided an alert anew and scored nothing is passed over); or, where these are not given, by
     `alert_id`, the CloudEvents `id` of the alert. All of them stand in an alert's `data`. `field` is the field of the
     product that is wrong, as in an alert's `contradicts`.
 
@@ -130,6 +133,20 @@ def parse_label(value: bytes) -> ConfirmedLabel:
             "label_names_no_item", "a label needs `alert_id`, or `image_sha256` and `text_sha256`: what was judged?"
         )
     return label
+
+
+def check_record(label: ConfirmedLabel, key: bytes | None) -> None:
+    """Return if the label may be recorded that stands in a record with this key.
+
+    Raises:
+        RejectedEvent: key_mismatch.
+    """
+    if key != label.product_id.encode():
+        raise RejectedEvent(
+            "key_mismatch",
+            "the record's key is not the label's `product_id`, so an erasure of the product could overtake it: "
+            "write it again with that key",
+        )
 
 
 def erased_product(key: bytes | None) -> str:

@@ -147,7 +147,7 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             await caught_up(settings)
             assert dataset.version == version
 
-            await send(cluster, ("p0", None), ("p0", encode(by_ana[0])), ("", None))
+            await send(cluster, ("p0", None), ("p0", encode(by_ana[0])), ("", None), ("p1", encode(by_ben[3])))
             await caught_up(settings)
             assert dataset.of("p0") == []
             assert list(evidence.items("p0")) == []
@@ -156,6 +156,7 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             letters = await _letters(settings)
             assert [one["reason"] for one in letters if one["product_id"] == "p0"] == ["item_unknown"]
             assert sum(one["reason"] == "key_missing" for one in letters) == 1
+            assert [one["product_id"] for one in letters if one["reason"] == "key_mismatch"] == ["p3"]
 
             evidence.keep(item("unknown0"), PICTURE)
             chosen = Choice(reasons=frozenset({"item_unknown"}), products=frozenset({"unknown0"}))
