@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,12 +52,14 @@ class Bench:
         self.published = Published()
         self.telemetry = LabelTelemetry()
         self.acknowledged: list[int] = []
+        self.now = LABEL.labeled_at + timedelta(hours=1)
         self.recorder = Recorder(
             evidence=self.evidence,
             dataset=self.dataset,
             publish=self.published,
             dead_letters="dead-letters",
             telemetry=self.telemetry,
+            clock=lambda: self.now,
             retry_s=0.0,
         )
 
@@ -109,6 +111,20 @@ async def test_label_whose_key_is_not_its_product_is_rejected(bench: Bench, key:
     assert bench.dataset.of("mug-blue") == []
     ((_, letter_key, letter),) = bench.published.records
     assert (letter_key, letter["reason"], letter["product_id"]) == (key, "key_mismatch", "mug-blue")
+
+
+async def test_label_of_the_future_is_rejected(bench: Bench) -> None:
+    """It would win over all that the person says until then; an hour is let pass, since clocks differ."""
+    allowed = label(ITEM, label_id="2", labeled_at=bench.now + timedelta(hours=1))
+    beyond = label(ITEM, label_id="3", verdict="match", labeled_at=allowed.labeled_at + timedelta(seconds=1))
+    await bench.record(allowed, beyond)
+    assert sorted(bench.acknowledged) == [0, 1]
+    assert [row["verdict"] for row in bench.dataset.of("mug-blue")] == ["mismatch"]
+    (letter,) = bench.published.topic("dead-letters")
+    assert (letter["reason"], letter["product_id"]) == ("labeled_in_future", "mug-blue")
+    bench.now += timedelta(seconds=1)
+    await bench.record(beyond)
+    assert [row["verdict"] for row in bench.dataset.of("mug-blue")] == ["match"]
 
 
 async def test_store_that_is_away_is_asked_until_it_answers(bench: Bench) -> None:
