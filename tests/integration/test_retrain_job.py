@@ -22,7 +22,6 @@ from streamer.adapt import train
 from streamer.blobs import Blobs
 from streamer.cli import main
 from streamer.dataset import LabelDataset
-from streamer.demo.worker import settings_variables
 from streamer.drift import Limits
 from streamer.drift_telemetry import DriftTelemetry
 from streamer.drift_watch import DriftWatch
@@ -353,18 +352,29 @@ def test_training_program_that_crashes_is_no_refusal(place: Place) -> None:
     assert place.log.last() is None
 
 
-def test_error_that_nobody_expected_is_no_refusal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_that_nobody_expected_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the job itself, too: exit code 2."""
     monkeypatch.setattr(retraining_job, "retrain", _broken)
-    for name, value in settings_variables({"labels": place.settings.labels}).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        main(["retrain"])
-    assert ended.value.code == 2
+    assert _exit_code("--exit-zero") == 2
+
+
+@pytest.mark.parametrize(("code", "with_exit_zero"), [(0, 0), (1, 0), (2, 2)])
+def test_refusal_is_no_failure_where_that_is_asked_for(
+    code: int, with_exit_zero: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CronJob does, which would be a failed one; what could not be done still is."""
+    monkeypatch.setattr(retraining_job, "retrain", lambda *_, **__: code)
+    assert (_exit_code(), _exit_code("--exit-zero")) == (code, with_exit_zero)
 
 
 def _broken(*_: object, **__: object) -> int:
     raise RuntimeError("a bug")
+
+
+def _exit_code(*options: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(["retrain", *options])
+    return ended.value.code
 
 
 def test_dry_run_decides_and_tells_nobody(place: Place) -> None:
