@@ -6,7 +6,7 @@ GPU_VENV ?= .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help prometheus asyncapi demo loop test chaos delivery k8s-check compose-check constraints tensorrt-check gpu-check lint clean
+.PHONY: help prometheus asyncapi strimzi demo loop test chaos delivery k8s-check compose-check constraints tensorrt-check gpu-check lint clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -46,6 +46,12 @@ $(VENV)/asyncapi/node_modules: | $(VENV)/pip
 	npm install --prefix $(VENV)/asyncapi --no-save --no-audit --no-fund --ignore-scripts @asyncapi/parser@3.6.3
 
 asyncapi: $(VENV)/asyncapi/node_modules ## The official AsyncAPI parser (npm), for the test that asks it
+
+$(VENV)/strimzi/node_modules: | $(VENV)/pip
+	npm install --prefix $(VENV)/strimzi --no-save --no-audit --no-fund --ignore-scripts \
+		@kubernetes-models/strimzi-kafka-operator@1.0.1
+
+strimzi: $(VENV)/strimzi/node_modules ## Strimzi's CRDs as validators (npm), for the test that asks them
 
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)

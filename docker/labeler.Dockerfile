@@ -1,5 +1,5 @@
 # Records what people say of alerts, in a Delta table: docker build -f docker/labeler.Dockerfile .
-# It installs 650 MB beside Python (benchmarks/images.py): pyarrow 176, deltalake 134, onnxruntime 80; no torch.
+# It installs 652 MB beside Python (benchmarks/images.py): pyarrow 176, deltalake 134, onnxruntime 80; no torch.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app

@@ -1,7 +1,8 @@
 """A release is announced → fetched, verified, loaded and warmed beside the engine that runs, checked → adopted.
 
 The announcement that stands last in engine-releases says what runs. A release that cannot be had, or does not answer
-as it did where it was made, is refused and told; the engine that runs goes on. Fetching, loading and checking happen in
+as it did where it was made, is refused and told; the engine that runs goes on. Only one that lacks a plan for this GPU
+is looked at again: its plan may be under construction. Fetching, loading and checking happen in
 a thread of low priority that nothing waits for; adopting is one assignment between two batches (`streamer.pipeline`).
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from engines.errors import EngineError, ReleaseRefused, ReleaseUnavailable
+from engines.errors import EngineError, PlanMissing, ReleaseRefused, ReleaseUnavailable
 from streamer.errors import FatalError, StreamerError
 from streamer.priority import give_way
 
@@ -88,6 +89,7 @@ class Reloader:
         report: is told of refusals.
         scratch: where a release lies while it is being loaded.
         retry_s: before a store that did not answer is asked again.
+        plan_retry_s: before a plan that was not there is looked for again.
         shadow: tries the challenger that is announced. It ends before a release is loaded that is to run: no worker
             needs memory for three.
         load_challenger: as `load`, for a release that is only tried.
@@ -103,6 +105,7 @@ class Reloader:
         report: Report,
         scratch: Path | None = None,
         retry_s: float = 10.0,
+        plan_retry_s: float = 60.0,
         shadow: Trials | None = None,
         load_challenger: Callable[[Path], Loaded] | None = None,
     ) -> None:
@@ -115,7 +118,9 @@ class Reloader:
         self._report = report
         self._scratch = scratch
         self._retry_s = retry_s
+        self._plan_retry_s = plan_retry_s
         self._refused: set[EngineRelease] = set()
+        self._without_plan: set[EngineRelease] = set()
         self._thread = ThreadPoolExecutor(1, "reload", initializer=give_way)
         self.running: str | None = None
         """The release that runs."""
@@ -153,6 +158,8 @@ class Reloader:
                 except ReleaseUnavailable as error:
                     again = self._retry_s
                     log.warning("release.unavailable", message=str(error), retry_s=again)
+            if again is None and self._announced.newest in self._without_plan:
+                again = self._plan_retry_s
             await self._announced.more(again)
 
     async def _follow_promoted(self) -> None:
@@ -182,6 +189,7 @@ class Reloader:
             await asyncio.get_running_loop().run_in_executor(self._thread, loaded.engine.close)
             return
         self.running = loaded.release
+        self._without_plan.discard(wanted)
 
     async def _get(self, wanted: EngineRelease, *, alone: Trials | None = None) -> Loaded | None:
         """Return the release, loaded and checked, None where it is refused; `alone`: no challenger is in memory then.
@@ -227,7 +235,9 @@ class Reloader:
         return loaded
 
     def _refuse(self, wanted: EngineRelease, code: str, error: Exception) -> None:
-        self._refused.add(wanted)
+        if wanted in self._without_plan and code == PlanMissing.code:
+            return
+        (self._without_plan if code == PlanMissing.code else self._refused).add(wanted)
         self._report.engine_refused(code)
         log.error("release.refused", release=wanted.release, reason=code, message=str(error), goes_on_with=self.running)
 

@@ -8,7 +8,8 @@ delivery, and commits nothing when partitions are revoked (docs/adr/0002). This 
 * each partition has a `PartitionLedger`; what is committed is the first offset not acknowledged, in delivered order;
 * each fetch is stamped with the epoch in which it began; every seek and revocation begins a new epoch, and records of
   an older one, or records that could not be delivered, are thrown away and their partition is sought back;
-* a partition without a committed offset is sought to its earliest offset explicitly;
+* a partition without a committed offset is sought to its earliest offset explicitly, once the broker has said for
+  certain that there is none (`streamer.membership`);
 * when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
 * a commit does not rely on Faust's flush, which may return before a table's last change has left: the alert agent
   acknowledges an event when the broker has the change (`streamer.scorer`).
@@ -29,6 +30,7 @@ from faust.transport.drivers import aiokafka as driver
 from mode import Service
 
 from streamer.errors import FatalError
+from streamer.membership import make_strict
 from streamer.offsets import PartitionLedger
 
 if TYPE_CHECKING:
@@ -57,6 +59,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
 
     def begin_epoch(self) -> None:
         self.epoch += 1
+
+    async def on_start(self) -> None:
+        """Start the consumer, which trusts no empty answer and commits as a member only."""
+        await super().on_start()
+        if not self.transport.app.client_only:
+            make_strict(self._ensure_consumer())
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         # Faust writes 1.5 s into the code; some brokers hold every fetch for the whole of it.

@@ -5,6 +5,7 @@ Knows a model file and its manifest; nothing of products, events or files around
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,8 +127,16 @@ class OnnxEngine:
             self.infer(blank(self._manifest, size))
 
     def close(self) -> None:
-        """Free the memory; no call may follow."""
+        """Give the memory back to the system; no call may follow."""
         del self._session
+        _trim()
+
+
+def _trim() -> None:
+    """Let glibc return what it keeps of freed memory: otherwise each engine that is swapped out leaves some 25 MB."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have no such call
+    if trim is not None:
+        trim(0)
 
 
 def _chunks(inputs: dict[str, NDArray[Any]], size: int, chunk: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -1,9 +1,9 @@
-"""What a KafkaTopic and a KafkaUser of Strimzi may hold: no package carries its CRDs, so these are the parts in use.
+"""What a KafkaTopic and a KafkaUser of Strimzi may hold: the parts in use, closed.
 
-Closed: another field is refused, also one that Strimzi knows and nobody here needed so far.
+Another field is refused, also one that Strimzi knows and nobody here needed so far: its CRDs drop what they do not
+know. The CRDs themselves are asked in `test_strimzi`, where npm is.
 
-Source: packaging/install/cluster-operator/043-Crd-kafkatopic.yaml and 044-Crd-kafkauser.yaml of Strimzi, read field by
-field. In a cluster `kubectl apply --dry-run=server -k k8s/overlays/cpu` asks the CRDs themselves.
+Source: packaging/install/cluster-operator/043-Crd-kafkatopic.yaml and 044-Crd-kafkauser.yaml of Strimzi 1.0.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def test_memory_limit_covers_what_pictures_may_take(overlay: str, monkeypatch: p
 
 
 def test_topics_are_as_the_command_makes_them(overlay: str) -> None:
-    """All of their fields, since Strimzi's own schema is not at hand."""
+    """All of their fields: Strimzi's own schema leaves the config open."""
     declared = {
         resource["metadata"]["name"]: resource["spec"]
         for resource in render(overlay)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from engines.errors import EngineUnavailable, ReleaseRefused
+from engines.errors import EngineUnavailable, PlanMissing, ReleaseRefused
 from engines.runtime import loader
 from engines.store import ReleaseStore
 from streamer.errors import FatalError
@@ -243,6 +243,23 @@ async def test_release_that_does_not_load_is_refused(tmp_path: Path, error: Exce
     bench.publish(0.0)
     await bench.follow(lambda: bench.refused == [code])
     assert bench.reloader.running == CONFIGURED
+
+
+async def test_release_without_a_plan_is_adopted_once_there_is_one(tmp_path: Path) -> None:
+    """It is refused once, looked at again and again, and needs no second announcement."""
+    missing = iter([PlanMissing("no plan for this GPU")] * 3)
+
+    def load(directory: Path) -> Loaded:
+        for error in missing:
+            raise error
+        return Loaded(*loader.load_checked(directory, threads=1))
+
+    bench = Bench(tmp_path, load)
+    await bench.reloader.first(CONFIGURED)
+    name = bench.publish(0.0)
+    await bench.follow(lambda: bench.adopted == [name])
+    assert bench.refused == ["plan_missing"]
+    assert next(missing, None) is None
 
 
 async def test_release_that_the_worker_cannot_take_is_refused(bench: Bench) -> None:

@@ -152,3 +152,30 @@ def test_runtime_imports_no_training_library() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+SWAPPING = """
+import resource
+from pathlib import Path
+from engines import releases
+from engines.runtime import loader
+
+def resident_mb():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+place, running = loader.Place(runtime="cpu"), None
+for swap in range(6):
+    engine, _ = loader.load_checked(releases.shipped(), threads=1, max_batch=16, place=place)
+    if running is not None:
+        running.close()
+    running = engine
+    print(resident_mb())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_close_engines_one_after_another_gives_the_memory_back() -> None:
+    """After five swaps a process has no more memory than after the first one."""
+    done = subprocess.run([sys.executable, "-c", SWAPPING], capture_output=True, text=True, check=True)
+    resident_mb = [float(line) for line in done.stdout.split()]
+    assert resident_mb[-1] < resident_mb[1] + 15, resident_mb
