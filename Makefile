@@ -20,11 +20,11 @@ $(VENV)/demo: pyproject.toml | $(VENV)/pip
 	@touch $@
 
 $(VENV)/loop: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,labels,train]'
+	$(PIP) install --quiet --editable '.[demo,labels,tracking,train]'
 	@touch $@ $(VENV)/demo
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,train,test]'
+	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,tracking,train,test]'
 	@touch $@ $(VENV)/demo $(VENV)/loop
 
 # Of its own: onnxruntime-gpu has the same files as onnxruntime, which the package asks for, and comes in its place.
@@ -72,7 +72,7 @@ k8s-check: $(VENV)/test ## Manifests against their schemas and the settings, que
 	$(BIN)/python -m pytest tests/deploy --ignore tests/deploy/test_containers.py
 
 constraints: $(VENV)/pip ## Pin anew what the images install, docker/constraints.txt
-	$(PIP) install --dry-run --quiet --ignore-installed --report $(VENV)/images.json '.[drift,feeds,labels,s3,tracing,train]'
+	$(PIP) install --dry-run --quiet --ignore-installed --report $(VENV)/images.json '.[drift,feeds,labels,s3,tracing,tracking,train]'
 	$(BIN)/python docker/constraints.py $(VENV)/images.json > docker/constraints.txt
 
 compose-check: $(VENV)/test ## Dockerfiles and docker-compose.yml

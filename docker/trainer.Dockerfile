@@ -8,7 +8,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
 WORKDIR /source
 COPY . .
-RUN /app/bin/pip install --constraint docker/constraints.txt '.[train,feeds,labels,s3]' && /app/bin/pip uninstall --yes pip
+RUN /app/bin/pip install --constraint docker/constraints.txt '.[train,feeds,labels,s3,tracking]' && /app/bin/pip uninstall --yes pip
 
 FROM python:3.11.14-slim-bookworm
 RUN groupadd --gid 10001 app && useradd --uid 10001 --gid app --no-create-home --shell /usr/sbin/nologin app \

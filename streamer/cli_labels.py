@@ -26,7 +26,8 @@ def labels(context: typer.Context, dataset: Dataset = None, bootstrap: Bootstrap
     Review tools write to the topic confirmed-labels (see `streamer/reviews.py` for the contract); Label Studio may post
     its webhooks instead, with STREAMER_LABELS__WEBHOOK_PORT and …SECRET. Each verdict is joined with what was scored,
     which scorers keep where STREAMER_EVIDENCE__STORE says: set it alike for both. A label whose item is not kept goes
-    to dead-letters as `item_unknown`.
+    to dead-letters as `item_unknown`, one whose record is not keyed by its product as `key_mismatch`, one that is
+    dated ahead as `labeled_in_future`.
 
     Needs delta-rs: `pip install 'mismatch-streamer[labels]'`.
 

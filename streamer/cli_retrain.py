@@ -38,6 +38,9 @@ def retrain_engine(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Train and judge, but publish and announce nothing.")
     ] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", help="End with exit code 0 also when the challenger was refused.")
+    ] = False,
     by: Annotated[str, typer.Option(help="Who announces it.")] = "streamer retrain",
     store: Store = None,
     dataset: Dataset = None,
@@ -53,9 +56,10 @@ def retrain_engine(
     a model card there and in the release store.
 
     Options that are not listed here go to the training program: see `python -m engines.build retrain --help`. A run
-    that was killed goes on where it was. In Kubernetes it is a CronJob with --if-needed.
+    that was killed goes on where it was. In Kubernetes it is a CronJob with --if-needed and --exit-zero.
 
-    Exit code 0: promoted, or nothing to do; 1: the challenger was refused; 2: it could not be done.
+    Exit code 0: promoted, or nothing to do; 1: the challenger was refused (0 with --exit-zero); 2: it could not be
+    done.
 
     Needs torch and delta-rs: `pip install 'mismatch-streamer[train,labels]'`.
 
@@ -67,7 +71,7 @@ def retrain_engine(
     from streamer.adapt import require  # noqa: PLC0415
 
     require(("deltalake", "pyarrow"), "labels")
-    from streamer.retrain import FAILED, RetrainOptions, retrain  # noqa: PLC0415
+    from streamer.retrain import FAILED, PROMOTED, REFUSED, RetrainOptions, retrain  # noqa: PLC0415
 
     settings = command.settings(bootstrap=bootstrap, store=store, dataset=dataset)
     options = RetrainOptions(
@@ -87,4 +91,4 @@ def retrain_engine(
     except Exception:  # noqa: BLE001 - with Python's own exit code, 1, it would be taken for a refused challenger
         console.print_exception()
         code = FAILED
-    raise typer.Exit(code)
+    raise typer.Exit(PROMOTED if code == REFUSED and exit_zero else code)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from streamer.drift import Statistic
+    from streamer.retrain_log import LastRetraining
 
 
 class DriftTelemetry(WorkerTelemetry):
@@ -39,6 +40,12 @@ class DriftTelemetry(WorkerTelemetry):
         self._products = Gauge("streamer_drift_products", "Products that are compared with the reference", registry=r)
         self._release = Gauge("streamer_drift_info", "The release whose products are watched", ["release"], registry=r)
         self._requested = Counter("streamer_retraining_requested", "Retrainings asked for", registry=r)
+        self._ended = Gauge(
+            "streamer_retraining_ended_timestamp_seconds",
+            "When the last retraining was decided, in seconds since 1970, by how",
+            ["outcome"],
+            registry=r,
+        )
         self._unreadable = Counter("streamer_drift_unreadable", "Records that no worker wrote", registry=r)
 
     def compared(self, release: str, products: int, statistics: Iterable[Statistic]) -> None:
@@ -57,6 +64,12 @@ class DriftTelemetry(WorkerTelemetry):
 
     def requested(self) -> None:
         self._requested.inc()
+
+    def ended(self, last: LastRetraining | None) -> None:
+        """Show how the last retraining ended, None before the first."""
+        self._ended.clear()
+        if last is not None:
+            self._ended.labels(last.outcome).set(last.ended_at.timestamp())
 
     def unreadable(self) -> None:
         self._unreadable.inc()

@@ -4,7 +4,8 @@
                                            judged at first, not with what it judges then
     STORE/drift/<release>.request.json     what was asked for: once for each release, however often a watcher starts
 
-STORE is `STREAMER_RELEASES__STORE`.
+STORE is `STREAMER_RELEASES__STORE`. How the last retraining ended (`streamer.retrain_log`) is shown, too: the job
+itself is gone by the time that anybody could ask it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 import orjson
 import structlog
 
-from streamer import retrain_request
+from streamer import retrain_log, retrain_request
 from streamer.drift import Reference, Window
 from streamer.errors import RejectedEvent, TransientError
 from streamer.events import DeadLetter, parse_score
@@ -109,9 +110,12 @@ class DriftWatch:
         Raises:
             TransientError: store_unavailable; check again.
         """
-        if self._running is None:
-            return []
-        window = self._windows[self._running]
+        statistics = [] if self._running is None else self._compare(self._windows[self._running])
+        if self._blobs is not None:
+            self._telemetry.ended(retrain_log.last(self._blobs))
+        return statistics
+
+    def _compare(self, window: Window) -> list[Statistic]:
         self._keep(window)
         statistics = list(window.statistics(self._limits))
         self._telemetry.compared(window.release, window.products, statistics)

@@ -17,11 +17,12 @@ import structlog
 from aiohttp import web
 
 from streamer.errors import RejectedEvent
-from streamer.reviews import ConfirmedLabel, parse_label
+from streamer.reviews import ConfirmedLabel, check_record, parse_label
 from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from datetime import datetime
 
 log = structlog.get_logger(__name__)
 
@@ -104,14 +105,21 @@ class Webhook:
         secret: what the header `Authorization: Bearer …` must have.
         publish: returns when the broker has the record.
         topic: of confirmed labels.
+        clock: the time, with a zone.
     """
 
     def __init__(
-        self, *, secret: str, publish: Callable[[str, bytes | None, bytes], Awaitable[None]], topic: str
+        self,
+        *,
+        secret: str,
+        publish: Callable[[str, bytes | None, bytes], Awaitable[None]],
+        topic: str,
+        clock: Callable[[], datetime],
     ) -> None:
         self._expected = f"Bearer {secret}".encode()
         self._publish = publish
         self._topic = topic
+        self._clock = clock
         app = web.Application(client_max_size=MAX_BODY_BYTES)
         app.router.add_post(PATH, self._receive)
         self._runner = web.AppRunner(app, access_log=None)
@@ -131,11 +139,24 @@ class Webhook:
         if not hmac.compare_digest(request.headers.get("Authorization", "").encode(), self._expected):
             return web.Response(status=401, text="the webhook needs the header `Authorization: Bearer SECRET`\n")
         try:
-            label = label_of(await request.read())
+            record = self._record(await request.read())
         except RejectedEvent as error:
             log.warning("label.refused", reason=error.code, message=str(error))
             return web.Response(status=422, text=f"{error.code}: {error}\n")
-        if label is None:
+        if record is None:
             return web.Response(status=204)
-        await self._publish(self._topic, label.product_id.encode(), encode(label))
+        await self._publish(self._topic, *record)
         return web.Response(status=200, text="recorded\n")
+
+    def _record(self, body: bytes) -> tuple[bytes, bytes] | None:
+        """Return key and value of the label that a body says, checked as the worker that reads it will.
+
+        Raises:
+            RejectedEvent: as `label_of`; labeled_in_future.
+        """
+        label = label_of(body)
+        if label is None:
+            return None
+        key = label.product_id.encode()
+        check_record(label, key, self._clock())
+        return key, encode(label)

@@ -14,6 +14,7 @@ import asyncio
 import signal
 import time
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -93,6 +94,7 @@ class LabelWorker:
             publish=outbox.send,
             dead_letters=names.dead_letters,
             telemetry=self.telemetry,
+            clock=_now,
         )
         await self._serve_webhook(stack, outbox)
         self._app = application.create(settings, group=settings.labels.group)
@@ -128,6 +130,7 @@ class LabelWorker:
             secret=labels.webhook_secret.get_secret_value(),
             publish=outbox.send,
             topic=self._settings.topics.labels,
+            clock=_now,
         )
         await webhook.start(labels.webhook_host, labels.webhook_port)
         stack.push_async_callback(webhook.stop)
@@ -193,3 +196,7 @@ class LabelWorker:
 
     def _ready(self) -> tuple[bool, str]:
         return (True, "ready") if self._app.recovered else (False, "waiting for partitions")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

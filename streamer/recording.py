@@ -15,11 +15,12 @@ import structlog
 from streamer.errors import RejectedEvent, TransientError
 from streamer.incoming import Incoming, dead_letter
 from streamer.labels import Joined, LabelOutcome, decide
-from streamer.reviews import ConfirmedLabel, erased_product, parse_label
+from streamer.reviews import ConfirmedLabel, check_record, erased_product, parse_label
 from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from datetime import datetime
 
     from streamer.evidence import EvidenceStore
     from streamer.labels import VoteKey, VoteTime
@@ -57,6 +58,7 @@ class Recorder:
         publish: returns when the broker has the record.
         dead_letters: the topic of rejected labels.
         telemetry: is told every outcome.
+        clock: the time, with a zone.
         retry_s: before a store that did not answer is asked again; doubles, up to half a minute.
     """
 
@@ -68,6 +70,7 @@ class Recorder:
         publish: Callable[[str, bytes | None, bytes], Awaitable[None]],
         dead_letters: str,
         telemetry: LabelTelemetry,
+        clock: Callable[[], datetime],
         retry_s: float = RETRY_S,
     ) -> None:
         self._evidence = evidence
@@ -75,6 +78,7 @@ class Recorder:
         self._publish = publish
         self._dead_letters = dead_letters
         self._telemetry = telemetry
+        self._clock = clock
         self._retry_s = retry_s
 
     async def record(self, batch: Sequence[Incoming]) -> None:
@@ -102,6 +106,7 @@ class Recorder:
         label: ConfirmedLabel | None = None
         try:
             label = parsed = parse_label(incoming.value or b"")
+            check_record(parsed, incoming.key, self._clock())
             return await self._insist(lambda: self._find(parsed))
         except RejectedEvent as error:
             await self._reject(incoming, error, None if label is None else label.product_id)

@@ -100,6 +100,7 @@ class Retrainer:
             FatalError, TransientError, EngineError: it could not be done; the next run goes on from here.
         """
         current = self._champion()
+        self._tell_registry(current)
         run = self._unfinished(current)
         if run is None:
             reason = self._reason(current)
@@ -281,7 +282,11 @@ class Retrainer:
             )
         )
         self._say(f"{'announced' if told else 'announced already:'} {checked.stored.manifest.release}")
-        train([*self._program, "promoted", directory.name, "--mlflow", str(self._options.work)])
+        self._tell_registry(directory.name)
+
+    def _tell_registry(self, running: str) -> None:
+        """Let MLflow's alias `champion` follow what is announced, also by `streamer releases promote | rollback`."""
+        train([*self._program, "champion", running, "--mlflow", str(self._options.work)])
 
     def _say(self, words: str) -> None:
         self._console.print(escape(words), soft_wrap=True, highlight=False)

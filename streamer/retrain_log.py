@@ -73,12 +73,7 @@ class RetrainLog:
         Raises:
             TransientError: store_unavailable.
         """
-        content = self._blobs.get(LAST)
-        try:
-            return None if content is None else msgspec.json.decode(content, type=LastRetraining)
-        except msgspec.DecodeError as error:
-            log.warning("retraining.unreadable", name=LAST, message=str(error))
-            return None
+        return last(self._blobs)
 
     def record(self, ended: LastRetraining, *, began: datetime, card: Path | None) -> None:
         """Write how a retraining ended, with its card, and take away the request that it has answered.
@@ -92,3 +87,17 @@ class RetrainLog:
         if wanted is not None and wanted.requested_at <= began:
             self._blobs.delete(retrain_request.NAME)
         self._blobs.put(LAST, encode(ended))
+
+
+def last(blobs: Blobs) -> LastRetraining | None:
+    """Return how the last retraining ended, None before the first; what cannot be read is none.
+
+    Raises:
+        TransientError: store_unavailable.
+    """
+    content = blobs.get(LAST)
+    try:
+        return None if content is None else msgspec.json.decode(content, type=LastRetraining)
+    except msgspec.DecodeError as error:
+        log.warning("retraining.unreadable", name=LAST, message=str(error))
+        return None

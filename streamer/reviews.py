@@ -10,8 +10,8 @@ it and not with what the URL shows today. JSON as in `streamer.wire`; golden fil
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
-from typing import Annotated, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final, Literal
 
 import msgspec
 import orjson
@@ -22,6 +22,11 @@ from streamer.updates import MAX_ID_CHARS, AttributeValue, ProductId
 from streamer.wire import SCHEMA_VERSION, Sha256, SourcePosition, encode, parse
 
 MAX_WORDS = 256
+MAX_AHEAD: Final = timedelta(hours=1)
+"""How far a label may be dated ahead of the clock of who takes it: as far as a broker lets the times of records be.
+
+Source: https://kafka.apache.org/documentation/#topicconfigs_message.timestamp.after.max.ms
+"""
 
 Verdict = Literal["mismatch", "match", "unsure"]
 Words = Annotated[str, Meta(min_length=1, max_length=MAX_WORDS)]
@@ -87,14 +92,18 @@ class ReviewRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ConfirmedLabel(msgspec.Struct, frozen=True, kw_only=True):
     """What a person says of a product as it was scored.
 
-    Key: `product_id`, so that the verdicts of a product stay in order. What was judged is named by `image_sha256` and
-    `text_sha256`, with `release` where more than one scored that picture and text (one that decided an alert anew and
-    scored nothing is passed over); or, where these are not given, by
+    Key: `product_id`, so that a verdict stands in the partition of its product's erasure, and neither overtakes the
+    other. A record with another key, or with none, is rejected (`key_mismatch`). The partition is that of Kafka's own
+    client (murmur2; librdkafka needs `partitioner=murmur2_random`).
+
+    What was judged is named by `image_sha256` and `text_sha256`, with `release` where more than one scored that picture
+    and text (one that decided an alert anew and scored nothing is passed over); or, where these are not given, by
     `alert_id`, the CloudEvents `id` of the alert. All of them stand in an alert's `data`. `field` is the field of the
     product that is wrong, as in an alert's `contradicts`.
 
     One person has one verdict on an item: that of the latest `labeled_at`, and of the last `label_id` where two are the
-    same; `unsure` takes an earlier verdict back. The same label may come any number of times.
+    same; `unsure` takes an earlier verdict back. The same label may come any number of times. One that is dated more
+    than an hour ahead is rejected (`labeled_in_future`): it would win over all that the person says until then.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -125,11 +134,35 @@ def parse_label(value: bytes) -> ConfirmedLabel:
     label = parse(value, ConfirmedLabel)
     if label.labeled_at.tzinfo is None:
         raise RejectedEvent("malformed_event", "`labeled_at` has no UTC offset: write 2026-01-31T12:00:00Z")
+    try:
+        label.labeled_at.astimezone(UTC)
+    except OverflowError as error:
+        raise RejectedEvent("malformed_event", "`labeled_at` is before or after all years of UTC") from error
     if label.alert_id is None and not label.names_digests:
         raise RejectedEvent(
             "label_names_no_item", "a label needs `alert_id`, or `image_sha256` and `text_sha256`: what was judged?"
         )
     return label
+
+
+def check_record(label: ConfirmedLabel, key: bytes | None, now: datetime) -> None:
+    """Return if the label may be recorded that stands in a record with this key.
+
+    Raises:
+        RejectedEvent: key_mismatch, labeled_in_future.
+    """
+    if key != label.product_id.encode():
+        raise RejectedEvent(
+            "key_mismatch",
+            "the record's key is not the label's `product_id`, so an erasure of the product could overtake it: "
+            "write it again with that key",
+        )
+    if label.labeled_at > now + MAX_AHEAD:
+        raise RejectedEvent(
+            "labeled_in_future",
+            f"`labeled_at` is {label.labeled_at.isoformat()}, more than an hour ahead of {now.isoformat()}: "
+            "set the review tool's clock, and write it again",
+        )
 
 
 def erased_product(key: bytes | None) -> str:

@@ -1,7 +1,7 @@
 """Stands for `python -m engines.build` in tests of the job around it: makes a release without training anything.
 
     python tests/fake_trainer.py retrain CHAMPION LABELS --work RUN --mlflow DIR [--verdict promote|refuse|fail|crash]
-    python tests/fake_trainer.py promoted RELEASE --mlflow DIR
+    python tests/fake_trainer.py champion RELEASE --mlflow DIR
 
 What it was asked is appended to DIR/asked.jsonl.
 """
@@ -14,9 +14,6 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from engines.catalogs.judged import read_judged
-from tests import tiny_release
 
 CODES = {"promote": 0, "refuse": 1, "fail": 2}
 
@@ -33,8 +30,15 @@ def main() -> int:
     given = parser.parse_args()
     with (Path(given.mlflow) / "asked.jsonl").open("a") as asked:
         asked.write(json.dumps([given.command, Path(given.release).name]) + "\n")
-    if given.command == "promoted":
+    if given.command == "champion":
         return 0
+    return _retrain(given)
+
+
+def _retrain(given: argparse.Namespace) -> int:
+    from engines.catalogs.judged import read_judged  # noqa: PLC0415 - with what takes a second to import
+    from tests import tiny_release  # noqa: PLC0415 - likewise
+
     run = Path(given.work)
     assert (Path(given.release) / "manifest.json").exists()
     assert read_judged(Path(given.labels))

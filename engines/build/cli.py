@@ -12,7 +12,7 @@ import typer
 
 from engines.build import golden_pairs, run, tracking
 from engines.build.recipe import AdaptRecipe, Recipe, TuneRecipe
-from engines.build.retrain.cli import promoted, retrain
+from engines.build.retrain.cli import champion, retrain
 from engines.build.terminal import reported
 
 _SMALL_EPOCHS = 20.0
@@ -228,4 +228,4 @@ def golden(
 
 
 app.command()(retrain)
-app.command()(promoted)
+app.command()(champion)

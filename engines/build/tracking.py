@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 EXPERIMENT: Final = "mismatch-streamer"
 REGISTERED: Final = "mismatch-engine"
-"""The name under which the registry of models has the releases, each a version; `champion` and `challenger` are its
-aliases."""
+"""The name under which the registry of models has the releases, each a version."""
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+"""Aliases of versions: what scorers are told to run, by the topic engine-releases, and what was trained last to take
+its place. The topic is the truth; whoever retrains lets the registry `follow` it."""
+
 TRACKING_FOLDER: Final = "mlruns"
 _MAX_VALUE_CHARS: Final = 500  # MLflow's own limit of a parameter
 
@@ -141,29 +143,34 @@ def register(client: Any, release: Path, alias: str) -> None:  # noqa: ANN401 - 
             run_id=client.active_run().info.run_id,
             tags={"release": release.name},
         )
-        version = entered.version
+        version = str(entered.version)
     registry.set_registered_model_alias(REGISTERED, alias, version)
 
 
-def promoted(release: str, work: Path) -> bool:
-    """Make the challenger of this name the champion; return False where MLflow knows no such version, or fails."""
+def follow(running: str, work: Path) -> None:
+    """Give the alias `champion` to the release that runs, and to none where the registry does not know that one.
+
+    A challenger that runs is no challenger any more.
+    """
     if find_spec("mlflow") is None:
-        return False
+        return
     client = _connected(work)
     with _tolerated(client):
         registry = client.MlflowClient()
-        version = _version_of(registry, release)
-        if version is not None:
-            registry.set_registered_model_alias(REGISTERED, CHAMPION, version)
-            registry.delete_registered_model_alias(REGISTERED, CHALLENGER)
-            return True
-    return False
+        version = _version_of(registry, running)
+        for registered in registry.search_registered_models(f"name='{REGISTERED}'"):
+            if version is not None:
+                registry.set_registered_model_alias(REGISTERED, CHAMPION, version)
+            elif CHAMPION in registered.aliases:
+                registry.delete_registered_model_alias(REGISTERED, CHAMPION)
+            if version is not None and registered.aliases.get(CHALLENGER) == version:
+                registry.delete_registered_model_alias(REGISTERED, CHALLENGER)
 
 
-def _version_of(registry: Any, release: str) -> Any:  # noqa: ANN401 - of a package that may not be installed
-    """Return the version of a release, None where it was not entered."""
+def _version_of(registry: Any, release: str) -> str | None:  # noqa: ANN401 - of a package that may not be installed
+    """Return the version of a release as aliases name it, None where it was not entered."""
     found = registry.search_model_versions(f"name='{REGISTERED}'")
-    return next((one.version for one in found if one.tags.get("release") == release), None)
+    return next((str(one.version) for one in found if one.tags.get("release") == release), None)
 
 
 def _ensure_registered(client: Any, registry: Any) -> None:  # noqa: ANN401 - as above

@@ -221,6 +221,8 @@ def test_update_golden_files_are_read_by_the_stream() -> None:
         ({"image_sha256": "ab"}, "malformed_event"),
         ({"reviewer": ""}, "malformed_event"),
         ({"labeled_at": "2026-03-02T09:00:00"}, "malformed_event"),
+        ({"labeled_at": "0001-01-01T00:00:00+23:59"}, "malformed_event"),
+        ({"labeled_at": "9999-12-31T23:59:59-23:59"}, "malformed_event"),
         ({"image_sha256": None}, "label_names_no_item"),
         ({"schema_version": 2}, "schema_unsupported"),
     ],

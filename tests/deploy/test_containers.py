@@ -20,7 +20,7 @@ from streamer import leaving, terminal
 from streamer.settings import Settings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find
 
-PINNED_EXTRAS = ("drift", "feeds", "labels", "s3", "tracing", "train")
+PINNED_EXTRAS = ("drift", "feeds", "labels", "s3", "tracing", "tracking", "train")
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 OURS = [name for name, service in COMPOSE["services"].items() if "build" in service]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import promql_parser
 import pytest
@@ -13,6 +13,7 @@ import yaml
 
 from streamer.drift import Kind
 from streamer.drift_telemetry import DriftTelemetry
+from streamer.retrain_log import LastRetraining
 from streamer.settings import TopicSettings
 from streamer.telemetry import STAGES, LabelTelemetry, Telemetry
 from tests.deploy.rendering import ROOT, find
@@ -33,6 +34,11 @@ QUERIES = {
     },
     **{f"alert {rule['alert']}": rule["expr"] for rule in RULES},
 }
+KUBE_STATE_METRICS = {"kube_job_failed": {"namespace", "job_name", "condition"}}
+"""What rules ask of the cluster itself, of metrics that are stable there.
+
+Source: https://github.com/kubernetes/kube-state-metrics/blob/main/docs/metrics/workload/job-metrics.md
+"""
 SCRAPED = {"instance", "job", "pod", "namespace"}  # labels that Prometheus adds
 
 
@@ -60,7 +66,7 @@ def _parts(node: Any) -> Iterator[Any]:  # noqa: ANN401 - the parser is untyped
 
 def _unknown(query: str) -> set[str]:
     """Return the names and labels in the query that no worker exposes."""
-    exposed = _exposed()
+    exposed = _exposed() | KUBE_STATE_METRICS
     asked: set[str] = set()
     labels: set[str] = set()
     for node in _parts(promql_parser.parse(query)):
@@ -98,7 +104,10 @@ def test_labels_that_queries_name_have_values_that_occur() -> None:
     text = "\n".join(QUERIES.values())
     names = TopicSettings()
     assert set(re.findall(r'topic="([^"]+)"', text)) == {names.updates, names.scores, names.labels}
-    assert set(re.findall(r'outcome="([^"]+)"', text)) == {"rejected"}
+    assert set(re.findall(r'outcome="([^"]+)"', text)) == {"rejected", "refused"}
+    assert "refused" in get_args(get_type_hints(LastRetraining)["outcome"])
+    (jobs,) = re.findall(r'job_name=~"([^"]+)"', text)
+    assert re.fullmatch(jobs, f"{find('cpu', 'CronJob')['metadata']['name']}-29404620")
     assert set(re.findall(r'kind="([^"]+)"', text)) == set(get_args(Kind))
     buckets = {
         sample.labels["le"]

@@ -12,13 +12,13 @@ import typer
 
 from streamer import addresses, leaving, terminal, topics
 from streamer.cli import app
-from streamer.command import EXIT_FOUND
 from streamer.decoding import SLOTS_PER_DECODER
 from streamer.settings import Settings, TopicSettings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 
 GROUP = "mismatch-scorer"
 CHANGELOG = f"{GROUP}-alert-state-changelog"
+DAY_S = 86_400
 AUTOSCALER_CUTOFF = -10
 """Below it the cluster autoscaler adds no node for a pod. Source: its option `--expendable-pods-priority-cutoff`."""
 
@@ -356,19 +356,19 @@ def test_pods_hold_no_rights_and_no_writable_root(overlay: str) -> None:
     ]
 
 
-def test_retraining_gives_way_and_a_refused_challenger_is_not_trained_again(overlay: str) -> None:
-    """One at a time, below all that serves; exit code 1 is an answer, not an accident."""
+def test_retraining_gives_way_and_a_refused_challenger_is_no_failed_job(overlay: str) -> None:
+    """One at a time, below all that serves; a job that failed is there long enough to be seen."""
     spec = find(overlay, "CronJob")["spec"]
     pod = _pod(overlay, "retrain")
     name, given = _given(_container(overlay, "retrain")["args"])
-    assert (name, given["if_needed"], given["dry_run"]) == ("retrain", True, False)
+    assert (name, given["if_needed"], given["exit_zero"], given["dry_run"]) == ("retrain", True, True, False)
     assert spec["concurrencyPolicy"] == "Forbid"
     (data,) = (volume for volume in pod["volumes"] if volume["name"] == "data")
     claim = find(overlay, "PersistentVolumeClaim", data["persistentVolumeClaim"]["claimName"])
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"], "a run that was killed goes on, in one pod at a time"
-    refused = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"][0]
-    assert (refused["action"], refused["onExitCodes"]["values"]) == ("FailJob", [EXIT_FOUND])
-    assert (refused["onExitCodes"]["containerName"], pod["restartPolicy"]) == ("retrain", "Never")
+    (disrupted,) = spec["jobTemplate"]["spec"]["podFailurePolicy"]["rules"]
+    assert (disrupted["action"], pod["restartPolicy"]) == ("Ignore", "Never")
+    assert spec["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] > DAY_S
     retraining, scoring = _priority(overlay, "retrain"), _priority(overlay, "scorer")
     assert AUTOSCALER_CUTOFF <= retraining["value"] < 0 < scoring["value"]
     assert retraining["preemptionPolicy"] == "Never"

@@ -117,12 +117,13 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             evidence.keep(one, PICTURE + bytes([number % 7]))
         by_ana = [label(one, label_id=f"a{one.product_id}", labeled_at=moment) for one in items]
         by_ben = [label(one, reviewer="ben", verdict="match", label_id=f"b{one.product_id}") for one in items[:20]]
+        by_cai = [label(one, reviewer="cai", label_id=f"d{one.product_id}") for one in items[15:25]]
         again = [
             label(one, verdict="unsure", label_id=f"c{one.product_id}", labeled_at=moment + timedelta(hours=1))
             for one in items[:10]
         ]
         unknown = [label(item(f"unknown{number}")) for number in range(3)]
-        sent = [*by_ana, *by_ben, *by_ana, *again, *by_ana[:10], *unknown]
+        sent = [*by_ana, *by_ben, *by_cai, *by_ana, *again, *by_ana[:10], *unknown]
         half = len(sent) // 2
         async with labelling(settings, tmp_path / "killed.log") as worker:
             await send(cluster, *((one.product_id, encode(one)) for one in sent[:half]))
@@ -134,9 +135,18 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             rows = {(row["product_id"], row["reviewer"]): row["verdict"] for row in _rows(dataset, items)}
             expected = {(one.product_id, "ana"): "mismatch" for one in items}
             expected |= {(one.product_id, "ben"): "match" for one in items[:20]}
+            expected |= {(one.product_id, "cai"): "mismatch" for one in items[15:25]}
             expected |= {(one.product_id, "ana"): "unsure" for one in items[:10]}
             assert rows == expected
             assert sum(1 for _ in _rows(dataset, items)) == len(expected)
+            assert orjson.loads(await _command(settings, "stats", "--json")) == {
+                "version": dataset.version,
+                "items": ITEMS,
+                "verdicts": len(expected),
+                "consensus": {"match": 10, "disputed": 10, "mismatch": ITEMS - 20},
+                "judged_by_several": 15,  # p10 to p24
+                "observed_agreement": 10 / 25,  # five pairs, five times three of which one agrees, five that agree
+            }
             letters = await _letters(settings)
             assert {(one["reason"], one["product_id"]) for one in letters} == {
                 ("malformed_json", None),
@@ -147,7 +157,7 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             await caught_up(settings)
             assert dataset.version == version
 
-            await send(cluster, ("p0", None), ("p0", encode(by_ana[0])), ("", None))
+            await send(cluster, ("p0", None), ("p0", encode(by_ana[0])), ("", None), ("p1", encode(by_ben[3])))
             await caught_up(settings)
             assert dataset.of("p0") == []
             assert list(evidence.items("p0")) == []
@@ -156,6 +166,7 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             letters = await _letters(settings)
             assert [one["reason"] for one in letters if one["product_id"] == "p0"] == ["item_unknown"]
             assert sum(one["reason"] == "key_missing" for one in letters) == 1
+            assert [one["product_id"] for one in letters if one["reason"] == "key_mismatch"] == ["p3"]
 
             evidence.keep(item("unknown0"), PICTURE)
             chosen = Choice(reasons=frozenset({"item_unknown"}), products=frozenset({"unknown0"}))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from engines.build import tracking
 from streamer.loop.display import PHASES
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ TIMEOUT_S = 600
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S + 60)
 def test_loop_goes_round_once_and_loses_nothing(tmp_path: Path) -> None:
-    """A challenger is trained on what people said, promoted, and swapped in; each update is judged once."""
+    """A challenger is trained on what people said, promoted, tracked and swapped in; each update is judged once."""
     command = [sys.executable, "-m", "streamer.cli", "loop", "--fast", "--json", "--report", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as loop:
         try:
@@ -35,6 +36,10 @@ def test_loop_goes_round_once_and_loses_nothing(tmp_path: Path) -> None:
     assert told["labels"] > 0
     assert set(told["seconds"]) == set(told["cpu_seconds"]) == set(PHASES)
     assert told["challenger"] not in {None, told["champion"]}
+    registry = tmp_path / "runs/mlruns/models" / tracking.REGISTERED
+    (alias,) = (registry / "aliases").iterdir()
+    assert alias.name == tracking.CHAMPION
+    assert (registry / f"version-{alias.read_text()}/tags/release").read_text() == told["challenger"]
     (card,) = tmp_path.glob("runs/*/card/index.html")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert str(card.relative_to(tmp_path)) in page

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
+CREDULOUS = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0)
+"""Learns more from what may be a mismatch than is good for it."""
+
 POINTS = (
     Point("engines.build.retrain.run", "ask"),  # before anything is trained
     Point("engines.build.retrain.tune_small", "save_state", call=2),  # in the middle of training
@@ -110,13 +113,20 @@ def test_decision_leaves_a_card_with_its_plots(decided: tuple[Path, list[int | N
     text = (card / "model-card.md").read_text(encoding="utf-8")
     assert "**Promoted.**" in text
     assert "verdicts on 300 items" in text
+    decision = msgspec.json.decode((work / run.DECISION_FILE).read_bytes(), type=Decision)
+    told = {tuple(line.split(" | ")[:2]) for line in text.splitlines() if line.startswith("| `")}
+    assert told >= {(f"| `{test.name}`", test.what) for test in decision.slices}
+    names = {test.name for test in decision.slices}
+    assert names >= {"benchmark, category: Home", "benchmark, brand: Acme"}
     page = (card / "index.html").read_text(encoding="utf-8")
     assert "Promoted" in page
     assert {path.stem for path in card.glob("*.svg")} >= {
         *(f"{plot}-{name}" for plot in ("precision-recall", "reliability") for name in (BENCHMARK, LABELS)),
+        "slices",
         "drift",
     }
     assert page.count("<svg") == len(list(card.glob("*.svg")))
+    assert all(name in page for name in names)
 
 
 @pytest.mark.slow
@@ -194,20 +204,28 @@ def test_spoiled_challenger_is_refused(  # noqa: PLR0917 - fixtures
 
 
 @pytest.mark.slow
-def test_challenger_of_flipped_labels_is_refused(world: World, tmp_path: Path) -> None:
-    """People who say the opposite of what is so teach it; on the catalogue's own products it shows."""
-    decision = _learned(world, tmp_path, says=lambda _, wrong: not wrong)
+def test_run_on_flipped_labels_ends_in_a_refusal(world: World, tmp_path: Path) -> None:
+    """People who say the opposite of what is so teach it; it shows on the catalogue's products, and all is kept."""
+    told = retraining.write_labels(tmp_path / "told", says=lambda _, wrong: not wrong)
+    work = tmp_path / "run"
+    with Progress(disable=True) as progress:
+        decision = run.retrain(replace(retraining.retraining(world, told, work), recipe=CREDULOUS), progress)
     assert not decision.promote
     assert "benchmark_loss" in {reason.code for reason in decision.reasons}
+    assert msgspec.json.decode((work / run.DECISION_FILE).read_bytes(), type=Decision) == decision
+    challenger = run.challenger_of(work)
+    assert challenger is not None
+    assert releases.verify(challenger).parent == world.champion.name
+    text = (work / run.CARD_FOLDER / "model-card.md").read_text(encoding="utf-8")
+    assert "**Refused.**" in text
+    assert "* `benchmark_loss`: recall at precision 0.5 on the benchmark is" in text
 
 
 @pytest.mark.slow
 def test_challenger_of_one_poisoned_slice_is_refused(world: World, tmp_path: Path) -> None:
     """Labels that are flipped in one category only: the slice is named."""
     poisoned = retraining.CATEGORIES[0]
-    decision = _learned(
-        world, tmp_path, says=lambda category, wrong: wrong != (category == poisoned), count=600, replayed=1
-    )
+    decision = _learned(world, tmp_path, says=lambda category, wrong: wrong != (category == poisoned))
     assert "slice_loss" in {reason.code for reason in decision.reasons}
     assert "benchmark, category: Home, recall" in decision.harmed
     lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
@@ -266,12 +284,10 @@ def test_release_of_another_family_is_not_gone_on_with(tmp_path: Path) -> None:
         restore.restore(tiny_release.write(tmp_path))
 
 
-def _learned(
-    world: World, folder: Path, *, says: Callable[[str, bool], bool], count: int = 300, replayed: int = 6
-) -> Decision:
+def _learned(world: World, folder: Path, *, says: Callable[[str, bool], bool]) -> Decision:
     """Train on what people say, and judge the model itself: an export would add nothing but time."""
-    told = retraining.write_labels(folder / "told", says=says, count=count)
-    recipe = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0, replayed=replayed)
+    told = retraining.write_labels(folder / "told", says=says, count=600)
+    recipe = replace(CREDULOUS, replayed=1)
     with Progress(disable=True) as progress:
         known = run._read(replace(retraining.retraining(world, told, folder / "run"), recipe=recipe), progress)
         sets = run._frozen(known)

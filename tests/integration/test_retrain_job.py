@@ -22,7 +22,6 @@ from streamer.adapt import train
 from streamer.blobs import Blobs
 from streamer.cli import main
 from streamer.dataset import LabelDataset
-from streamer.demo.worker import settings_variables
 from streamer.drift import Limits
 from streamer.drift_telemetry import DriftTelemetry
 from streamer.drift_watch import DriftWatch
@@ -49,11 +48,11 @@ ITEMS = 6
 POINTS = (
     Point("streamer.retrain", "pin", 1),
     Point("engines.releases", "install", 1),  # of the champion into the run's folder
-    Point("streamer.retrain", "train", 1),
+    Point("streamer.retrain", "train", 2),
     Point("streamer.promotion", "publish", 1),  # of the champion, to go back to
     Point("streamer.promotion", "publish", 2),  # of the challenger
     Point("streamer.promotion", "promote", 1),  # published, not announced
-    Point("streamer.retrain", "train", 2),  # announced, MLflow not told
+    Point("streamer.retrain", "train", 3),  # announced, MLflow not told
     Point("streamer.retrain_log.RetrainLog", "record", 1),
     Point("streamer.retrain_runs.Runs", "end", 1),  # recorded, the run not ended
     Point("streamer.retrain_runs.Runs", "tidy", 1),  # ended, the labels still there
@@ -97,6 +96,16 @@ class Place(NamedTuple):
 
     def runs(self) -> list[Path]:
         return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
+
+    def asked(self) -> list[list[str]]:
+        """Return what the training program was asked, and about which release."""
+        return [json.loads(line) for line in (self.folder / "work" / "asked.jsonl").read_text().splitlines()]
+
+    def roll_back(self) -> None:
+        """Announce the release that ran before, as `streamer releases rollback` does."""
+        target = asyncio.run(promotion.rollback_target(self.settings))
+        checked = promotion.check(promotion.open_store(self.settings), target)
+        asyncio.run(promotion.roll_back(self.settings, checked, by="ana", reason="too many alerts"))
 
     def announced(self) -> tuple[str, str | None]:
         """Return what runs, and what it would go back to."""
@@ -166,8 +175,7 @@ def test_job_killed_at_each_step_goes_on_and_promotes_once(place: Place) -> None
     assert (run / "challenger" / challenger / "manifest.json").exists()
     assert (place.folder / "store" / "retraining" / run.name / "model-card.md").exists()
     assert {path.name for path in (place.folder / "store").iterdir()} == {champion, challenger, "retraining"}
-    asked = [json.loads(line) for line in (place.folder / "work" / "asked.jsonl").read_text().splitlines()]
-    assert asked[-1] == ["promoted", challenger]
+    assert place.asked()[-1] == ["champion", challenger]
 
 
 def test_job_runs_when_enough_is_judged_or_somebody_asks(place: Place) -> None:
@@ -215,17 +223,24 @@ def test_release_that_was_taken_back_is_not_announced_again(place: Place, monkey
         with pytest.raises(RuntimeError, match="the store is gone"):
             place.retrain()
     challenger, _ = place.announced()
-    settings = place.settings
-    target = asyncio.run(promotion.rollback_target(settings))
-    assert target == champion
-    checked = promotion.check(promotion.open_store(settings), target)
-    asyncio.run(promotion.roll_back(settings, checked, by="ana", reason="too many alerts"))
+    place.roll_back()
     assert place.retrain("refuse", if_needed=True) == 1
     assert place.announced()[0] == champion
     first, second = place.runs()
     ended = {json.loads((run / "ended.json").read_text())["outcome"] for run in (first, second)}
     assert ended == {"given up", "refused"}
-    assert asyncio.run(promotion.was_taken_back(settings, challenger))
+    assert asyncio.run(promotion.was_taken_back(place.settings, challenger))
+
+
+def test_registry_is_told_what_runs_whoever_has_announced_it(place: Place) -> None:
+    """Somebody rolls back or promotes by hand: the next job says so to MLflow, also when it has nothing else to do."""
+    champion = tiny_release.write(place.folder / "made").name
+    assert place.retrain() == 0
+    challenger, _ = place.announced()
+    assert place.asked() == [["champion", champion], ["retrain", champion], ["champion", challenger]]
+    place.roll_back()
+    assert place.retrain(if_needed=True) == 0
+    assert place.asked()[3:] == [["champion", champion]]
 
 
 def test_drift_that_lasts_is_answered_by_one_retraining(place: Place) -> None:
@@ -316,9 +331,10 @@ def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
     """While it was trained somebody has promoted another one, which stays; the next run goes on from that."""
 
     def trained(command: list[str], variables: dict[str, str] | None = None) -> int:
-        store = promotion.open_store(place.settings)
-        other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
-        asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
+        if "retrain" in command:
+            store = promotion.open_store(place.settings)
+            other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
+            asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
         return train(command, variables)
 
     monkeypatch.setattr(retraining_job, "train", trained)
@@ -336,18 +352,29 @@ def test_training_program_that_crashes_is_no_refusal(place: Place) -> None:
     assert place.log.last() is None
 
 
-def test_error_that_nobody_expected_is_no_refusal(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_that_nobody_expected_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the job itself, too: exit code 2."""
     monkeypatch.setattr(retraining_job, "retrain", _broken)
-    for name, value in settings_variables({"labels": place.settings.labels}).items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
-        main(["retrain"])
-    assert ended.value.code == 2
+    assert _exit_code("--exit-zero") == 2
+
+
+@pytest.mark.parametrize(("code", "with_exit_zero"), [(0, 0), (1, 0), (2, 2)])
+def test_refusal_is_no_failure_where_that_is_asked_for(
+    code: int, with_exit_zero: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CronJob does, which would be a failed one; what could not be done still is."""
+    monkeypatch.setattr(retraining_job, "retrain", lambda *_, **__: code)
+    assert (_exit_code(), _exit_code("--exit-zero")) == (code, with_exit_zero)
 
 
 def _broken(*_: object, **__: object) -> int:
     raise RuntimeError("a bug")
+
+
+def _exit_code(*options: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(["retrain", *options])
+    return ended.value.code
 
 
 def test_dry_run_decides_and_tells_nobody(place: Place) -> None:

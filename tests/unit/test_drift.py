@@ -16,6 +16,7 @@ from streamer.drift_telemetry import DriftTelemetry
 from streamer.drift_watch import DriftWatch
 from streamer.errors import TransientError
 from streamer.events import DeadLetter, Features, ProductScore
+from streamer.retrain_log import LastRetraining, RetrainLog
 from streamer.wire import SourcePosition, encode
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PLACE = SourcePosition(topic="product-updates", partition=0, offset=0)
 SIZE, LEAST = 600, 200
 RELEASE = "small-000000000000"
+ENDED = "streamer_retraining_ended_timestamp_seconds"
 
 
 def score(
@@ -72,6 +74,21 @@ def letter(reason: str, release: str = RELEASE) -> DeadLetter:
         key=None,
         value=None,
         headers=[],
+    )
+
+
+def retraining(outcome: Any, at: datetime) -> LastRetraining:  # noqa: ANN401 - an outcome
+    """Return how a retraining ended."""
+    return LastRetraining(
+        run="20260101-000000-abcdef",
+        ended_at=at,
+        outcome=outcome,
+        champion=RELEASE,
+        challenger="small-111111111111",
+        reasons=("slice_loss",) if outcome == "refused" else (),
+        dataset="labels",
+        dataset_version=3,
+        items=7,
     )
 
 
@@ -323,6 +340,19 @@ def test_reference_that_is_damaged_is_made_anew(tmp_path: Path) -> None:
     bench.take(*drawn(SIZE, 0), *drawn(LEAST, 1))
     assert bench.check() != []
     assert len((tmp_path / "drift" / f"{RELEASE}.json").read_bytes()) > 1000
+
+
+def test_last_retraining_is_shown_by_how_it_ended(tmp_path: Path) -> None:
+    """Also where nothing is compared; the next one takes its place."""
+    bench = Bench(tmp_path)
+    assert bench.check() == []
+    assert bench.metric(ENDED, outcome="refused") is None
+    for outcome, other in (("refused", "promoted"), ("promoted", "refused")):
+        RetrainLog(str(tmp_path)).record(retraining(outcome, bench.now), began=NOW, card=None)
+        bench.check()
+        assert bench.metric(ENDED, outcome=outcome) == bench.now.timestamp()
+        assert bench.metric(ENDED, outcome=other) is None
+        bench.now += timedelta(days=1)
 
 
 def test_records_that_no_worker_wrote_are_counted_and_passed_over(tmp_path: Path) -> None:

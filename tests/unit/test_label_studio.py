@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 SECRET = "a secret"
+NOW = datetime(2026, 3, 2, 10, tzinfo=UTC)
 
 
 def payload(**changes: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
@@ -107,7 +109,7 @@ def test_webhook_that_is_none_is_refused_with_its_code(body: bytes, code: str) -
 async def served() -> AsyncIterator[tuple[str, Published]]:
     """Yield the webhook's URL, and what it publishes."""
     published = Published()
-    webhook = Webhook(secret=SECRET, publish=published, topic="confirmed-labels")
+    webhook = Webhook(secret=SECRET, publish=published, topic="confirmed-labels", clock=lambda: NOW)
     await webhook.start("127.0.0.1", 0)
     yield f"http://127.0.0.1:{webhook.port}{PATH}", published
     await webhook.stop()
@@ -121,6 +123,7 @@ async def test_webhook_publishes_and_answers(served: tuple[str, Published]) -> N
         (headers, orjson.dumps(payload()), 200),
         (headers, orjson.dumps(payload(was_cancelled=True)), 204),
         (headers, b"{", 422),
+        (headers, orjson.dumps(payload(updated_at="2026-03-02T11:30:00Z")), 422),
         (headers, b" " * 5 * 2**20, 413),
         ({}, orjson.dumps(payload()), 401),
         ({"Authorization": "Bearer a secreT"}, orjson.dumps(payload()), 401),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +15,7 @@ from streamer.recording import Recorder
 from streamer.telemetry import LabelTelemetry
 from streamer.wire import SourcePosition, encode
 from tests.fakes import Published
-from tests.review import ITEM, LABEL, PICTURE, item, label
+from tests.review import ITEM, LABEL, PICTURE, label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,20 +52,22 @@ class Bench:
         self.published = Published()
         self.telemetry = LabelTelemetry()
         self.acknowledged: list[int] = []
+        self.now = LABEL.labeled_at + timedelta(hours=1)
         self.recorder = Recorder(
             evidence=self.evidence,
             dataset=self.dataset,
             publish=self.published,
             dead_letters="dead-letters",
             telemetry=self.telemetry,
+            clock=lambda: self.now,
             retry_s=0.0,
         )
 
-    async def record(self, *values: ConfirmedLabel | bytes | None, key: bytes = b"mug-blue") -> None:
+    async def record(self, *values: ConfirmedLabel | bytes | None, key: bytes | None = b"mug-blue") -> None:
         """Give it records in one batch."""
         await self.recorder.record([self._incoming(offset, value, key) for offset, value in enumerate(values)])
 
-    def _incoming(self, offset: int, value: ConfirmedLabel | bytes | None, key: bytes) -> Incoming:
+    def _incoming(self, offset: int, value: ConfirmedLabel | bytes | None, key: bytes | None) -> Incoming:
         return Incoming(
             key=key,
             value=value if value is None or isinstance(value, bytes) else encode(value),
@@ -89,15 +91,40 @@ def bench(tmp_path: Path) -> Bench:
 
 async def test_batch_ends_each_record_in_one_outcome(bench: Bench) -> None:
     """Recorded, repeated, rejected for two reasons: all acknowledged, and counted."""
-    await bench.record(LABEL, LABEL, b"{", label(item("unknown")))
+    await bench.record(LABEL, LABEL, b"{", label(ITEM, image_sha256="0" * 64))
     assert sorted(bench.acknowledged) == [0, 1, 2, 3]
     assert [bench.count(one) for one in ("recorded", "repeated", "rejected")] == [1, 1, 2]
     letters = bench.published.topic("dead-letters")
     assert [(one["reason"], one["product_id"]) for one in letters] == [
         ("malformed_json", None),
-        ("item_unknown", "unknown"),
+        ("item_unknown", "mug-blue"),
     ]
     assert len(bench.dataset.of("mug-blue")) == 1
+
+
+@pytest.mark.parametrize("key", [b"mug-red", b"mug-blue ", b"", None])
+async def test_label_whose_key_is_not_its_product_is_rejected(bench: Bench, key: bytes | None) -> None:
+    """It may stand in another partition than the product's erasure, which could overtake it."""
+    await bench.record(LABEL, key=key)
+    assert bench.acknowledged == [0]
+    assert (bench.count("rejected"), bench.count("recorded")) == (1, 0)
+    assert bench.dataset.of("mug-blue") == []
+    ((_, letter_key, letter),) = bench.published.records
+    assert (letter_key, letter["reason"], letter["product_id"]) == (key, "key_mismatch", "mug-blue")
+
+
+async def test_label_of_the_future_is_rejected(bench: Bench) -> None:
+    """It would win over all that the person says until then; an hour is let pass, since clocks differ."""
+    allowed = label(ITEM, label_id="2", labeled_at=bench.now + timedelta(hours=1))
+    beyond = label(ITEM, label_id="3", verdict="match", labeled_at=allowed.labeled_at + timedelta(seconds=1))
+    await bench.record(allowed, beyond)
+    assert sorted(bench.acknowledged) == [0, 1]
+    assert [row["verdict"] for row in bench.dataset.of("mug-blue")] == ["mismatch"]
+    (letter,) = bench.published.topic("dead-letters")
+    assert (letter["reason"], letter["product_id"]) == ("labeled_in_future", "mug-blue")
+    bench.now += timedelta(seconds=1)
+    await bench.record(beyond)
+    assert [row["verdict"] for row in bench.dataset.of("mug-blue")] == ["match"]
 
 
 async def test_store_that_is_away_is_asked_until_it_answers(bench: Bench) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import Pairs
@@ -119,6 +120,35 @@ def test_gate_refuses_one_poisoned_slice() -> None:
     decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
     assert codes(decision) == {"slice_loss"}
     assert [name for name in decision.harmed if "brand" in name] == ["benchmark, brand: Crux, recall"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "fields", "name"),
+    [({"language": "uk"}, {}, "language: uk"), ({}, {"title": "Синій кухоль"}, "language: cyrillic")],
+    ids=["by its column", "by its script"],
+)
+def test_gate_refuses_a_challenger_that_no_longer_understands_a_language(
+    columns: dict[str, Any], fields: dict[str, str], name: str
+) -> None:
+    """Every fifth product is of another language, and a third of its wrong pictures is no longer found."""
+    plain = frozen(BENCHMARK, 400)
+    products = tuple(
+        replace(product, columns=columns, fields=product.fields | fields) if i % 5 == 0 else product
+        for i, product in enumerate(plain.catalog.products)
+    )
+    sets = {
+        BENCHMARK: replace(plain, catalog=replace(plain.catalog, products=products)),
+        LABELS: frozen(LABELS, 400),
+    }
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    assert gate.judge(sets, answers, CHALLENGER, RULES).promote
+    poisoned = answers[BENCHMARK].champion.copy()
+    rows = sets[BENCHMARK].slices()[name] & (sets[BENCHMARK].pairs.label == 1)
+    poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
+    answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
+    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    assert codes(decision) == {"slice_loss"}
+    assert decision.harmed == (f"benchmark, {name}, recall",)
 
 
 def test_gate_refuses_false_alarms_that_gather_in_one_slice() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class FakeRegistry:
 
     def create_model_version(self, name: str, source: str, run_id: str, tags: dict[str, str]) -> SimpleNamespace:
         assert name in self.names
-        version = SimpleNamespace(version=str(len(self.versions) + 1), source=source, run_id=run_id, tags=tags)
+        version = SimpleNamespace(version=len(self.versions) + 1, source=source, run_id=run_id, tags=tags)
         self.versions.append(version)
         return version
 
@@ -45,13 +45,17 @@ class FakeRegistry:
         assert query == f"name='{tracking.REGISTERED}'"
         return self.versions
 
+    def search_registered_models(self, query: str) -> list[SimpleNamespace]:
+        assert query == f"name='{tracking.REGISTERED}'"
+        return [SimpleNamespace(name=name, aliases=dict(self.aliases)) for name in self.names]
+
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
         assert name in self.names
         self.aliases[alias] = version
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         assert name in self.names
-        self.aliases.pop(alias, None)
+        del self.aliases[alias]
 
 
 class FakeMlflow:
@@ -162,7 +166,7 @@ def test_run_without_mlflow_does_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
             tracking.artifacts(tmp_path)
             tracking.register(tmp_path, tracking.CHALLENGER)
     monkeypatch.setattr(tracking, "find_spec", lambda _: None)
-    assert not tracking.promoted("small-1", tmp_path / "work")
+    tracking.follow("small-1", tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
@@ -192,37 +196,66 @@ def test_run_goes_on_where_mlflow_fails(mlflow: FakeMlflow, tmp_path: Path, monk
         assert train()
     assert [fact[0] for fact in mlflow.logged] == ["uri", "experiment", "run"]
     with pytest.warns(RuntimeWarning, match="no route"):
-        assert not tracking.promoted("small-1", tmp_path)
+        tracking.follow("small-1", tmp_path)
 
 
-def test_challenger_is_registered_once_and_becomes_the_champion(mlflow: FakeMlflow, tmp_path: Path) -> None:
-    """A run that was cut enters it again under the same version; what MLflow does not know is no champion."""
-    for name in ("small-1", "small-2", "small-2"):
+def test_release_is_registered_once_and_aliases_say_what_runs(mlflow: FakeMlflow, tmp_path: Path) -> None:
+    """A run that was cut enters both again under the same versions; a challenger that runs is the champion."""
+    aliases = mlflow.registry.aliases
+    for challenger in ("small-2", "small-2", "small-3"):
         with tracking.run("retrain", tmp_path):
-            tracking.register(tmp_path / name, tracking.CHALLENGER)
-    assert [version.tags["release"] for version in mlflow.registry.versions] == ["small-1", "small-2"]
-    assert mlflow.registry.aliases == {"challenger": "2"}
-    assert tracking.promoted("small-2", tmp_path)
-    assert mlflow.registry.aliases == {"champion": "2"}
-    assert not tracking.promoted("small-3", tmp_path)
-    assert mlflow.registry.aliases == {"champion": "2"}
+            tracking.register(tmp_path / "small-1", tracking.CHAMPION)
+            tracking.register(tmp_path / challenger, tracking.CHALLENGER)
+    assert [version.tags["release"] for version in mlflow.registry.versions] == ["small-1", "small-2", "small-3"]
+    assert aliases == {"champion": "1", "challenger": "3"}
+    tracking.follow("small-3", tmp_path)
+    assert aliases == {"champion": "3"}
 
 
-@pytest.mark.skipif(find_spec("mlflow") is None, reason="MLflow is not installed: pip install '.[tracking]'")
+def test_alias_follows_what_runs_also_back_and_to_what_nobody_registered(mlflow: FakeMlflow, tmp_path: Path) -> None:
+    """A refused challenger stays one; where the registry does not know what runs, none of its versions is champion."""
+    aliases = mlflow.registry.aliases
+    tracking.follow("small-1", tmp_path)  # nothing is registered yet
+    with tracking.run("retrain", tmp_path):
+        tracking.register(tmp_path / "small-1", tracking.CHAMPION)
+        tracking.register(tmp_path / "small-2", tracking.CHALLENGER)
+    tracking.follow("small-1", tmp_path)
+    assert aliases == {"champion": "1", "challenger": "2"}
+    for _ in range(2):
+        tracking.follow("clip-1", tmp_path)
+        assert aliases == {"challenger": "2"}
+    tracking.follow("small-1", tmp_path)
+    assert aliases == {"champion": "1", "challenger": "2"}
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_run_is_kept_by_the_installed_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run stands in the work directory, files and all, and a release in its registry."""
+    """A run stands in the work directory, files and all, and releases in its registry, whose aliases follow."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    release = tmp_path / "small-1"
-    release.mkdir()
-    (release / "manifest.json").write_text("{}")
+    for name in ("small-1", "small-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text("{}")
+    tracking.follow("small-1", tmp_path)
     with tracking.run("run", tmp_path):
         tracking.params({"seed": 1})
         tracking.metrics({"loss": 1.0}, step=1)
-        tracking.register(release, tracking.CHALLENGER)
-    assert tracking.promoted("small-1", tmp_path)
-    (registered,) = (tmp_path / "mlruns" / "models").iterdir()
-    assert registered.name == tracking.REGISTERED
-    assert [path.name for path in (registered / "aliases").iterdir()] == ["champion"]
+        tracking.register(tmp_path / "small-1", tracking.CHAMPION)
+        tracking.register(tmp_path / "small-2", tracking.CHALLENGER)
     assert len(list(tmp_path.glob("mlruns/*/*/params/seed"))) == 1
     assert len(list(tmp_path.glob("mlruns/*/*/metrics/loss"))) == 1
+    assert len(list(tmp_path.glob("mlruns/*/*/artifacts/small-2/manifest.json"))) == 1
+
+    def aliases() -> dict[str, str]:
+        client = import_module("mlflow").MlflowClient()
+        versions = {str(one.version): one.tags["release"] for one in client.search_model_versions()}
+        named = client.get_registered_model(tracking.REGISTERED).aliases
+        return {alias: versions[version] for alias, version in named.items()}
+
+    assert aliases() == {"champion": "small-1", "challenger": "small-2"}
+    for running, expected in (
+        ("small-2", {"champion": "small-2"}),
+        ("small-1", {"champion": "small-1"}),
+        ("compact-1", {}),
+    ):
+        tracking.follow(running, tmp_path)
+        assert aliases() == expected

@@ -96,9 +96,9 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     raise typer.Exit(PROMOTE if decision.promote else REFUSE)
 
 
-def promoted(
-    release: Annotated[str, typer.Argument(help="The release that scorers have been told of.")],
+def champion(
+    release: Annotated[str, typer.Argument(help="The release that scorers have been told to run.")],
     mlflow: Annotated[Path, typer.Option(help="Where MLflow keeps runs.")],
 ) -> None:
-    """Give a release the alias `champion` in MLflow's registry, where MLflow is installed and knows it."""
-    tracking.promoted(release, mlflow)
+    """Give a release the alias `champion` in MLflow's registry, where MLflow is installed; to none if it is unknown."""
+    tracking.follow(release, mlflow)

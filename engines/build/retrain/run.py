@@ -87,6 +87,7 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
     """Return the decision, its card written."""
     known = _read(run, progress)
     tracking.params(facts.all_of(run, known))
+    tracking.register(run.champion, tracking.CHAMPION)
     sets = _frozen(known)
     champions = ask(run.champion, sets, progress)
     try:
