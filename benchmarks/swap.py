@@ -1,6 +1,7 @@
 """What a swap, and a challenger in the shadow, cost the engine that runs: waits, pace and memory of a real worker.
 
     python benchmarks/swap.py --events 6000
+    python benchmarks/swap.py --events 2000 --release DIR      another engine than the one that ships
 
 A worker in this process takes a full topic; meanwhile releases are announced, whose only difference is a threshold, so
 that loading and warming take what they take for any other. Then the last of them is tried as a challenger on a share of
@@ -104,11 +105,10 @@ def resident_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
 
 
-def variants(folder: Path, count: int) -> list[Path]:
-    """Write releases of the shipped model that differ in their threshold."""
-    shipped = releases.shipped()
-    manifest = releases.read_manifest(shipped)
-    files = {name: shipped / name for name in manifest.files}
+def variants(release: Path, folder: Path, count: int) -> list[Path]:
+    """Write releases of one model that differ in their threshold."""
+    manifest = releases.read_manifest(release)
+    files = {name: release / name for name in manifest.files}
     return [
         releases.write_release(folder, msgspec.structs.replace(manifest, threshold=0.5 + 0.01 * number), files)
         for number in range(count)
@@ -228,6 +228,7 @@ def main(
     swaps: Annotated[int, typer.Option(help="Releases that are announced one after the other.")] = 4,
     share: Annotated[float, typer.Option(help="Of the products, for the challenger.")] = 0.1,
     seed: Annotated[int, typer.Option()] = 77,
+    release: Annotated[Path | None, typer.Option(help="Directory; the one that ships if left out.")] = None,
 ) -> None:
     """Measure what swaps and a shadow cost the engine that runs."""
     logging.getLogger().setLevel(logging.ERROR)
@@ -253,7 +254,7 @@ def main(
             for number in range(events)
         ]
         store = ReleaseStore(str(root / "store"))
-        made = variants(root / "made", swaps + 1)
+        made = variants(release or releases.shipped(), root / "made", swaps + 1)
         settings = Settings.model_validate(
             {
                 "broker": {"bootstrap": broker.bootstrap, "session_timeout_s": 3, "heartbeat_interval_s": 0.7},

@@ -19,6 +19,12 @@ from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 GROUP = "mismatch-scorer"
 CHANGELOG = f"{GROUP}-alert-state-changelog"
 DAY_S = 86_400
+LARGEST_RELEASE_BYTES = 2 * 2**30
+"""Twice FLAVA's graph in fp32, the largest that the README has a plan of. BLIP-2 at its published size needs more."""
+SWAPPING_WORKER_BYTES = 621_000_000
+"""A worker on a CPU at most, while it swaps releases of `compact`. Source: benchmarks/swap.py --release."""
+NODE_LOCAL_DNS = "169.254.20.10/32"
+"""Source: https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/"""
 AUTOSCALER_CUTOFF = -10
 """Below it the cluster autoscaler adds no node for a pod. Source: its option `--expendable-pods-priority-cutoff`."""
 
@@ -195,13 +201,27 @@ def test_grace_period_covers_pre_stop_drain_and_leaving(
     assert pod["restartPolicy"] == "Always"
 
 
-def test_memory_limit_covers_what_pictures_may_take(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Decoders at their bound are not a reason for the kernel to kill the worker."""
+def _bytes(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi")) * 2**30
+
+
+def test_memory_limit_covers_a_swap_with_decoders_at_their_bound(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both releases have decoders then, and a challenger has left: no reason for the kernel to kill the worker."""
     settings = _settings(overlay, monkeypatch)
     slots = SLOTS_PER_DECODER * settings.fetch.max_image_bytes
-    pictures = settings.pipeline.decoders * (settings.pipeline.decode_memory_mib * 2**20 + slots)
-    limit = int(_container(overlay)["resources"]["limits"]["memory"].removesuffix("Gi")) * 2**30
-    assert limit >= pictures + settings.fetch.max_held_bytes + 512 * 2**20
+    decoders = 2 * settings.pipeline.decoders * (settings.pipeline.decode_memory_mib * 2**20 + slots)
+    limit = _bytes(_container(overlay)["resources"]["limits"]["memory"])
+    assert limit >= decoders + settings.fetch.max_held_bytes + SWAPPING_WORKER_BYTES
+
+
+def test_release_finds_room_where_it_is_fetched_to(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that writes more than its volume's limit is evicted, and all scorers fetch a release at the same time."""
+    scratch = _settings(overlay, monkeypatch).state.directory
+    container = _container(overlay)
+    (mount,) = (mount for mount in container["volumeMounts"] if scratch.is_relative_to(mount["mountPath"]))
+    (volume,) = (volume for volume in _pod(overlay)["volumes"] if volume["name"] == mount["name"])
+    assert _bytes(volume["emptyDir"]["sizeLimit"]) > LARGEST_RELEASE_BYTES
+    assert container["resources"]["requests"]["ephemeral-storage"] == volume["emptyDir"]["sizeLimit"]
 
 
 def test_topics_are_as_the_command_makes_them(overlay: str) -> None:
@@ -315,6 +335,9 @@ def test_pods_reach_what_they_need_and_nothing_else(overlay: str) -> None:
         assert mine == expected.get(name, {"stream"})
     ports = [[port["port"] for port in rule["ports"]] for rule in policies["stream"]["egress"]]
     assert ports == [[53, 53], [9093], [9000]]
+    dns, *others = (rule["to"] for rule in policies["stream"]["egress"])
+    assert [peer["ipBlock"] for peer in dns if "ipBlock" in peer] == [{"cidr": NODE_LOCAL_DNS}]
+    assert not [peer for rule in others for peer in rule if "ipBlock" in peer]
     store = find(overlay, "ConfigMap", _container(overlay)["envFrom"][1]["configMapRef"]["name"])["data"]
     assert store["AWS_ENDPOINT_URL"].endswith(":9000")
     assert not [spec for name, spec in policies.items() if "ingress" in spec and name != "telemetry"]
