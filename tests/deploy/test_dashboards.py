@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import promql_parser
 import pytest
+import typer
 import yaml
 
+from streamer.cli import app
 from streamer.drift import Kind
 from streamer.drift_telemetry import DriftTelemetry
 from streamer.retrain_log import LastRetraining
@@ -75,6 +78,9 @@ def _unknown(query: str) -> set[str]:
             labels |= {matcher.name for matcher in node.matchers.matchers}
         elif isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
             labels |= set(node.modifier.labels)
+        elif isinstance(node, promql_parser.BinaryExpr) and node.modifier is not None:
+            matching = node.modifier.matching
+            labels |= {*(matching.labels if matching is not None else ()), *(node.modifier.group_labels or ())}
     assert asked
     known = asked & exposed.keys()
     return (asked - known) | (labels - SCRAPED.union(*(exposed[name] for name in known)))
@@ -82,7 +88,7 @@ def _unknown(query: str) -> set[str]:
 
 @pytest.mark.parametrize("query", QUERIES.values(), ids=QUERIES.keys())
 def test_query_asks_for_what_a_worker_exposes(query: str) -> None:
-    """Names, labels, and the labels that it groups by."""
+    """Names, labels, and the labels that it groups and matches by."""
     assert _unknown(query) == set()
 
 
@@ -92,6 +98,8 @@ def test_query_asks_for_what_a_worker_exposes(query: str) -> None:
         ("1 - sum(rate(streamer_events_total[5m])) / sum(rate(streamer_event_total[5m]))", {"streamer_event_total"}),
         ("histogram_quantile(0.9, sum by (le, step) (rate(streamer_stage_seconds_bucket[5m] offset 1d)))", {"step"}),
         ('absent(streamer_lag_events{topics="x"}) or vector(0)', {"topics"}),
+        ("streamer_lag_events * on (pot) group_left (relaese) streamer_engine_info", {"pot", "relaese"}),
+        ("streamer_lag_events > ignoring (topics) streamer_engine_info", {"topics"}),
     ],
 )
 def test_query_for_what_no_worker_exposes_is_found(query: str, unknown: set[str]) -> None:
@@ -136,6 +144,25 @@ def test_codes_in_the_runbook_are_real() -> None:
     source = "\n".join(path.read_text() for path in modules)
     assert codes
     assert {code for code in codes if f'"{code}"' not in source} == set()
+
+
+def test_commands_in_the_runbook_are_taken_by_the_command_line() -> None:
+    """At night nobody looks up what an option is called now."""
+    text = re.sub(r"\s+", " ", (ROOT / "docs/runbook.md").read_text())
+    commands = set(re.findall(r"`streamer ([a-z][^`]*)`", text))
+    assert commands
+    assert {command: missing for command in commands if (missing := _not_taken(command))} == {}
+
+
+def _not_taken(command: str) -> set[str]:
+    """Return the words of a command that name no command, and the options that the command does not have."""
+    at: Any = typer.main.get_command(app)
+    words = shlex.split(command)
+    while words and words[0] in getattr(at, "commands", {}):
+        at = at.commands[words.pop(0)]
+    options = {option for parameter in at.params for option in parameter.opts}
+    named = words[:1] if hasattr(at, "commands") else []
+    return {*named} | {word for word in words if word.startswith("-") and word not in options}
 
 
 def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
