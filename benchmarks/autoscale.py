@@ -12,7 +12,8 @@ holds both targets, median and 99th percentile, on each day and with every cold 
 hours are GPU hours.
 
 Traffic is scaled to the replicas' speed: what is chosen is seconds of one replica's work, and thresholds follow
-from it. It is a model: no Kubernetes runs here, and the 500 events/s of a replica on a GPU are assumed, not measured.
+from it. It is a model: no Kubernetes runs here, and the 500 events/s of a replica on a GPU, as the 100 of one on a CPU
+that the overlays take, are assumed, not measured.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MEDIAN_TARGET_S = 5.0
 REBALANCE_S = 10  # the group stands still: everybody's drain, and the state of moved partitions
 COMMITTED_AFTER_S = 2.0  # an event counts as lag until its outcome is committed, also when nothing waits
 COLD_STARTS_S = (30, 60, 120, 180)
-WORK_S = (4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+WORK_S = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 FLOORS = (1, 2, 3, 4)
 WINDOWS_S = (300, 900)
 SCALE_IN_PERIOD_S = 60  # at most one replica less in each
@@ -101,7 +102,9 @@ def desired_replicas(lag: Floats, threshold: Floats, current: Ints) -> Ints:
     Source: `getTotalLag` of KEDA's Kafka scaler with limitToPartitionsWithLag, and `GetExternalPerPodMetricReplicas`
     of the HPA's replica calculator.
     """
-    metric = np.minimum(lag.sum(axis=1), np.count_nonzero(lag >= 1, axis=1) * threshold)
+    total, partitions = lag.sum(axis=1), np.count_nonzero(lag >= 1, axis=1)
+    # Of integers, so nothing is capped below one threshold more than there are partitions with lag.
+    metric = np.where(total // threshold > partitions, partitions * threshold, total)
     ratio = metric / (threshold * np.maximum(current, 1))
     wanted: Ints = np.ceil(metric / threshold).astype(np.int64)
     return np.where(np.abs(ratio - 1) <= TOLERANCE, current, wanted)

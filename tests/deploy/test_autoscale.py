@@ -25,11 +25,12 @@ def test_desired_replicas_follow_the_lag_within_partitions_and_tolerance(lag: in
     assert autoscale.desired_replicas(spread, np.array([100.0]), np.array([current])).tolist() == [desired]
 
 
-def test_desired_replicas_with_lag_on_one_partition_are_one() -> None:
-    """More would not help: a partition has one consumer."""
-    lag = np.zeros((1, 12))
-    lag[0, 3] = 10_000
-    assert autoscale.desired_replicas(lag, np.array([100.0]), np.array([2])).tolist() == [1]
+@pytest.mark.parametrize(("lag", "desired"), [(100, 1), (150, 2), (199, 2), (200, 1), (10_000, 1)])
+def test_desired_replicas_with_lag_on_one_partition_are_one_beyond_two_thresholds(lag: int, desired: int) -> None:
+    """A partition has one consumer, but KEDA compares whole thresholds: one and a half are not more than one to it."""
+    spread = np.zeros((1, 12))
+    spread[0, 3] = lag
+    assert autoscale.desired_replicas(spread, np.array([100.0]), np.array([4])).tolist() == [desired]
 
 
 def test_fleet_that_never_scales_serves_what_it_can() -> None:
@@ -46,11 +47,12 @@ def test_fleet_that_never_scales_serves_what_it_can() -> None:
 
 @pytest.mark.slow
 def test_thresholds_that_ship_are_the_ones_the_simulation_justifies() -> None:
-    """Of both overlays: each for the speed of its replicas, which the traffic is scaled to."""
+    """Of both overlays: each for the speed that its replicas are assumed to have, which the traffic is scaled to."""
     grid, fleets = autoscale.over_days(autoscale.DAYS, 500.0)
     chosen = autoscale.justified(grid, autoscale.TARGET_S)
     fixed = next(size for size, day in enumerate(fleets, 1) if autoscale.holds(day, autoscale.TARGET_S))
-    rates = {"cpu": 100, "gpu": 500}
+    assert min(autoscale.WORK_S) < chosen.work_s < max(autoscale.WORK_S), "the grid ends beyond what it justifies"
+    rates = {"cpu": 100, "gpu": 500}  # events/s; assumed
     for overlay in OVERLAYS:
         spec = find(overlay, "ScaledObject")["spec"]
         behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
