@@ -1,9 +1,10 @@
 # Adapts an engine to a catalogue, and retrains it on labels, on a GPU where there is one:
-#   docker build -f docker/trainer.Dockerfile .
+#   docker build -f docker/trainer.Dockerfile --build-arg PIP_EXTRA_INDEX_URL=URL .
 #   docker run --rm -v catalog:/data image adapt /data/catalog --family compact --out /data/releases
-# It installs 2.1 GB beside Python (benchmarks/images.py) with a CPU build of torch (751 MB); one with CUDA is several GB
-# more.
+# It installs 2.1 GB beside Python (benchmarks/images.py) with a CPU build of torch (751 MB): URL is PyTorch's own index of
+# CPU builds, whose `+cpu` pip prefers. Without it pip takes what PyPI has, for Linux with CUDA, several GB more.
 FROM python:3.11.14-slim-bookworm AS build
+ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app
 WORKDIR /source

@@ -68,6 +68,19 @@ def test_pins_are_what_the_project_takes() -> None:
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
+def test_packages_of_the_gpu_are_pinned_where_they_are_named() -> None:
+    """The constraints leave them out, and plans are built for one TensorRT: the one whose bindings the tests read."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pinned = {line.partition("==")[0] for line in (ROOT / "docker/constraints.txt").read_text().splitlines()}
+    exact = {name: {one.name: str(one.specifier) for one in map(Requirement, extras[name])} for name in ("gpu", "test")}
+    left = {name: pin for name, pin in exact["gpu"].items() if canonicalize_name(name) not in pinned}
+    assert left == {
+        "tensorrt-cu13": exact["test"]["tensorrt-cu13-bindings"],
+        "cuda-bindings": exact["test"]["cuda-bindings"],
+    }
+    assert all(re.fullmatch(r"==[\d.]+", pin) for pin in left.values())
+
+
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.stem)
 def test_image_runs_as_the_user_that_the_pod_names(dockerfile: Path) -> None:
     """A number: Kubernetes cannot tell whether a name is root."""
@@ -165,6 +178,7 @@ def test_compose_services_are_pinned_and_their_files_are_here() -> None:
         build = COMPOSE["services"][name]["build"]
         assert (ROOT / build["dockerfile"]).is_file()
         assert COMPOSE["services"][name]["read_only"] is True
+        assert COMPOSE["services"][name]["pull_policy"] == "build", "a registry is asked first for a name of nobody's"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
