@@ -36,7 +36,7 @@ from engines.build import restore
 from engines.build.compile import builder, cli, gate, run
 from engines.build.compile.cast import Precision  # noqa: TC001 - typer reads the annotations
 from engines.contract import Batch, Calibration
-from engines.errors import EngineError
+from engines.errors import EngineError, EngineUnavailable
 from engines.runtime import loader
 from engines.text import Tokenizer
 
@@ -168,13 +168,18 @@ def run_plan(release: Path, sizes: tuple[int, ...], trt: Any, cuda: Cuda) -> dic
 
 
 def onnx_cuda_throughput(release: Path, sizes: tuple[int, ...], gpu: int) -> dict[str, float]:
-    """Return pairs/s of ONNX Runtime's CUDA provider, for batches up to its cap.
+    """Return pairs/s of ONNX Runtime's CUDA provider, to which a worker without a plan falls back, up to its cap.
 
     Raises:
-        EngineUnavailable: this onnxruntime has no such provider, or it does not start.
+        EngineUnavailable: it falls back to something else: this onnxruntime has no such provider, or it does not start.
     """
-    with closing(loader.load(release, place=loader.Place(runtime="onnx-cuda", gpu=gpu))) as engine:
-        return throughput(engine, [size for size in sizes if size <= engine.manifest.max_batch])
+    refused: list[str] = []
+    with tempfile.TemporaryDirectory() as no_plans:
+        place = loader.Place(runtime="auto", gpu=gpu, plans=Path(no_plans))
+        with closing(loader.load(release, place=place, warn=refused.append)) as engine:
+            if not engine.device.startswith("cuda (onnxruntime"):
+                raise EngineUnavailable(f"without a plan it is {engine.device}: {'; '.join(refused)}")
+            return throughput(engine, [size for size in sizes if size <= engine.manifest.max_batch])
 
 
 def spread(release: Path, progress: Progress) -> Path:
