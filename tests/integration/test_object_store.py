@@ -36,7 +36,7 @@ def _variables(name: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """Give the URL of a server that speaks S3, in a process of its own: delta-rs holds the GIL while it reads."""
+    """Give the URL of a server that speaks S3, in a process of its own."""
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
