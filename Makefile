@@ -24,7 +24,7 @@ $(VENV)/loop: pyproject.toml | $(VENV)/pip
 	@touch $@ $(VENV)/demo
 
 $(VENV)/test: pyproject.toml | $(VENV)/pip
-	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,state,tracing,tracking,train,test]'
+	$(PIP) install --quiet --editable '.[demo,drift,feeds,labels,s3,state,tracing,tracking,train,test]'
 	@touch $@ $(VENV)/demo $(VENV)/loop
 
 # Of its own: onnxruntime-gpu has the same files as onnxruntime, which the package asks for, and comes in its place.

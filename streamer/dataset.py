@@ -216,7 +216,8 @@ class LabelDataset:
             return []
         with _translated():
             query = QueryBuilder().register(TABLE, table).execute(f"SELECT {columns} FROM {TABLE} WHERE {where}")  # noqa: S608 - values are `_listed`
-            rows: list[dict[str, Any]] = pa.table(query.read_all()).to_pylist()
+            # By pyarrow: delta-rs' own reader holds the GIL until the store has answered, and the worker stands still.
+            rows: list[dict[str, Any]] = pa.RecordBatchReader.from_stream(query).read_all().to_pylist()
         return rows
 
     def _table(self, version: int | None = None) -> DeltaTable | None:
@@ -236,7 +237,7 @@ class _translated:  # noqa: N801 - used as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, CommitFailedError):
             raise TransientError("dataset_unavailable", f"another worker has written meanwhile: {error}") from error
-        if isinstance(error, DeltaError | OSError):
+        if isinstance(error, DeltaError | pa.ArrowException | OSError):
             raise TransientError("dataset_unavailable", f"{type(error).__name__}: {error}") from error
 
 

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from streamer.dataset import LabelDataset
-from streamer.errors import FatalError
+from streamer.errors import FatalError, TransientError
 from streamer.labels import Joined, decide
 from tests.review import IMAGE_SHA256, ITEM, PICTURE, item, label
 
@@ -58,6 +58,16 @@ def test_row_holds_what_was_scored_and_what_was_said(dataset: LabelDataset, tmp_
     assert (row["scored_at"], row["sampling_probability"]) == (ITEM.scored_at, 1.0)
     assert orjson.loads(row["columns"]) == ITEM.columns
     assert (tmp_path / row["image"]).read_bytes() == PICTURE
+
+
+def test_rows_that_the_store_does_not_give_are_asked_for_later(dataset: LabelDataset, tmp_path: Path) -> None:
+    """What fails while rows are read ends no worker."""
+    record(dataset, said())
+    for file in (tmp_path / "labels").glob("*.parquet"):
+        os.truncate(file, 10)
+    with pytest.raises(TransientError) as caught:
+        dataset.known({ITEM.item_id})
+    assert caught.value.code == "dataset_unavailable"
 
 
 def test_labels_that_come_again_make_no_version(dataset: LabelDataset) -> None:
