@@ -196,9 +196,10 @@ def test_spoiled_challenger_is_refused(  # noqa: PLR0917 - fixtures
     copy = shutil.copytree(challenger, tmp_path / challenger.name)
     spoil(copy)
     with Progress(disable=True) as progress:
-        sets = run._frozen(run._read(retraining.retraining(world, labels, tmp_path), progress))
-        champions = {name: np.zeros(len(one.pairs.label)) for name, one in sets.items()}
-        compared = run.compare(copy, champions, sets, retraining.RULES, progress)
+        known = run._read(retraining.retraining(world, labels, tmp_path), progress)
+        sets = run._frozen(known)
+        champion = run.Asked(known.champion, {name: np.zeros(len(one.pairs.label)) for name, one in sets.items()})
+        compared = run.compare(copy, champion, sets, retraining.RULES, progress)
     assert [reason.code for reason in compared.decision.reasons] == [code]
     assert not compared.answers
 
@@ -297,7 +298,7 @@ def _learned(world: World, folder: Path, *, says: Callable[[str, bool], bool]) -
         )
     champion = restore.restore(world.champion)
     answers = {name: Answers(_logits(champion, one), _logits(tuned, one)) for name, one in sets.items()}
-    return gate.judge(sets, answers, known.champion, retraining.RULES)
+    return gate.judge(sets, answers, gate.Manifests(known.champion, known.champion), retraining.RULES)
 
 
 @torch.no_grad()

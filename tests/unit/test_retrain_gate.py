@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import Pairs
 from engines.build.retrain import gate, paired
 from engines.build.retrain.frozen import BENCHMARK, LABELS, SMALL, FrozenSet, image_size, language
-from engines.build.retrain.gate import GateRules
+from engines.build.retrain.gate import GateRules, Manifests
 from engines.build.retrain.paired import Answers
 from engines.contract import Calibration
 from tests.fakes import manifest
@@ -20,8 +21,11 @@ from tests.fakes import manifest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from engines.contract import Manifest
+
 RULES = GateRules(samples=200)
-CHALLENGER = manifest(calibration=Calibration(scale=1.0, shift=-3.0), threshold=0.3)
+CHAMPION = manifest(calibration=Calibration(scale=1.0, shift=-3.0), threshold=0.3)
+BOTH = Manifests(CHAMPION, CHAMPION)
 BRANDS = ("Acme", "Bolt", "Crux", "Dyna")
 
 
@@ -64,7 +68,7 @@ def decide(
         name: Answers(*(logits(sets[name], separation=one) for one in separations))
         for name, separations in ((BENCHMARK, benchmark), (LABELS, labels))
     }
-    return gate.judge(sets, answers, CHALLENGER, rules)
+    return gate.judge(sets, answers, BOTH, rules)
 
 
 def codes(decision: gate.Decision) -> set[str]:
@@ -93,10 +97,10 @@ def test_gate_refuses_what_so_few_labels_cannot_show() -> None:
     strict = replace(RULES, labels_margin=0.01)
     sets = {BENCHMARK: frozen(BENCHMARK), LABELS: few}
     answers = {BENCHMARK: Answers(*[logits(sets[BENCHMARK])] * 2), LABELS: Answers(champion, challenger)}
-    assert codes(gate.judge(sets, answers, CHALLENGER, strict)) & {"labels_inconclusive", "labels_loss"}
+    assert codes(gate.judge(sets, answers, BOTH, strict)) & {"labels_inconclusive", "labels_loss"}
     sets[LABELS] = frozen(LABELS, 4)
     answers[LABELS] = Answers(*[logits(sets[LABELS])] * 2)
-    decision = gate.judge(sets, answers, CHALLENGER, RULES)
+    decision = gate.judge(sets, answers, BOTH, RULES)
     assert codes(decision) == {"labels_too_few"}
     assert LABELS not in decision.gains
 
@@ -106,7 +110,36 @@ def test_gate_refuses_thresholds_that_surely_miss_the_precision() -> None:
     sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
     loose = manifest(calibration=Calibration(scale=1.0, shift=3.0), threshold=0.3)
-    assert codes(gate.judge(sets, answers, loose, RULES)) == {"precision_missed"}
+    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, loose), RULES)) == {"precision_missed"}
+
+
+@pytest.mark.parametrize(
+    ("shipped", "code"),
+    [
+        (msgspec.structs.replace(CHAMPION, threshold=1.0), "no_alerts"),
+        (manifest(calibration=Calibration(scale=0.0001, shift=-3.0), threshold=0.3), "no_alerts"),
+        (msgspec.structs.replace(CHAMPION, threshold=0.6), "recall_missed"),
+        (msgspec.structs.replace(CHAMPION, thresholds={"Party": 0.9}), "recall_missed"),
+    ],
+    ids=["threshold nobody reaches", "flat calibration", "threshold too high", "category too high"],
+)
+def test_gate_refuses_what_is_shipped_to_alert_too_little(shipped: Manifest, code: str) -> None:
+    """A challenger that ranks as well, all of whose alerts are right, and that is silent where the champion was not."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, shipped), RULES)) == {code}
+
+
+def test_gate_does_not_owe_a_lavish_champion_its_recall() -> None:
+    """A champion that alerts nearly everything, at no precision, may be replaced by one that keeps the precision."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    lavish = msgspec.structs.replace(CHAMPION, threshold=0.001)
+    keeping = msgspec.structs.replace(CHAMPION, threshold=0.21)
+    decision = gate.judge(sets, answers, Manifests(lavish, keeping), RULES)
+    assert decision.promote, decision.reasons
+    assert decision.shipped is not None
+    assert decision.shipped.champion.value < 0.95
 
 
 def test_gate_refuses_one_poisoned_slice() -> None:
@@ -117,7 +150,7 @@ def test_gate_refuses_one_poisoned_slice() -> None:
     rows = sets[BENCHMARK].slices()["brand: Crux"] & (sets[BENCHMARK].pairs.label == 1)
     poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
-    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
     assert codes(decision) == {"slice_loss"}
     assert [name for name in decision.harmed if "brand" in name] == ["benchmark, brand: Crux, recall"]
 
@@ -141,12 +174,12 @@ def test_gate_refuses_a_challenger_that_no_longer_understands_a_language(
         LABELS: frozen(LABELS, 400),
     }
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
-    assert gate.judge(sets, answers, CHALLENGER, RULES).promote
+    assert gate.judge(sets, answers, BOTH, RULES).promote
     poisoned = answers[BENCHMARK].champion.copy()
     rows = sets[BENCHMARK].slices()[name] & (sets[BENCHMARK].pairs.label == 1)
     poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
-    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
     assert codes(decision) == {"slice_loss"}
     assert decision.harmed == (f"benchmark, {name}, recall",)
 
@@ -158,7 +191,7 @@ def test_gate_refuses_false_alarms_that_gather_in_one_slice() -> None:
     crux, matches = sets[BENCHMARK].slices()["brand: Crux"], sets[BENCHMARK].pairs.label == 0
     moved = answers[BENCHMARK].champion + np.where(crux, 0.9, -0.9) * matches
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, moved)
-    decision = gate.judge(sets, answers, CHALLENGER, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
     assert "benchmark, brand: Crux, false alarms" in decision.harmed
     assert not [name for name in decision.harmed if "Crux" not in name and name.endswith("false alarms")]
 

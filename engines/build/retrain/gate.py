@@ -4,7 +4,9 @@ Two sets decide, and both must let it through, so neither needs a correction for
 
 * benchmark: recall at the target precision may not be worse by `benchmark_margin`, with a one-sided confidence of
   1 - alpha (a paired bootstrap, items drawn whole: non-inferiority).
-* labels: the same, with `labels_margin`; and the challenger's own thresholds do not surely miss the target precision.
+* labels: the same, with `labels_margin`. What scorers will run is held to it, too: with its own calibration and
+  thresholds the challenger alerts, does not surely miss the target precision, and has the recall that the champion has
+  with its own.
 
 Slices (category, brand, language, image size) of both sets guard against harm that an average hides. Each is asked
 whether its recall fell, or its false alarms rose, by more than `slice_margin`; all these tests share one `alpha` by
@@ -18,7 +20,7 @@ No torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,15 +28,16 @@ import numpy as np
 from engines import calibration
 from engines.build.retrain import paired
 from engines.build.retrain.frozen import BENCHMARK, LABELS
-from engines.build.retrain.paired import Gain, SliceTest  # noqa: TC001 - msgspec reads the annotations
+from engines.build.retrain.paired import Answers, Gain, SliceTest
 from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
 from engines.contract import top_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
     from engines.build.retrain.frozen import FrozenSet
-    from engines.build.retrain.paired import Answers
     from engines.contract import Manifest
 
 _COUNTED: Final = 1e-9
@@ -60,11 +63,19 @@ class GateRules:
     samples: int = paired.SAMPLES
 
 
+class Manifests(NamedTuple):
+    """Of champion and challenger."""
+
+    champion: Manifest
+    challenger: Manifest
+
+
 class Reason(msgspec.Struct, frozen=True):
     """Why a challenger is refused: a stable code, and words for people.
 
-    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, precision_missed,
-    slice_loss; and those of `engines.errors` for a challenger that is not whole, does not load or does not answer.
+    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, no_alerts,
+    precision_missed, recall_missed, slice_loss; and those of `engines.errors` for a challenger that is not whole, does
+    not load or does not answer.
     """
 
     code: str
@@ -72,11 +83,15 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says, and what it was said by; `gains` by the name of the set."""
+    """What the gate says, and what it was said by.
+
+    gains: by the name of the set. shipped: the recall on labels, of each engine with its own thresholds.
+    """
 
     promote: bool
     reasons: tuple[Reason, ...]
     gains: dict[str, Gain] = {}
+    shipped: Gain | None = None
     precision: Interval | None = None
     slices: tuple[SliceTest, ...] = ()
     harmed: tuple[str, ...] = ()
@@ -88,14 +103,17 @@ def refuse(code: str, message: str) -> Decision:
 
 
 def judge(
-    sets: Mapping[str, FrozenSet], answers: Mapping[str, Answers], challenger: Manifest, rules: GateRules
+    sets: Mapping[str, FrozenSet],
+    answers: Mapping[str, Answers],
+    manifests: Manifests,
+    rules: GateRules,
 ) -> Decision:
     """Return whether the challenger may be promoted.
 
     Args:
         sets: `BENCHMARK` and `LABELS`.
         answers: of both engines, for each set.
-        challenger: whose calibration and thresholds are held to the target precision.
+        manifests: of both; with their calibration and thresholds it is decided what alerts.
         rules: what it is held to.
     """
     few = _too_few(sets[LABELS], rules)
@@ -109,11 +127,16 @@ def judge(
     }
     margins = {BENCHMARK: rules.benchmark_margin, LABELS: rules.labels_margin}
     reasons += [reason for name, gain in gains.items() if (reason := _loss(name, gain, margins[name], rules))]
-    reached = None
+    reached, shipped = None, None
     if LABELS in asked:
-        reached = _precision(sets[LABELS], answers[LABELS], challenger, rules)
-        if reached.high < rules.precision:
-            reasons.append(_missed(reached, rules))
+        margins_of = _margins(sets[LABELS], answers[LABELS], manifests)
+        reached = paired.precision_reached(
+            sets[LABELS], margins_of.challenger, alpha=rules.alpha, samples=rules.samples
+        )
+        shipped = paired.recall_shipped(
+            sets[LABELS], margins_of, precision=rules.precision, alpha=rules.alpha, samples=rules.samples
+        )
+        reasons += _unfit(margins_of.challenger, reached, shipped, rules)
     slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
     harmed = paired.holm([test.p_value for test in slices], rules.alpha)
     reasons += [_harm(test, rules) for test, harms in zip(slices, harmed, strict=True) if harms]
@@ -121,6 +144,7 @@ def judge(
         promote=not reasons,
         reasons=tuple(reasons),
         gains=gains,
+        shipped=shipped,
         precision=reached,
         slices=tuple(slices),
         harmed=tuple(f"{test.name}, {test.what}" for test, harms in zip(slices, harmed, strict=True) if harms),
@@ -152,14 +176,33 @@ def _loss(name: str, gain: Gain, margin: float, rules: GateRules) -> Reason | No
     return Reason(_INCONCLUSIVE[name], f"{words}; with so few pairs no loss is not shown")
 
 
-def _precision(labels: FrozenSet, answers: Answers, challenger: Manifest, rules: GateRules) -> Interval:
-    """Return the share of right ones among the alerts of the challenger's own thresholds."""
-    probabilities = calibration.apply(challenger.calibration, answers.challenger)
-    products = labels.catalog.products
-    thresholds = np.array(
-        [challenger.threshold_of(top_level(products[i].category)) for i in labels.pairs.product.tolist()]
+def _margins(labels: FrozenSet, answers: Answers, manifests: Manifests) -> Answers:
+    """Return each engine's probability less its threshold; (M,) each, not below 0 where it alerts."""
+    products = [labels.catalog.products[i] for i in labels.pairs.product.tolist()]
+    return Answers(
+        *(
+            calibration.apply(manifest.calibration, logits)
+            - np.array([manifest.threshold_of(top_level(product.category)) for product in products])
+            for manifest, logits in zip(manifests, answers, strict=True)
+        )
     )
-    return paired.precision_reached(labels, probabilities - thresholds, alpha=rules.alpha, samples=rules.samples)
+
+
+def _unfit(margins: NDArray[np.float64], reached: Interval, shipped: Gain, rules: GateRules) -> list[Reason]:
+    """Return what is wrong with the challenger's own calibration and thresholds."""
+    if not (margins >= 0).any():
+        return [Reason("no_alerts", "with its own thresholds the challenger alerts on none of the held-out labels")]
+    reasons = [_missed(reached, rules)] if reached.high < rules.precision else []
+    if shipped.difference.low < -rules.labels_margin:
+        reasons.append(
+            Reason(
+                "recall_missed",
+                f"with its own thresholds the challenger finds {shipped.challenger.value:.3f} of the mismatches among "
+                f"held-out labels, the champion {shipped.champion.value:.3f} with its own: a difference of "
+                f"{_signed(shipped.difference)}, and {-rules.labels_margin:+.3f} is the margin",
+            )
+        )
+    return reasons
 
 
 def _missed(reached: Interval, rules: GateRules) -> Reason:

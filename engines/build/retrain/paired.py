@@ -15,11 +15,15 @@ from engines import calibration
 from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from engines.build.retrain.frozen import FrozenSet
+
+    _Floats = NDArray[np.floating]
+    _Labels = NDArray[np.integer]
+    _Recall = Callable[[_Floats, _Labels, _Floats], float]
 
 SAMPLES: Final = 1000
 
@@ -64,27 +68,48 @@ def recall_gain(
     Raises:
         ValueError: the set lacks one of the two classes.
     """
-    columns = np.stack([answers.champion, answers.challenger, asked.weights], axis=1)
 
-    def statistics(rows: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
-        champion, challenger = (
-            calibration.recall_at_precision(
-                rows[:, engine], labels, prevalence=asked.prevalence, precision=precision, weights=rows[:, 2]
-            )
-            for engine in (0, 1)
+    def best(scores: _Floats, labels: _Labels, weights: _Floats) -> float:
+        return calibration.recall_at_precision(
+            scores, labels, prevalence=asked.prevalence, precision=precision, weights=weights
         )
-        return [champion, challenger, challenger - champion]
 
-    found = calibration.bootstrap_all(
-        statistics,
-        columns,
-        asked.pairs.label,
-        groups=asked.groups,
-        samples=samples,
-        confidence=1 - 2 * alpha,
-        seed=seed,
-    )
-    return Gain(*found)
+    return _gain(asked, answers, (best, best), alpha=alpha, samples=samples, seed=seed)
+
+
+def recall_shipped(
+    asked: FrozenSet, margins: Answers, *, precision: float, alpha: float, samples: int = SAMPLES, seed: int = 0
+) -> Gain:
+    """Return recall of the decisions that both were shipped with, intervals as of `recall_gain`.
+
+    A champion that alerts more than the target precision allows counts with the recall that it has at the target: else
+    nobody could take its place but one that is as lavish.
+
+    Args:
+        asked: the pairs.
+        margins: of both engines, probability less threshold; not below 0 is an alert.
+        precision: the target.
+        alpha: see `recall_gain`.
+        samples: how many times is drawn.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the set lacks one of the two classes.
+    """
+
+    def alerted(scores: _Floats, labels: _Labels, weights: _Floats) -> float:
+        recall, _ = calibration.at_threshold(
+            scores, labels, prevalence=asked.prevalence, threshold=0.0, weights=weights
+        )
+        return recall
+
+    def owed(scores: _Floats, labels: _Labels, weights: _Floats) -> float:
+        best = calibration.recall_at_precision(
+            scores, labels, prevalence=asked.prevalence, precision=precision, weights=weights
+        )
+        return min(best, alerted(scores, labels, weights))
+
+    return _gain(asked, margins, (owed, alerted), alpha=alpha, samples=samples, seed=seed)
 
 
 def precision_reached(
@@ -96,7 +121,7 @@ def precision_reached(
         ValueError: the set lacks one of the two classes.
     """
 
-    def statistics(rows: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
+    def statistics(rows: _Floats, labels: _Labels) -> list[float]:
         _, precision = calibration.at_threshold(
             rows[:, 0], labels, prevalence=asked.prevalence, threshold=0.0, weights=rows[:, 1]
         )
@@ -165,6 +190,28 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
             break
         rejected[index] = True
     return rejected
+
+
+def _gain(
+    asked: FrozenSet, scores: Answers, recalls: tuple[_Recall, _Recall], *, alpha: float, samples: int, seed: int
+) -> Gain:
+    """Return each engine's recall, by a function of scores, labels and weights of its own, and the difference."""
+    columns = np.stack([scores.champion, scores.challenger, asked.weights], axis=1)
+
+    def statistics(rows: _Floats, labels: _Labels) -> list[float]:
+        champion, challenger = (recall(rows[:, i], labels, rows[:, 2]) for i, recall in enumerate(recalls))
+        return [champion, challenger, challenger - champion]
+
+    found = calibration.bootstrap_all(
+        statistics,
+        columns,
+        asked.pairs.label,
+        groups=asked.groups,
+        samples=samples,
+        confidence=1 - 2 * alpha,
+        seed=seed,
+    )
+    return Gain(*found)
 
 
 def _alerts(asked: FrozenSet, logits: NDArray[np.float64], precision: float) -> NDArray[np.bool_]:

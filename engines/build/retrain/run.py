@@ -29,7 +29,7 @@ from engines.build.retrain import catalogue, confirmed, facts, gate, tune_compac
 from engines.build.retrain.card import Story, write_card
 from engines.build.retrain.facts import Known, Retraining
 from engines.build.retrain.frozen import BENCHMARK, LABELS, FrozenSet
-from engines.build.retrain.gate import Decision, GateRules
+from engines.build.retrain.gate import Decision, GateRules, Manifests
 from engines.build.retrain.paired import Answers
 from engines.build.retrain.taught import teach
 from engines.build.thresholds import Target
@@ -51,6 +51,13 @@ LOCK_FILE: Final = ".lock"
 CHALLENGER_FILE: Final = "challenger.json"
 CHALLENGER_FOLDER: Final = "challenger"
 CARD_FOLDER: Final = "card"
+
+
+class Asked(NamedTuple):
+    """A release, and its logits for each set."""
+
+    manifest: Manifest
+    logits: Mapping[str, NDArray[np.float64]]
 
 
 class Compared(NamedTuple):
@@ -96,7 +103,7 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
         compared = Compared(gate.refuse(error.code, str(error)), None, {})
     else:
         tracking.register(directory, tracking.CHALLENGER)
-        compared = compare(directory, champions, sets, run.rules, progress)
+        compared = compare(directory, Asked(known.champion, champions), sets, run.rules, progress)
     decision = compared.decision
     story = Story(
         champion=known.champion,
@@ -118,7 +125,7 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
 
 def compare(
     directory: Path,
-    champions: Mapping[str, NDArray[np.float64]],
+    champion: Asked,
     sets: Mapping[str, FrozenSet],
     rules: GateRules,
     progress: Progress,
@@ -127,7 +134,7 @@ def compare(
 
     Args:
         directory: of the challenger.
-        champions: the champion's logits for each set.
+        champion: and what it answers.
         sets: see `gate.judge`.
         rules: what the challenger is held to.
         progress: bars are added to it.
@@ -137,8 +144,8 @@ def compare(
         challenger = releases.read_manifest(directory)
     except EngineError as error:
         return Compared(gate.refuse(error.code, str(error)), None, {})
-    answers = {name: Answers(champions[name], challengers[name]) for name in sets}
-    return Compared(gate.judge(sets, answers, challenger, rules), challenger, answers)
+    answers = {name: Answers(champion.logits[name], challengers[name]) for name in sets}
+    return Compared(gate.judge(sets, answers, Manifests(champion.manifest, challenger), rules), challenger, answers)
 
 
 def ask(directory: Path, sets: Mapping[str, FrozenSet], progress: Progress) -> dict[str, NDArray[np.float64]]:
