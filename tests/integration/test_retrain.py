@@ -20,10 +20,11 @@ from rich.progress import Progress
 from engines import releases
 from engines.build import held_out, restore
 from engines.build.models.small import SmallFusion
-from engines.build.retrain import gate, run, tune_small
+from engines.build.retrain import confirmed, gate, run, tune_small
 from engines.build.retrain.frozen import BENCHMARK, LABELS
 from engines.build.retrain.gate import Decision
 from engines.build.retrain.paired import Answers
+from engines.catalogs import judged
 from engines.errors import ParityExceeded, ReleaseNotRestorable
 from tests import retraining, tiny_release
 from tests.killed import Point
@@ -142,6 +143,25 @@ def test_challenger_is_measured_on_what_its_champion_held_out(
     assert after is not None
     assert before.test == after.test
     assert before.validation < after.validation
+
+
+@pytest.mark.slow
+def test_labels_of_products_that_the_champion_holds_out_teach_nothing(
+    world: World, labels: Path, tmp_path: Path
+) -> None:
+    """All that people judged is one product of the benchmark, which its hash would let be trained on."""
+    known = held_out.read(world.champion, releases.read_manifest(world.champion))
+    assert known is not None
+    tiles = (f"tile-{number}" for number in range(480))
+    one = next(i for i in tiles if held_out.mark(i) in known.test and confirmed.part_of(i) == confirmed.TRAINING)
+    told = shutil.copytree(labels, tmp_path / "told")
+    judgements = [msgspec.structs.replace(i, product_id=one, item_group_id=None) for i in judged.read_judged(told)]
+    judged.write_pinned(told, judgements, judged.Pinned(dataset="labels", version=4, items=300, verdicts=600))
+    with Progress(disable=True) as progress:
+        read = run._read(retraining.retraining(world, told, tmp_path / "run"), progress)
+    assert set(read.confirmed.part.tolist()) == {""}
+    assert not read.taught.matches.catalog.products
+    assert not read.taught.doubted.catalog.products
 
 
 def _cut(path: Path) -> None:

@@ -15,9 +15,10 @@ from rich.progress import Progress
 from engines.build import held_out, restore
 from engines.build.assemble import Source
 from engines.build.dataset import Catalog, Product
+from engines.build.evaluate import Pairs
 from engines.build.models.small import SmallConfig, SmallFusion
 from engines.build.recipe import RetrainRecipe
-from engines.build.retrain import catalogue, confirmed, taught, tune_small
+from engines.build.retrain import apart, catalogue, confirmed, taught, tune_small
 from engines.build.retrain.confirmed import TEST, TRAINING, VALIDATION
 from engines.build.vocabulary import new_words, train_tokenizer
 from engines.catalogs import judged
@@ -141,6 +142,37 @@ def test_held_out_products_are_held_out_again_and_their_like_is_left_out() -> No
     )
     assert (validation, test) == ([0], [4])
     assert training == list(range(6, 48))
+
+
+def test_what_labels_or_the_benchmark_hold_out_is_trained_on_by_neither(people: confirmed.Confirmed) -> None:
+    """By its id, its group or its picture a product is known again, whichever of the two holds it out."""
+    rows = {part: np.nonzero(people.part == part)[0].tolist() for part in (TRAINING, VALIDATION, TEST)}
+    shop = tiles()
+    products, pixels = list(shop.products), shop.pixel_values.copy()
+
+    def show(number: int, row: int, **known: str) -> None:
+        """Let a product of the shop be known by what an item is known by; without anything, by its picture."""
+        products[number] = replace(products[number], **known)  # type: ignore[arg-type]
+        pixels[number] = pixels[number] if known else people.catalog.pixel_values[row]
+
+    for number, row in ((0, rows[TEST][0]), (40, rows[TRAINING][0])):
+        show(number, row, id=people.judged[row].product_id)
+    for number, row in ((3, rows[VALIDATION][0]), (44, rows[TRAINING][10])):
+        show(number, row, group=people.judged[row].group)
+    for number, row in ((6, rows[TEST][-1]), (45, rows[TRAINING][-1])):
+        show(number, row)
+    full = replace(shop, products=tuple(products), pixel_values=pixels)
+    training, validation, test = (full.subset(list(part)) for part in (range(40), range(40, 44), range(44, 48)))
+    none = Pairs(*(np.zeros(0, np.int64),) * 3, np.zeros(0, np.str_))
+    replayed, told = apart.keep_apart(catalogue.Parts("shop", training, validation, none, test, none), people)
+    assert set(range(40)) - set(replayed) == {0, 3, 6}
+    shared = {people.judged[rows[TRAINING][10]].group}
+    gone = {rows[TRAINING][0], rows[TRAINING][-1], *(r for r in rows[TRAINING] if people.judged[r].group in shared)}
+    assert set(np.nonzero(told.part != people.part)[0].tolist()) == gone
+    assert set(told.part[sorted(gone)].tolist()) == {""}
+    learned = taught.teach(training, told, RetrainRecipe(seed=0), replayed=replayed)
+    assert len(learned.replayed.catalog.products) == 37
+    assert len(learned.doubted.chance) + len(learned.matches.chance) == len(rows[TRAINING]) - len(gone)
 
 
 def test_new_words_are_those_that_have_to_be_spelt() -> None:

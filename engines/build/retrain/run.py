@@ -26,6 +26,7 @@ from engines.build.models import compact
 from engines.build.recipe import PREVALENCE
 from engines.build.restore import restore
 from engines.build.retrain import catalogue, confirmed, facts, gate, tune_compact, tune_small, votes
+from engines.build.retrain.apart import keep_apart
 from engines.build.retrain.card import Story, write_card
 from engines.build.retrain.facts import Known, Retraining
 from engines.build.retrain.frozen import BENCHMARK, LABELS, FrozenSet
@@ -193,13 +194,14 @@ def _read(run: Retraining, progress: Progress) -> Known:
         held_out_products=run.held_out_products,
         progress=progress,
     )
+    replayed, people = keep_apart(parts, people)
     return Known(
         champion=champion,
         source=source,
         parts=parts,
         confirmed=people,
         prevalence=votes.prevalence(people.votes, people.categories),
-        taught=teach(parts.training, people, run.recipe),
+        taught=teach(parts.training, people, run.recipe, replayed=replayed),
     )
 
 

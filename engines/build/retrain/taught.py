@@ -14,6 +14,8 @@ import numpy as np
 from engines.build.retrain.confirmed import SURELY_RIGHT, TRAINING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from engines.build.dataset import Catalog
@@ -52,15 +54,20 @@ class Taught:
     clipped: float
 
 
-def teach(catalog: Catalog, confirmed: Confirmed, recipe: RetrainRecipe) -> Taught:
-    """Return what is learned from a catalogue's training products and the confirmed items that are for training."""
+def teach(
+    catalog: Catalog, confirmed: Confirmed, recipe: RetrainRecipe, *, replayed: Sequence[int] | None = None
+) -> Taught:
+    """Return what is learned from a catalogue's training products and the confirmed items that are for training.
+
+    `replayed` are the rows of the catalogue that may be; all without.
+    """
     mine = confirmed.rows(confirmed.part == TRAINING)
     right = mine.votes.mismatch <= SURELY_RIGHT
     matches, doubted = mine.rows(right), mine.rows(~right)
-    replayed = _sampled(catalog, recipe)
+    sampled = _sampled(catalog, range(len(catalog.products)) if replayed is None else replayed, recipe)
     limit = recipe.largest_weight * (np.median(mine.votes.weight) if len(mine.judged) else 1.0)
     return Taught(
-        replayed=Weighted(replayed, _even(len(replayed.products))),
+        replayed=Weighted(sampled, _even(len(sampled.products))),
         matches=Weighted(matches.catalog, _clipped(matches.votes.weight, limit)),
         doubted=Weighted(doubted.catalog, _clipped(doubted.votes.weight, limit)),
         mismatch=doubted.votes.mismatch,
@@ -68,11 +75,11 @@ def teach(catalog: Catalog, confirmed: Confirmed, recipe: RetrainRecipe) -> Taug
     )
 
 
-def _sampled(catalog: Catalog, recipe: RetrainRecipe) -> Catalog:
-    """Return whole groups of the catalogue, up to so many products: variants are each other's partners."""
+def _sampled(catalog: Catalog, rows: Sequence[int], recipe: RetrainRecipe) -> Catalog:
+    """Return whole groups of these rows, up to so many products: variants are each other's partners."""
     groups: dict[str, list[int]] = {}
-    for number, product in enumerate(catalog.products):
-        groups.setdefault(product.group, []).append(number)
+    for row in rows:
+        groups.setdefault(catalog.products[row].group, []).append(row)
     names = list(groups)
     chosen: list[int] = []
     for index in np.random.default_rng(recipe.seed).permutation(len(names)).tolist():
