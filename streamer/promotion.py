@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from engines import golden, releases
 from engines.runtime import loader
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from engines.contract import Manifest
     from streamer.settings import Settings
+
+ANNOUNCED_MEANWHILE: Final = "announced_meanwhile"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,13 @@ def _check(directory: Path) -> int:
 
 
 async def promote(
-    settings: Settings, checked: Checked, *, by: str, reason: str | None, running: str | None = None
+    settings: Settings,
+    checked: Checked,
+    *,
+    by: str,
+    reason: str | None,
+    running: str | None = None,
+    expected: str | None = None,
 ) -> EngineRelease | None:
     """Announce a release; None where it is announced already.
 
@@ -100,15 +108,19 @@ async def promote(
         by: whom.
         reason: for those who read the list later.
         running: a release of the store that scorers run where nothing was announced yet, to go back to.
+        expected: the release that must run for this one to take its place; any if None. What somebody announces in the
+            milliseconds between the look and the announcement is still replaced: Kafka has no compare-and-set.
 
     Raises:
-        FatalError: topics_missing, broker_unreachable, announcement_refused.
+        FatalError: topics_missing, broker_unreachable, announcement_refused, announced_meanwhile.
     """
     async with open_announcements(settings.broker, settings.topics.releases) as announced:
         newest = announced.newest
     if newest is not None and newest.release == checked.stored.manifest.release:
         return None
     before = newest.release if newest is not None else running
+    if expected is not None and before != expected:
+        raise FatalError(ANNOUNCED_MEANWHILE, f"{before} was announced meanwhile, not {expected}: look, and try again")
     release = _announcement(checked.stored, "promoted", replaces=before, previous=before, by=by, reason=reason)
     await announce(settings.broker, settings.topics.releases, release)
     return release
@@ -154,7 +166,7 @@ async def roll_back(settings: Settings, checked: Checked, *, by: str, reason: st
         target, newest = _before(announced), announced.newest
         earlier = announced.of(target)
     if target != checked.stored.manifest.release:
-        raise FatalError("announced_meanwhile", "somebody else has announced a release just now: look, and try again")
+        raise FatalError(ANNOUNCED_MEANWHILE, "somebody else has announced a release just now: look, and try again")
     release = _announcement(
         checked.stored,
         "rolled_back",

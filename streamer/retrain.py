@@ -242,14 +242,9 @@ class Retrainer:
             return PROMOTED
         if promoted:
             assert challenger is not None
-            current = self._champion()
-            if current not in {run.champion, challenger}:
-                self._give_up(run, f"{current} was announced meanwhile, with which it was not compared")
-                return FAILED
-            if (gone := self._gone(run, current)) is not None:
+            if (gone := self._promote(run, folder / "challenger" / challenger)) is not None:
                 self._give_up(run, gone)
                 return FAILED
-            self._promote(run, folder / "challenger" / challenger)
         pinned = judged.read_pinned(folder / LABELS_FOLDER)
         assert pinned is not None
         ended = LastRetraining(
@@ -269,20 +264,35 @@ class Retrainer:
             self._say(f"refused: {', '.join(ended.reasons)}; see {folder / CARD_FOLDER}")
         return PROMOTED if promoted else REFUSED
 
-    def _promote(self, run: Run, directory: Path) -> None:
+    def _promote(self, run: Run, directory: Path) -> str | None:
+        """Publish and announce; return why not, None where it was.
+
+        Publishing may take minutes, so whether it may be announced is looked at before and after.
+        """
+        if (gone := self._gone(run, self._champion())) is not None:
+            return gone
         before: Checked = promotion.publish(self._store, self._runs.folder(run) / CHAMPION_FOLDER / run.champion)
         checked = promotion.publish(self._store, directory)
-        told = self._run(
-            promotion.promote(
-                self._settings,
-                checked,
-                by=self._options.by,
-                reason=run.reason,
-                running=before.stored.manifest.release,
+        if (gone := self._gone(run, self._champion())) is not None:
+            return gone
+        try:
+            told = self._run(
+                promotion.promote(
+                    self._settings,
+                    checked,
+                    by=self._options.by,
+                    reason=run.reason,
+                    running=before.stored.manifest.release,
+                    expected=run.champion,
+                )
             )
-        )
+        except FatalError as error:
+            if error.code != promotion.ANNOUNCED_MEANWHILE:
+                raise
+            return str(error)
         self._say(f"{'announced' if told else 'announced already:'} {checked.stored.manifest.release}")
         self._tell_registry(directory.name)
+        return None
 
     def _tell_registry(self, running: str) -> None:
         """Let MLflow's alias `champion` follow what is announced, also by `streamer releases promote | rollback`."""

@@ -40,7 +40,7 @@ from tests.unit.test_drift import LEAST, SIZE, drawn
 
 if TYPE_CHECKING:
     from streamer.demo.broker import EmbeddedBroker
-    from streamer.events import ProductScore
+    from streamer.events import EngineRelease, ProductScore
 
 PROGRAM = (sys.executable, str(Path(__file__).parent.parent / "fake_trainer.py"))
 ITEMS = 6
@@ -342,6 +342,37 @@ def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
     (run,) = place.runs()
     assert json.loads((run / "ended.json").read_text())["outcome"] == "given up"
     assert place.announced()[0] == tiny_release.write(place.folder / "made", bias=0.5).name
+
+
+@pytest.mark.parametrize(
+    "behind", ["publish", "announced_release"], ids=["while it is published", "after the last look"]
+)
+def test_challenger_is_not_announced_over_a_release_that_comes_at_the_last_moment(
+    place: Place, monkeypatch: pytest.MonkeyPatch, behind: str
+) -> None:
+    """Somebody promotes another one between the look at what runs and the announcement: theirs stays."""
+    store = promotion.open_store(place.settings)
+    other = promotion.publish(store, tiny_release.write(place.folder / "made", bias=0.5))
+    real, asked = getattr(promotion, behind), []
+
+    def meddling(*given: Any) -> Any:  # noqa: ANN401 - of either
+        asked.append(given)
+        found = real(*given)
+        if len(asked) == {"publish": 2, "announced_release": 3}[behind]:
+            found = found if behind == "publish" else _answering(asyncio.run(found))
+            asyncio.run(promotion.promote(place.settings, other, by="ops", reason=None))
+        return found
+
+    monkeypatch.setattr(promotion, behind, meddling)
+    assert place.retrain() == 2
+    (run,) = place.runs()
+    assert json.loads((run / "ended.json").read_text())["outcome"] == "given up"
+    monkeypatch.undo()
+    assert place.announced()[0] == other.stored.manifest.release
+
+
+async def _answering(found: EngineRelease | None) -> EngineRelease | None:
+    return found
 
 
 def test_training_program_that_crashes_is_no_refusal(place: Place) -> None:
