@@ -112,6 +112,7 @@ class Retrainer:
                 champion=current,
                 catalog=self._options.catalog,
                 passed=self._options.passed,
+                dry_run=self._options.dry_run,
             )
             self._say(f"run {run.name}: {reason}")
         self._prepare(run)
@@ -141,6 +142,8 @@ class Retrainer:
             return None
         announced = current == _challenger(self._runs.folder(run))
         gone = "you asked for a new one" if self._options.restart and not announced else self._gone(run, current)
+        if gone is None and run.dry_run and not self._options.dry_run:
+            gone = "it was a dry run"
         if gone is None:
             self._say(f"going on with run {run.name}: {run.reason}")
             return run
@@ -238,7 +241,8 @@ class Retrainer:
         challenger = _challenger(folder)
         if promoted and self._options.dry_run:
             self._say(f"{challenger} may take the champion's place: see {folder / CARD_FOLDER}")
-            self._runs.end(run, "passed", datetime.now(UTC))
+            if run.dry_run:
+                self._runs.end(run, "passed", datetime.now(UTC))
             return PROMOTED
         if promoted:
             assert challenger is not None

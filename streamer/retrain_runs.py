@@ -38,7 +38,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run began with: why, when, the champion's name, the catalogue, and options of the training program."""
+    """What a run began with: why, when, the champion's name, the catalogue, and options of the training program.
+
+    Nobody is told of what comes of a dry run, whoever goes on with it.
+    """
 
     name: str
     reason: str
@@ -46,6 +49,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     champion: str
     catalog: str | None
     passed: tuple[str, ...]
+    dry_run: bool = False
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +79,16 @@ class Runs:
             self.tidy(run)
         return next((run for run in reversed(runs) if run not in ended), None)
 
-    def begin(self, *, reason: str, at: datetime, champion: str, catalog: Path | None, passed: Sequence[str]) -> Run:
+    def begin(
+        self,
+        *,
+        reason: str,
+        at: datetime,
+        champion: str,
+        catalog: Path | None,
+        passed: Sequence[str],
+        dry_run: bool = False,
+    ) -> Run:
         """Return a new run; it is unfinished from now on."""
         run = Run(
             name=f"{at:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
@@ -84,6 +97,7 @@ class Runs:
             champion=champion,
             catalog=None if catalog is None else str(catalog.resolve()),
             passed=tuple(passed),
+            dry_run=dry_run,
         )
         self.folder(run).mkdir(parents=True)
         _write(self.folder(run) / RUN_FILE, run)

@@ -415,6 +415,33 @@ def test_dry_run_decides_and_tells_nobody(place: Place) -> None:
     assert asyncio.run(promotion.announced_release(place.settings)) is None
 
 
+def test_dry_run_that_was_cut_is_not_promoted_by_the_next_job(place: Place) -> None:
+    """Its options were somebody's trial: the nightly job gives it up and trains a run of its own."""
+    assert place.retrain("fail", dry_run=True) == 2
+    assert place.retrain("refuse") == 1
+    trial, own = place.runs()
+    assert json.loads((trial / "ended.json").read_text())["outcome"] == "given up"
+    assert json.loads((own / "ended.json").read_text())["outcome"] == "refused"
+    assert asyncio.run(promotion.announced_release(place.settings)) is None
+
+
+def test_dry_run_leaves_what_another_job_has_begun_to_that_job(place: Place) -> None:
+    """It goes on with a run that was cut and says what came of it; the next job promotes it."""
+    assert place.retrain("fail") == 2
+    (run,) = place.runs()
+    decided = run / "decision.json"
+    tiny = tiny_release.write(run / "challenger", bias=1.25)
+    (run / "challenger.json").write_text(json.dumps({"release": tiny.name}))
+    decided.write_text(json.dumps({"promote": True, "reasons": []}))
+    (run / "run.json").write_text((run / "run.json").read_text().replace('"fail"', '"promote"'))
+    assert place.retrain(dry_run=True) == 0
+    assert not (run / "ended.json").exists()
+    assert asyncio.run(promotion.announced_release(place.settings)) is None
+    assert place.retrain() == 0
+    assert place.runs() == [run]
+    assert place.announced()[0] == tiny.name
+
+
 def test_job_beside_another_one_says_so(place: Place) -> None:
     """Two in one directory would train the same run."""
     with alone(place.folder / "work"), pytest.raises(FatalError) as caught:
