@@ -239,11 +239,8 @@ class Retrainer:
         """Publish and announce, or not; record it; end the run."""
         folder, promoted = self._runs.folder(run), decision.promote
         challenger = _challenger(folder)
-        if promoted and self._options.dry_run:
-            self._say(f"{challenger} may take the champion's place: see {folder / CARD_FOLDER}")
-            if run.dry_run:
-                self._runs.end(run, "passed", datetime.now(UTC))
-            return PROMOTED
+        if self._options.dry_run:
+            return self._tell_only_you(run, decision)
         if promoted:
             assert challenger is not None
             if (gone := self._promote(run, folder / "challenger" / challenger)) is not None:
@@ -264,9 +261,22 @@ class Retrainer:
         )
         self._log.record(ended, began=run.began_at, card=folder / CARD_FOLDER)
         self._runs.end(run, ended.outcome, ended.ended_at)
-        if not promoted:
-            self._say(f"refused: {', '.join(ended.reasons)}; see {folder / CARD_FOLDER}")
-        return PROMOTED if promoted else REFUSED
+        return PROMOTED if promoted else self._say_refused(run, decision)
+
+    def _tell_only_you(self, run: Run, decision: _Decision) -> int:
+        """Say what a dry run came to; it ends, a run that another job has begun is left to that job."""
+        folder = self._runs.folder(run)
+        if run.dry_run:
+            self._runs.end(run, "passed" if decision.promote else "refused", datetime.now(UTC))
+        if not decision.promote:
+            return self._say_refused(run, decision)
+        self._say(f"{_challenger(folder)} may take the champion's place: see {folder / CARD_FOLDER}")
+        return PROMOTED
+
+    def _say_refused(self, run: Run, decision: _Decision) -> int:
+        codes = ", ".join(reason.code for reason in decision.reasons)
+        self._say(f"refused: {codes}; see {self._runs.folder(run) / CARD_FOLDER}")
+        return REFUSED
 
     def _promote(self, run: Run, directory: Path) -> str | None:
         """Publish and announce; return why not, None where it was.

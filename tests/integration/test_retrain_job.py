@@ -415,6 +415,18 @@ def test_dry_run_decides_and_tells_nobody(place: Place) -> None:
     assert asyncio.run(promotion.announced_release(place.settings)) is None
 
 
+def test_refused_dry_run_tells_nobody(place: Place) -> None:
+    """What drift asked for stays asked for, and the next job does not take the same labels for learned from."""
+    champion = tiny_release.write(place.folder / "made").name
+    place.request(champion)
+    assert place.retrain("refuse", dry_run=True) == 1
+    (run,) = place.runs()
+    assert json.loads((run / "ended.json").read_text())["outcome"] == "refused"
+    assert place.log.last() is None
+    assert place.log.pending() is not None
+    assert not (place.folder / "store" / "retraining" / run.name).exists()
+
+
 def test_dry_run_that_was_cut_is_not_promoted_by_the_next_job(place: Place) -> None:
     """Its options were somebody's trial: the nightly job gives it up and trains a run of its own."""
     assert place.retrain("fail", dry_run=True) == 2
