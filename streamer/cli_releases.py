@@ -101,12 +101,15 @@ def promote_release(
     made. Scorers do the same, load it beside the engine that runs, and swap between two batches; one that refuses it
     goes on as before and says why (`streamer_engine_refused_total`, and `release.refused` in its log).
 
+    The first time the release of STREAMER_ENGINE__RELEASE, or the one that ships, is published along, for `rollback` to
+    go back to: set it as scorers have it.
+
     Scorers follow announcements where STREAMER_RELEASES__STORE is set. A publication that is killed leaves nothing
     behind that anybody takes for a release: run it again.
 
     Example: `streamer releases promote releases/compact-0123456789ab --reason "labels of May"`
 
-    Settings: STREAMER_RELEASES__STORE, STREAMER_TOPICS__RELEASES and STREAMER_BROKER__….
+    Settings: STREAMER_RELEASES__STORE, STREAMER_ENGINE__RELEASE, STREAMER_TOPICS__RELEASES and STREAMER_BROKER__….
     """
     from streamer import promotion  # noqa: PLC0415
 
@@ -115,7 +118,8 @@ def promote_release(
     directory = Path(release)
     with command.console(stderr=True).status("checking …"):
         checked = promotion.publish(kept, directory) if directory.is_dir() else promotion.check(kept, release)
-    told = command.run(promotion.promote(settings, checked, by=by or getuser(), reason=reason))
+        before = command.run(promotion.running_before(settings, kept))
+    told = command.run(promotion.promote(settings, checked, by=by or getuser(), reason=reason, running=before))
     _say(checked, told, checked.stored.manifest)
 
 

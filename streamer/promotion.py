@@ -82,6 +82,18 @@ def check(store: ReleaseStore, name: str) -> Checked:
     return Checked(store.read(name), pairs)
 
 
+async def running_before(settings: Settings, store: ReleaseStore) -> str | None:
+    """Publish the release that scorers run where nothing was announced yet, to go back to; None where something was.
+
+    Raises:
+        EngineError: as `publish`.
+        FatalError: as `promote`.
+    """
+    if await announced_release(settings) is not None:
+        return None
+    return publish(store, settings.engine.release or releases.shipped()).stored.manifest.release
+
+
 def _check(directory: Path) -> int:
     engine, _ = loader.load_checked(directory)
     try:
@@ -121,6 +133,8 @@ async def promote(
     before = newest.release if newest is not None else running
     if expected is not None and before != expected:
         raise FatalError(ANNOUNCED_MEANWHILE, f"{before} was announced meanwhile, not {expected}: look, and try again")
+    if before == checked.stored.manifest.release:
+        before = None  # scorers run it already, by their settings: that is nothing to go back to
     release = _announcement(checked.stored, "promoted", replaces=before, previous=before, by=by, reason=reason)
     await announce(settings.broker, settings.topics.releases, release)
     return release

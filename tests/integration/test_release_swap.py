@@ -15,7 +15,7 @@ from rich.console import Console
 
 from engines import releases
 from engines.store import ReleaseStore
-from streamer import topics
+from streamer import promotion, topics
 from streamer.announcements import announce, open_announcements
 from streamer.cli import main
 from streamer.demo.cluster import Cluster, run_cluster
@@ -23,7 +23,7 @@ from streamer.demo.images import ImageHost
 from streamer.demo.worker import Worker, running_worker, settings_variables
 from streamer.outbox import producer
 from streamer.promotion import Checked, promote
-from streamer.settings import EngineSettings, FetchSettings, ReleaseSettings, Settings, StateSettings
+from streamer.settings import BrokerSettings, EngineSettings, FetchSettings, ReleaseSettings, Settings, StateSettings
 from tests import tiny_release
 from tests.fakes import png
 
@@ -170,8 +170,6 @@ async def test_releases_swapped_under_load_lose_and_double_nothing(bootstrap: st
 
 async def _roll_back(settings: Settings) -> None:
     """Announce what ran before, as the command does."""
-    from streamer import promotion  # noqa: PLC0415 - beside its use
-
     target = await promotion.rollback_target(settings)
     checked = promotion.check(promotion.open_store(settings), target)
     await promotion.roll_back(settings, checked, by="test", reason="too many alerts")
@@ -183,6 +181,7 @@ def test_commands_publish_list_show_and_roll_back(
     """What a person does at a terminal: publish a directory, meet a broken one, go back to the one before."""
     made = [tiny_release.write(tmp_path / "made", bias=bias) for bias in (0.0, 1.0)]
     broken = tiny_release.write(tmp_path / "made", bias=2.0, golden_bias=7.0)
+    configured = tiny_release.write(tmp_path / "made", bias=3.0)
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: str, code: int = 0) -> str:
@@ -206,7 +205,9 @@ def test_commands_publish_list_show_and_roll_back(
             main(["topics", "create", "--partitions", "1"])
         capsys.readouterr()
         assert "nothing_to_roll_back" in run("rollback", code=2)
-        assert f"announced {made[0].name}" in run("promote", str(made[0]), "--reason", "the first")
+        monkeypatch.setenv("STREAMER_ENGINE__RELEASE", str(configured))
+        first = run("promote", str(made[0]), "--reason", "the first")
+        assert f"announced {made[0].name} instead of {configured.name}" in first
         assert f"instead of {made[0].name}" in run("promote", str(made[1]))
         assert "announced already" in run("promote", made[1].name)
         assert "golden_mismatch" in run("promote", str(broken), code=2)
@@ -216,7 +217,26 @@ def test_commands_publish_list_show_and_roll_back(
         assert orjson.loads(run("show", made[0].name))["release"] == made[0].name
         assert f"announced {made[0].name}" in run("rollback")
         assert runs() == [made[0].name]
+        assert f"announced {configured.name}" in run("rollback")
+        assert runs() == [configured.name]
         assert "nothing_to_roll_back" in run("rollback", code=2)
+
+
+async def test_release_that_runs_already_by_its_settings_is_not_what_to_go_back_to(tansu: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    """Announcing what scorers are configured with leaves nothing to roll back to, rather than itself."""
+    release = tiny_release.write(tmp_path / "made")
+    settings = Settings(
+        broker=BrokerSettings(bootstrap=tansu.bootstrap),
+        engine=EngineSettings(release=release),
+        releases=ReleaseSettings(store=str(tmp_path / "store")),
+    )
+    await topics.create(settings.broker, topics.specs(settings.topics))
+    store = promotion.open_store(settings)
+    running = await promotion.running_before(settings, store)
+    assert running == release.name
+    told = await promote(settings, promotion.publish(store, release), by="test", reason=None, running=running)
+    assert told is not None
+    assert (told.replaces, told.previous) == (None, None)
 
 
 async def test_announcements_that_cannot_be_read_are_passed_over(tansu: Any, tmp_path: Path) -> None:  # noqa: ANN401
