@@ -101,6 +101,8 @@ def promote_release(
     made. Scorers do the same, load it beside the engine that runs, and swap between two batches; one that refuses it
     goes on as before and says why (`streamer_engine_refused_total`, and `release.refused` in its log).
 
+    How good it is, is not asked: the gate of `streamer retrain` is passed by. `shadow` tries a release first.
+
     The first time the release of STREAMER_ENGINE__RELEASE, or the one that ships, is published along, for `rollback` to
     go back to: set it as scorers have it.
 

@@ -3,8 +3,8 @@
     a directory → verified, loaded, its golden pairs asked → copied into the store → announced
     a release of the store → fetched, verified, loaded, asked → announced
 
-What cannot be loaded here is not announced to scorers. A gate on the quality of a release belongs between the check and
-the announcement.
+What cannot be loaded here is not announced to scorers. How good a release is, is not asked: `streamer retrain` asked
+its gate before, `streamer releases promote` announces what a person has chosen.
 """
 
 from __future__ import annotations
