@@ -180,13 +180,22 @@ class Retrainer:
             return None
         if wanted is not None and wanted.release in {None, current}:
             return f"{wanted.requested_by}: {wanted.reason}"
-        sure = {item_id for item_id, verdict in self._dataset.verdicts() if verdict != "unsure"}
-        new = len(sure) - (last.items if last is not None else 0)
+        new = self._judged_since(None if last is None else last.began_at or last.ended_at)
         least = self._settings.retrain.min_labels
         if new >= least:
             return f"{new} items were judged since the last retraining"
         self._say(f"nothing to do: {new} items were judged since the last retraining, {least} are awaited")
         return None
+
+    def _judged_since(self, moment: datetime | None) -> int:
+        """Return how many items somebody was sure of after that, and nobody before; all if it is None."""
+        version = self._dataset.version
+        rows = [] if version is None else self._dataset.rows(version)
+        first: dict[str, datetime] = {}
+        for row in rows:
+            if row["verdict"] != "unsure":
+                first[row["item_id"]] = min(row["recorded_at"], first.get(row["item_id"], row["recorded_at"]))
+        return sum(moment is None or recorded_at > moment for recorded_at in first.values())
 
     # -- the steps
 
@@ -250,6 +259,7 @@ class Retrainer:
         assert pinned is not None
         ended = LastRetraining(
             run=run.name,
+            began_at=run.began_at,
             ended_at=datetime.now(UTC),
             outcome="promoted" if promoted else "refused",
             champion=run.champion,

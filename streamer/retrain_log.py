@@ -32,10 +32,14 @@ LAST: Final = f"{FOLDER}/last.json"
 
 
 class LastRetraining(msgspec.Struct, frozen=True, kw_only=True):
-    """How the last retraining ended, and with which labels; `items` are those that somebody was sure of."""
+    """How the last retraining ended, and with which labels; `items` are those that somebody was sure of.
+
+    It did not learn from what was judged after `began_at`, which records of earlier versions do not have.
+    """
 
     schema_version: int = SCHEMA_VERSION
     run: str
+    began_at: datetime | None = None
     ended_at: datetime
     outcome: Literal["promoted", "refused"]
     champion: str

@@ -198,6 +198,19 @@ def test_job_runs_when_enough_is_judged_or_somebody_asks(place: Place) -> None:
     assert (last.outcome, last.reasons, last.items) == ("refused", ("benchmark_loss",), 2 * ITEMS - 1)
 
 
+def test_erased_items_do_not_put_the_next_retraining_off(place: Place) -> None:
+    """Six items were learned from and four of them erased: six new ones are awaited as ever, not ten."""
+    assert place.retrain("refuse", if_needed=True) == 1
+    for number in range(4):
+        place.dataset.erase(f"p{number}")
+    judge(place, range(ITEMS, 2 * ITEMS - 1))
+    assert place.retrain(if_needed=True) == 0
+    assert len(place.runs()) == 1
+    judge(place, range(2 * ITEMS - 1, 2 * ITEMS))
+    assert place.retrain("refuse", if_needed=True) == 1
+    assert len(place.runs()) == 2
+
+
 def test_job_that_would_learn_the_same_again_has_nothing_to_do(place: Place) -> None:
     """Drift is seen again after a refusal: the same labels would train the same challenger."""
     champion = tiny_release.write(place.folder / "made").name
