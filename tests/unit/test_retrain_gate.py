@@ -205,8 +205,25 @@ def test_gate_seldom_refuses_a_harmless_challenger_for_any_of_its_slices() -> No
         tests = paired.slice_tests(
             asked, answers, precision=0.5, recall_margin=0.1, false_alarm_margin=0.05, samples=100, seed=seed
         )
-        refused += any(paired.holm([test.p_value for test in tests], 0.05))
+        refused += any(paired.harms(tests, RULES.slice_margins, 0.05))
     assert refused <= 2
+
+
+def test_gate_refuses_a_slice_that_clearly_lost_though_chance_may_explain_the_excess() -> None:
+    """A sixth of a brand's wrong pictures: too few pairs to show that it is more than a tenth, over so many slices."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    poisoned = answers[BENCHMARK].champion.copy()
+    rows = sets[BENCHMARK].slices()["brand: Crux"] & (sets[BENCHMARK].pairs.label == 1)
+    poisoned[rows & (np.random.default_rng(3).random(len(rows)) < 0.19)] = 0.0
+    answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
+    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
+    (lost,) = (test for test in decision.slices if (test.name, test.what) == ("benchmark, brand: Crux", "recall"))
+    assert 0.15 < lost.lost < 0.2
+    assert not any(paired.holm([test.p_value for test in decision.slices], RULES.alpha))
+    assert codes(decision) == {"slice_loss"}
+    assert decision.harmed == ("benchmark, brand: Crux, recall",)
+    assert decide(rules=replace(RULES, slice_margin=0.0, false_alarm_margin=0.0)).promote  # nothing lost is no harm
 
 
 def test_holm_rejects_in_order_until_one_is_left() -> None:

@@ -95,8 +95,7 @@ def _plots(story: Story) -> dict[str, str]:
                 probabilities, asked.pairs.label, asked.prevalence, asked.weights
             )
     if story.decision.slices:
-        margins = {"recall": story.rules.slice_margin, "false alarms": story.rules.false_alarm_margin}
-        found["slices"] = charts.slices(story.decision.slices, margins)
+        found["slices"] = charts.slices(story.decision.slices, story.rules.slice_margins)
     known, scored, weights = _scores(story)
     if len(known) and len(scored):
         found["drift"] = charts.drift(known, scored, weights)
@@ -159,8 +158,7 @@ def _thresholds(challenger: Manifest, prevalence: Prevalence) -> dict[str, Inter
 
 def _noticed(test: SliceTest, rules: GateRules) -> float:
     """Return the loss that would have been noticed with a power of 80 %, were this the only slice."""
-    margin = rules.slice_margin if test.what == "recall" else rules.false_alarm_margin
-    return margin + (_Z_ALPHA + _Z_POWER) * test.spread
+    return rules.slice_margins[test.what] + (_Z_ALPHA + _Z_POWER) * test.spread
 
 
 def _categories(story: Story) -> list[tuple[str, float, float]]:

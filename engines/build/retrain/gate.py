@@ -9,10 +9,11 @@ Two sets decide, and both must let it through, so neither needs a correction for
   with its own.
 
 Slices (category, brand, language, image size) of both sets guard against harm that an average hides. Each is asked
-whether its recall fell, or its false alarms rose, by more than `slice_margin`; all these tests share one `alpha` by
-Holm's method, so that a harmless challenger is refused by chance in a share `alpha` of the runs, however many slices
-there are. What slices are too small to show is not shown: a slice with fewer than 30 pairs of a class is judged with
-the other small ones, and the model card says of each slice what loss would have been noticed.
+whether its recall fell, or its false alarms rose, by more than `slice_margin`, or at all where it seems to be half as
+much again (`paired.harms`). All tests of a question share one `alpha` by Holm's method, so that a harmless challenger
+is seldom refused by chance, however many slices there are. What slices are too small to show is not shown: a slice with
+fewer than 30 pairs of a class is judged with the other small ones, and the model card says of each slice what loss
+would have been noticed.
 
 No torch.
 """
@@ -61,6 +62,11 @@ class GateRules:
     false_alarm_margin: float = 0.05
     least_labels: int = 15
     samples: int = paired.SAMPLES
+
+    @property
+    def slice_margins(self) -> dict[str, float]:
+        """Return what a slice may lose, by `SliceTest.what`."""
+        return {"recall": self.slice_margin, "false alarms": self.false_alarm_margin}
 
 
 class Manifests(NamedTuple):
@@ -138,7 +144,7 @@ def judge(
         )
         reasons += _unfit(margins_of.challenger, reached, shipped, rules)
     slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
-    harmed = paired.holm([test.p_value for test in slices], rules.alpha)
+    harmed = paired.harms(slices, rules.slice_margins, rules.alpha)
     reasons += [_harm(test, rules) for test, harms in zip(slices, harmed, strict=True) if harms]
     return Decision(
         promote=not reasons,
@@ -226,11 +232,11 @@ def _slices(asked: FrozenSet, answers: Answers, rules: GateRules) -> list[SliceT
 
 
 def _harm(test: SliceTest, rules: GateRules) -> Reason:
-    margin = rules.slice_margin if test.what == "recall" else rules.false_alarm_margin
+    margin = rules.slice_margins[test.what]
     return Reason(
         "slice_loss",
-        f"{test.name}: {test.what} went from {test.champion:.3f} to {test.challenger:.3f} on {test.pairs} pairs, more "
-        f"than {margin:g} worse (p = {test.p_value:.2g}, by Holm's method over all slices)",
+        f"{test.name}: {test.what} went from {test.champion:.3f} to {test.challenger:.3f} on {test.pairs} pairs: "
+        f"{test.lost:.3f} worse, and {margin:g} is the margin (p = {test.p_value:.2g} that no more is lost)",
     )
 
 

@@ -15,7 +15,7 @@ from engines import calibration
 from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     _Recall = Callable[[_Floats, _Labels, _Floats], float]
 
 SAMPLES: Final = 1000
+
+CLEARLY: Final = 1.5
+"""Margins: a slice that lost as much is harmed, though it be too small to show that it lost more than one."""
 
 
 class Answers(NamedTuple):
@@ -177,6 +180,25 @@ def slice_tests(
                 )
             )
     return tests
+
+
+def harms(tests: Sequence[SliceTest], margins: Mapping[str, float], alpha: float) -> list[bool]:
+    """Return which slices are harmed.
+
+    Harmed is where the loss surely exceeds its margin, and where there surely is a loss and it is estimated at
+    `CLEARLY` times the margin or more. Sure is what Holm's method rejects at `alpha`, each question for itself.
+
+    Args:
+        tests: of all slices.
+        margins: of recall and of false alarms, by `SliceTest.what`.
+        alpha: the chance of any wrong answer to either question.
+    """
+    beyond = holm([test.p_value for test in tests], alpha)
+    worse = holm([_p_value(test.lost, test.spread) for test in tests], alpha)
+    return [
+        far or (some and test.lost >= CLEARLY * margins[test.what])
+        for far, some, test in zip(beyond, worse, tests, strict=True)
+    ]
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
