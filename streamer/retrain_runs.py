@@ -3,7 +3,7 @@
     WORK/<run>/run.json     a Run: what it began with; from then on it is unfinished
     WORK/<run>/labels/      the pinned labels, while it is unfinished
     WORK/<run>/champion/    the release that it goes on from
-    WORK/<run>/ended.json   how it ended; only the card, the challenger and the decision stay
+    WORK/<run>/ended.json   how it ended; only the card, the decision and, for a while, the challenger stay
 
 What stands in between belongs to `engines.build.retrain`.
 """
@@ -31,8 +31,12 @@ ENDED_FILE: Final = "ended.json"
 LABELS_FOLDER: Final = "labels"
 CHAMPION_FOLDER: Final = "champion"
 CARD_FOLDER: Final = "card"
+CHALLENGER_FOLDER: Final = "challenger"
 LOCK_FILE: Final = ".lock"
-_KEPT: Final = frozenset({RUN_FILE, ENDED_FILE, "decision.json", "challenger.json", "challenger", CARD_FOLDER})
+_KEPT: Final = frozenset({RUN_FILE, ENDED_FILE, "decision.json", "challenger.json", CHALLENGER_FOLDER, CARD_FOLDER})
+
+KEPT_CHALLENGERS: Final = 10
+"""Of the last runs that have ended, to be inspected: 16 to 120 MB each. The store has those that were promoted."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -72,11 +76,14 @@ class Runs:
     def unfinished(self) -> Run | None:
         """Return the run that has begun and not ended; the last one, should there be more.
 
-        What runs that have ended should not have kept, since they were killed as they ended, is removed.
+        What runs that have ended should not have kept, since they were killed as they ended, is removed, and so are
+        challengers of long ago.
         """
         runs = [_read(path, Run) for path in sorted(self.work.glob(f"*/{RUN_FILE}"))]
         for run in (ended := [run for run in runs if (self.folder(run) / ENDED_FILE).exists()]):
             self.tidy(run)
+        for run in ended[:-KEPT_CHALLENGERS]:
+            shutil.rmtree(self.folder(run) / CHALLENGER_FOLDER, ignore_errors=True)
         return next((run for run in reversed(runs) if run not in ended), None)
 
     def begin(
