@@ -20,6 +20,7 @@ from rich.progress import Progress
 from engines import releases
 from engines.build import held_out, restore
 from engines.build.models.small import SmallFusion
+from engines.build.recipe import RetrainRecipe
 from engines.build.retrain import confirmed, gate, run, tune_small
 from engines.build.retrain.frozen import BENCHMARK, LABELS
 from engines.build.retrain.gate import Decision
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 CREDULOUS = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0)
-"""Learns more from what may be a mismatch than is good for it."""
+"""Learns ten times more from what may be a mismatch than a recipe does: without, one poisoned slice does no harm."""
 
 POINTS = (
     Point("engines.build.retrain.run", "ask"),  # before anything is trained
@@ -230,7 +231,7 @@ def test_run_on_flipped_labels_ends_in_a_refusal(world: World, tmp_path: Path) -
     told = retraining.write_labels(tmp_path / "told", says=lambda _, wrong: not wrong)
     work = tmp_path / "run"
     with Progress(disable=True) as progress:
-        decision = run.retrain(replace(retraining.retraining(world, told, work), recipe=CREDULOUS), progress)
+        decision = run.retrain(retraining.retraining(world, told, work), progress)
     assert not decision.promote
     assert "benchmark_loss" in {reason.code for reason in decision.reasons}
     assert msgspec.json.decode((work / run.DECISION_FILE).read_bytes(), type=Decision) == decision
@@ -240,6 +241,18 @@ def test_run_on_flipped_labels_ends_in_a_refusal(world: World, tmp_path: Path) -
     text = (work / run.CARD_FOLDER / "model-card.md").read_text(encoding="utf-8")
     assert "**Refused.**" in text
     assert "* `benchmark_loss`: recall at precision 0.5 on the benchmark is" in text
+
+
+@pytest.mark.slow
+def test_flipped_labels_do_no_harm_at_the_product_s_own_rates(world: World, tmp_path: Path) -> None:
+    """`RetrainRecipe` as it is moves the champion so little that catalogue and champion outweigh what people say."""
+    told = retraining.write_labels(tmp_path / "told", says=lambda _, wrong: not wrong)
+    own = replace(retraining.retraining(world, told, tmp_path / "run"), recipe=RetrainRecipe(seed=0))
+    with Progress(disable=True) as progress:
+        decision = run.retrain(own, progress)
+    assert decision.promote, decision.reasons
+    assert decision.gains[BENCHMARK].difference.low > -0.03
+    assert max(test.lost for test in decision.slices if test.name.startswith(BENCHMARK)) < 0.05
 
 
 @pytest.mark.slow
