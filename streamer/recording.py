@@ -122,7 +122,10 @@ class Recorder:
         what was joined a moment before can still be written then (docs/adr/0016).
         """
         found = await asyncio.gather(*(asyncio.to_thread(self._find, label) for label in labels))
-        return await asyncio.to_thread(self._write, found)
+        outcomes = await asyncio.to_thread(self._write, found)
+        # Once more: who was erasing another product with the same picture may not have seen that these rows show it.
+        await asyncio.gather(*(asyncio.to_thread(self._find, label) for label in labels))
+        return outcomes
 
     def _find(self, label: ConfirmedLabel) -> Joined | RejectedEvent:
         """Return the label and its item, whose picture the data set then has, or why there is none."""

@@ -32,7 +32,7 @@ class Flaky(LabelDataset):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.failures = 0
-        self.unheard = False
+        self.unheard = self.loses_pictures = False
         self.meanwhile: list[Callable[[], object]] = []
 
     def write(self, rows: Mapping[VoteKey, Joined]) -> None:
@@ -42,6 +42,8 @@ class Flaky(LabelDataset):
                 happens()
             raise TransientError("dataset_unavailable", "no route")
         super().write(rows)
+        if self.loses_pictures:
+            self._blobs.delete("images")
         if self.unheard:
             self.unheard = False
             raise TransientError("dataset_unavailable", "the answer was lost")
@@ -147,6 +149,15 @@ async def test_label_of_a_product_that_is_erased_while_its_store_is_away_is_not_
     assert bench.dataset.of("mug-blue") == []
     assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["item_unknown"]
     assert bench.acknowledged == [0]
+
+
+async def test_picture_that_goes_while_its_row_is_written_is_put_there_again(bench: Bench) -> None:
+    """Another worker erases another product with the same picture, and does not see the row yet."""
+    bench.dataset.loses_pictures = True
+    await bench.record(LABEL)
+    (row,) = bench.dataset.of("mug-blue")
+    assert bench.dataset.picture(row["image"]) == PICTURE
+    assert bench.count("recorded") == 1
 
 
 async def test_erasure_stands_between_the_labels_before_and_behind_it(bench: Bench) -> None:
