@@ -66,7 +66,8 @@ def items_of(rows: Iterable[dict[str, Any]]) -> list[Judged]:
 
 
 def _judged(votes: list[dict[str, Any]]) -> Judged:
-    row = votes[0]
+    # The item may have been drawn again, with another chance, since the first of them.
+    row = max(votes, key=lambda vote: vote["sampling_probability"])
     return Judged(
         item_id=row["item_id"],
         product_id=row["product_id"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from structlog.testing import capture_logs
@@ -9,7 +10,7 @@ from structlog.testing import capture_logs
 from engines.catalogs import judged
 from streamer.dataset import LabelDataset
 from streamer.labels import Joined
-from streamer.pinning import pin
+from streamer.pinning import items_of, pin
 from tests.review import IMAGE_SHA256, ITEM, PICTURE, item, label
 
 if TYPE_CHECKING:
@@ -33,3 +34,16 @@ def test_item_whose_picture_is_gone_is_left_out_and_told(tmp_path: Path) -> None
         pinned = pin(dataset, "labels", tmp_path / "pinned", lambda _, __: None)
     assert (pinned.items, pinned.left_out, told) == (2, 0, [])
     assert judged.read_pinned(tmp_path / "pinned") == pinned
+
+
+def test_item_that_was_drawn_again_between_verdicts_has_its_greatest_chance(tmp_path: Path) -> None:
+    """Whoever judged it first: draws are by one hash, so that is how likely people were to see it."""
+    for number, chances in enumerate(permutations((("audit", 0.1), ("audit", 0.4), ("alert", 1.0)), 2)):
+        dataset = LabelDataset(str(tmp_path / str(number)))
+        for reviewer, (sampled, chance) in zip(("ana", "ben"), chances, strict=True):
+            drawn = item(sampled=sampled, sampling_probability=chance)
+            said = Joined(label(drawn, reviewer=reviewer), drawn)
+            dataset.write({said.key: said})
+        (found,) = items_of(dataset.rows(dataset.version or 0))
+        assert (found.sampled, found.sampling_probability) == max(chances, key=lambda drawn: drawn[1])
+        assert found.mismatches == 2
