@@ -52,7 +52,7 @@ class ReleaseUnavailable(EngineError):
 
 
 class ReleaseRefused(EngineError):
-    """Codes: golden_mismatch, tokenizer_mismatch, golden_invalid, release_incompatible."""
+    """Codes: golden_mismatch, tokenizer_mismatch, golden_invalid, release_incompatible, decoders_not_started."""
 
     code = "golden_mismatch"
 

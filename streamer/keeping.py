@@ -8,11 +8,12 @@ goes out without evidence, is counted, and a label for it will find nothing (doc
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import IO, TYPE_CHECKING, TypeVar
 
 import structlog
-from cachetools import FIFOCache
+from cachetools import TTLCache
 
 from streamer.errors import TransientError
 from streamer.evidence import EvidenceStore
@@ -37,6 +38,8 @@ TRY_S = 5.0
 """For one write: a store that hangs must not hold scores back, nor the offsets behind them."""
 
 REMEMBERED = 100_000
+REMEMBERED_S = 600.0
+"""Nobody tells a scorer what has been erased: what it has kept longer ago than this it keeps again."""
 
 T = TypeVar("T")
 
@@ -51,6 +54,7 @@ class Keeper:
         reviews: the topic of review requests.
         executor: writes to the store.
         telemetry: is told what was kept.
+        clock: seconds that never jump.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Keeper:
         reviews: str,
         executor: Executor,
         telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._sampler = sampler
@@ -69,11 +74,11 @@ class Keeper:
         self._reviews = reviews
         self._executor = executor
         self._telemetry = telemetry
-        self._pictures: FIFOCache[str, None] = FIFOCache(REMEMBERED)
-        self._items: FIFOCache[str, None] = FIFOCache(REMEMBERED)
+        self._pictures: TTLCache[str, None] = TTLCache(REMEMBERED, REMEMBERED_S, clock)
+        self._items: TTLCache[str, None] = TTLCache(REMEMBERED, REMEMBERED_S, clock)
 
     def lacks(self, image_sha256: str) -> bool:
-        """Whether this worker has not kept the picture yet: then its bytes are needed, though it has not changed."""
+        """Whether this worker has not kept the picture lately: then its bytes are needed, though it has not changed."""
         return image_sha256 not in self._pictures
 
     async def keep(

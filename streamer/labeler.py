@@ -59,6 +59,7 @@ class LabelWorker:
         self.telemetry = LabelTelemetry()
         self._app: WorkerApp
         self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(settings.labels.max_batch)
+        self._recording: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
         self._stopping = asyncio.Event()
         self._liveness = Liveness(STALLED_AFTER_S)
@@ -98,6 +99,7 @@ class LabelWorker:
         )
         await self._serve_webhook(stack, outbox)
         self._app = application.create(settings, group=settings.labels.group)
+        self._app.ordered.give_up = self._give_up
         stack.push_async_callback(self._app.stop)
         topic = self._app.topic(
             names.labels, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw"
@@ -148,9 +150,19 @@ class LabelWorker:
             batch = [await self._waiting.get()]
             while not self._waiting.empty() and len(batch) < self._settings.labels.max_batch:
                 batch.append(self._waiting.get_nowait())
-            await recorder.record(batch)
+            self._recording = asyncio.ensure_future(recorder.record(batch))
+            (error,) = await asyncio.gather(self._recording, return_exceptions=True)
+            if isinstance(error, Exception):  # not that it was given up
+                raise error
             if self._waiting.empty():
                 self._idle.set()
+
+    def _give_up(self) -> None:
+        """Let go of labels whose partitions are others' now; who is given them takes them to their outcomes."""
+        while not self._waiting.empty():
+            self._waiting.get_nowait()
+        if self._recording is not None:
+            self._recording.cancel()
 
     # -- life
 

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+import structlog
 
 from engines.catalogs import judged
 from engines.catalogs.judged import Judged, Pinned
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
     from streamer.dataset import LabelDataset
 
+log = structlog.get_logger(__name__)
+
 _NO_LABELS: Final = "labels_missing"
 
 
 def pin(dataset: LabelDataset, name: str, folder: Path, on_picture: Callable[[int, int], None]) -> Pinned:
     """Write the data set as it is now into a folder, and return what was written; pictures that are there are kept.
+
+    Items whose pictures are gone are left out, told in the log, and counted in what is returned.
 
     Args:
         dataset: what is pinned.
@@ -47,7 +52,10 @@ def pin(dataset: LabelDataset, name: str, folder: Path, on_picture: Callable[[in
         on_picture(number, len(pictures))
     kept = [row for row in rows if row["image_sha256"] not in gone]
     items = items_of(kept)
-    pinned = Pinned(dataset=name, version=version, items=len(items), verdicts=len(kept))
+    left_out = len({row["item_id"] for row in rows}) - len(items)
+    if left_out:
+        log.warning("labels.left_out", items=left_out, pictures_gone=len(gone), dataset=name)
+    pinned = Pinned(dataset=name, version=version, items=len(items), verdicts=len(kept), left_out=left_out)
     judged.write_pinned(folder, items, pinned)
     return pinned
 
@@ -58,7 +66,8 @@ def items_of(rows: Iterable[dict[str, Any]]) -> list[Judged]:
 
 
 def _judged(votes: list[dict[str, Any]]) -> Judged:
-    row = votes[0]
+    # The item may have been drawn again, with another chance, since the first of them.
+    row = max(votes, key=lambda vote: vote["sampling_probability"])
     return Judged(
         item_id=row["item_id"],
         product_id=row["product_id"],

@@ -94,36 +94,56 @@ class Recorder:
         await self._labels(before)
 
     async def _labels(self, batch: Sequence[Incoming]) -> None:
-        found = await asyncio.gather(*(self._join(incoming) for incoming in batch))
-        joined = [(incoming, one) for incoming, one in zip(batch, found, strict=True) if one is not None]
-        if joined:
-            outcomes = await self._insist(lambda: self._write([one for _, one in joined]))
-            for (incoming, one), outcome in zip(joined, outcomes, strict=True):
-                self._end(incoming, outcome, one.label.product_id)
+        parsed = [(incoming, label) for incoming in batch if (label := await self._parse(incoming)) is not None]
+        if not parsed:
+            return
+        outcomes = await self._insist(lambda: self._take([label for _, label in parsed]))
+        for (incoming, label), outcome in zip(parsed, outcomes, strict=True):
+            if isinstance(outcome, RejectedEvent):
+                await self._reject(incoming, outcome, label.product_id)
+            else:
+                self._end(incoming, outcome, label.product_id)
 
-    async def _join(self, incoming: Incoming) -> Joined | None:
-        """Return the label and what it is about; None when it was rejected."""
+    async def _parse(self, incoming: Incoming) -> ConfirmedLabel | None:
+        """Return the label; None when it was rejected."""
         label: ConfirmedLabel | None = None
         try:
-            label = parsed = parse_label(incoming.value or b"")
-            check_record(parsed, incoming.key, self._clock())
-            return await self._insist(lambda: self._find(parsed))
+            label = parse_label(incoming.value or b"")
+            check_record(label, incoming.key, self._clock())
         except RejectedEvent as error:
             await self._reject(incoming, error, None if label is None else label.product_id)
             return None
+        return label
 
-    def _find(self, label: ConfirmedLabel) -> Joined:
-        """Return the label and its item, whose picture the data set then has."""
-        item = self._evidence.find(label)
-        self._dataset.keep(item.image_sha256, lambda: self._evidence.picture(item.image_sha256))
+    async def _take(self, labels: Sequence[ConfirmedLabel]) -> list[LabelOutcome | RejectedEvent]:
+        """Join labels with what is kept, and write them.
+
+        Tried again as one: while a store is away the partition may go to another worker, which erases the product. Only
+        what was joined a moment before can still be written then (docs/adr/0016).
+        """
+        found = await asyncio.gather(*(asyncio.to_thread(self._find, label) for label in labels))
+        outcomes = await asyncio.to_thread(self._write, found)
+        # Once more: who was erasing another product with the same picture may not have seen that these rows show it.
+        await asyncio.gather(*(asyncio.to_thread(self._find, label) for label in labels))
+        return outcomes
+
+    def _find(self, label: ConfirmedLabel) -> Joined | RejectedEvent:
+        """Return the label and its item, whose picture the data set then has, or why there is none."""
+        try:
+            item = self._evidence.find(label)
+            self._dataset.keep(item.image_sha256, lambda: self._evidence.picture(item.image_sha256))
+        except RejectedEvent as error:
+            return error
         return Joined(label, item)
 
-    def _write(self, joined: list[Joined]) -> list[LabelOutcome]:
+    def _write(self, found: Sequence[Joined | RejectedEvent]) -> list[LabelOutcome | RejectedEvent]:
+        joined = [one for one in found if isinstance(one, Joined)]
         rows, outcomes = decide(self._dataset.known({one.item.item_id for one in joined}), joined)
         if rows:
             self._dataset.write(rows)
             self._telemetry.version(self._dataset.version or 0)
-        return outcomes
+        told = iter(outcomes)
+        return [one if isinstance(one, RejectedEvent) else next(told) for one in found]
 
     async def _erase(self, incoming: Incoming) -> None:
         try:
@@ -132,8 +152,8 @@ class Recorder:
             await self._reject(incoming, error, None)
             return
         # Evidence first: until the rows are gone, too, no label can bring the product back.
-        items = await self._insist(lambda: self._evidence.erase(product_id))
-        rows = await self._insist(lambda: self._dataset.erase(product_id))
+        items = await self._insist(lambda: asyncio.to_thread(self._evidence.erase, product_id))
+        rows = await self._insist(lambda: asyncio.to_thread(self._dataset.erase, product_id))
         log.info("product.erased", items=items, rows=rows)
         self._end(incoming, "erased", None)
 
@@ -149,12 +169,12 @@ class Recorder:
         log.info("label.ended", outcome=outcome, product_id=product_id, **_place(incoming))
         incoming.acknowledge()
 
-    async def _insist(self, work: Callable[[], T]) -> T:
-        """Return what the work returns, in a thread; it is tried again until its store answers."""
+    async def _insist(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the work returns; it is tried again until its store answers."""
         pause_s = self._retry_s
         while True:
             try:
-                return await asyncio.to_thread(work)
+                return await work()
             except TransientError as error:
                 log.warning("store.not_reached", reason=error.code, message=str(error), retry_s=pause_s)
                 await asyncio.sleep(pause_s)

@@ -17,7 +17,7 @@ import structlog
 from PIL import Image
 
 from engines import releases
-from engines.errors import EngineError
+from engines.errors import EngineError, ReleaseRefused
 from engines.runtime import loader
 from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import FatalError
@@ -83,11 +83,16 @@ class Rotation:
         """Let a loaded release judge what comes from now on; the one that did is closed when it has finished.
 
         Raises:
-            ReleaseRefused: release_incompatible; nothing has changed then.
+            ReleaseRefused: release_incompatible, decoders_not_started; nothing has changed then.
             FatalError: decoder_unusable; nothing has changed then.
         """
         lane = batcher.open(loaded.engine, max_batch=max_batch(self._settings, loaded.engine))
-        decoders = await _begun(_decoders(self._settings, loaded.engine.manifest.image))
+        try:
+            decoders = await _begun(_decoders(self._settings, loaded.engine.manifest.image))
+        except (EngineError, FatalError):
+            raise
+        except Exception as error:  # no memory, no process, no file: the engine that runs has its own
+            raise ReleaseRefused(f"{type(error).__name__}: {error}", code="decoders_not_started") from error
         before = pipeline.swap(self._take(loaded, lane, decoders))
         self._telemetry.engine(loaded.engine)
         self._telemetry.engine_swapped()

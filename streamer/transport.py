@@ -131,7 +131,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         return True
 
 
-def _unheard(_: bool) -> None:
+def _unheard(*_: bool) -> None:
     """Nobody wants to know."""
 
 
@@ -142,6 +142,7 @@ class OrderedConsumer(driver.Consumer):
         drain_timeout_s: how long what is in flight may take to finish when partitions are revoked.
         fetch_max_wait_ms: how long the broker may hold a fetch while there is nothing new.
         hurry: is told when others begin and cease to wait for what is in flight.
+        give_up: is called when that has not finished in time: all of it is delivered again, here or to another worker.
     """
 
     RebalanceListener = _RebalanceListener
@@ -150,6 +151,7 @@ class OrderedConsumer(driver.Consumer):
     drain_timeout_s: float = 25.0
     fetch_max_wait_ms: int = 500
     hurry: Callable[[bool], None] = staticmethod(_unheard)
+    give_up: Callable[[], None] = staticmethod(_unheard)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._ledgers: dict[TP, PartitionLedger] = {}
@@ -328,6 +330,7 @@ class OrderedConsumer(driver.Consumer):
         self._unacked_messages.clear()
         if abandoned:
             log.warning("events.abandoned", events=abandoned, drain_timeout_s=self.drain_timeout_s)
+            self.give_up()
         await self.commit()
 
     def verify_event_path(self, now: float, tp: TP) -> None:

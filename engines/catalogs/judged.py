@@ -55,12 +55,13 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):
-    """Which version of which data set the folder holds."""
+    """Which version of which data set the folder holds; `left_out` items are not in it, their pictures being gone."""
 
     dataset: str
     version: int
     items: int
     verdicts: int
+    left_out: int = 0
 
 
 def read_pinned(folder: Path) -> Pinned | None:

@@ -50,6 +50,17 @@ async def test_worker_whose_consumer_has_not_started_makes_no_progress_and_says_
     assert app.ordered.progress() == {}
 
 
+@pytest.mark.parametrize("finished", [True, False])
+async def test_consumer_gives_up_what_has_not_finished_in_time(app: WorkerApp, finished: bool) -> None:
+    """Who works on it must hear that others will: only then does it end here."""
+    given_up: list[bool] = []
+    consumer: Any = app.ordered
+    consumer.drain_timeout_s, consumer.give_up = 0.0, lambda: given_up.append(True)
+    consumer._unacked_messages = [SimpleNamespace(acked=finished)]
+    await consumer.wait_empty()
+    assert given_up == ([] if finished else [True])
+
+
 async def test_table_recovers_the_changes_of_the_newest_generation(app: WorkerApp) -> None:
     """What a worker wrote whose partitions had been given away is read, and does not count, in one batch or in two."""
     table: Any = app.Table("state", partitions=1, key_type=str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from streamer.errors import RejectedEvent, TransientError
 from streamer.events import PRODUCT_SCORES, ProductScore
 from streamer.evidence import EvidenceStore
 from streamer.held import hold
-from streamer.keeping import TRIES, Keeper
+from streamer.keeping import REMEMBERED_S, TRIES, Keeper
 from streamer.policy import Policy
 from streamer.reviews import ConfirmedLabel
 from streamer.sampling import AuditSampler
@@ -25,9 +26,10 @@ from streamer.settings import PipelineSettings
 from streamer.telemetry import Telemetry
 from tests.fakes import Published, png
 from tests.unit.test_pipeline import RIGHT, WRONG, Bench, build, update
+from tests.unit.test_sampling import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from streamer.reviews import ScoredItem
@@ -47,7 +49,12 @@ class Kept:
 
 
 async def keeping(
-    folder: Path, *, share: float = 0.0, store: EvidenceStore | None = None, settings: PipelineSettings | None = None
+    folder: Path,
+    *,
+    share: float = 0.0,
+    store: EvidenceStore | None = None,
+    settings: PipelineSettings | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Kept]:
     """Yield a pipeline that keeps evidence in a folder; `share` of what does not alert is drawn."""
     store = store or EvidenceStore(str(folder))
@@ -60,6 +67,7 @@ async def keeping(
             reviews="review-requests",
             executor=executor,
             telemetry=Telemetry(),
+            clock=clock,
         )
         async for bench in build(settings or PipelineSettings(explained_share=0), keeper=keeper):
             yield Kept(bench, store, asked, keeper)
@@ -161,6 +169,23 @@ async def test_picture_that_has_not_changed_is_fetched_again_where_evidence_lack
         (item,) = kept.items()
         assert kept.store.picture(item.image_sha256) == png(0)
         assert kept.bench.engine.batches == [1]
+
+
+async def test_product_that_is_erased_is_kept_again_when_it_alerts_again(tmp_path: Path) -> None:
+    """Picture and all, though its host says that it has not changed; what was kept a moment ago is not written anew."""
+    clock = Clock()
+    async for kept in keeping(tmp_path, clock=clock):
+        for version, now_s in ((1, 0.0), (2, REMEMBERED_S - 1), (3, REMEMBERED_S)):
+            clock.now = now_s
+            await kept.bench.send(update(version, WRONG))
+            *_, score = await kept.bench.settle()
+            if version < 3:
+                assert [item.order for item in kept.items()] == [1]
+            if version == 2:
+                assert kept.store.erase("p") == 1
+        assert score["outcome"] == "unchanged"
+        (item,) = kept.items()
+        assert kept.store.picture(item.image_sha256) == png(255)
 
 
 async def test_alert_points_to_its_item(tmp_path: Path) -> None:

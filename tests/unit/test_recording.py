@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,7 @@ from tests.fakes import Published
 from tests.review import ITEM, LABEL, PICTURE, label
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from streamer.labels import Joined, VoteKey
@@ -31,13 +32,18 @@ class Flaky(LabelDataset):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.failures = 0
-        self.unheard = False
+        self.unheard = self.loses_pictures = False
+        self.meanwhile: list[Callable[[], object]] = []
 
     def write(self, rows: Mapping[VoteKey, Joined]) -> None:
         if self.failures:
             self.failures -= 1
+            for happens in self.meanwhile:
+                happens()
             raise TransientError("dataset_unavailable", "no route")
         super().write(rows)
+        if self.loses_pictures:
+            self._blobs.delete("images")
         if self.unheard:
             self.unheard = False
             raise TransientError("dataset_unavailable", "the answer was lost")
@@ -133,6 +139,25 @@ async def test_store_that_is_away_is_asked_until_it_answers(bench: Bench) -> Non
     await bench.record(LABEL, label(ITEM, reviewer="ben"))
     assert bench.acknowledged == [0, 1]
     assert len(bench.dataset.of("mug-blue")) == 2
+
+
+async def test_label_of_a_product_that_is_erased_while_its_store_is_away_is_not_written(bench: Bench) -> None:
+    """Its partition may be another worker's by then, who has recorded the label and erased the product."""
+    bench.dataset.failures = 1
+    bench.dataset.meanwhile = [partial(bench.evidence.erase, "mug-blue"), partial(bench.dataset.erase, "mug-blue")]
+    await bench.record(LABEL)
+    assert bench.dataset.of("mug-blue") == []
+    assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["item_unknown"]
+    assert bench.acknowledged == [0]
+
+
+async def test_picture_that_goes_while_its_row_is_written_is_put_there_again(bench: Bench) -> None:
+    """Another worker erases another product with the same picture, and does not see the row yet."""
+    bench.dataset.loses_pictures = True
+    await bench.record(LABEL)
+    (row,) = bench.dataset.of("mug-blue")
+    assert bench.dataset.picture(row["image"]) == PICTURE
+    assert bench.count("recorded") == 1
 
 
 async def test_erasure_stands_between_the_labels_before_and_behind_it(bench: Bench) -> None:

@@ -121,7 +121,20 @@ def test_prevalence_of_nothing_wrong_is_small_but_not_none() -> None:
     assert 0 < overall.low < overall.value < 0.03 < overall.high
 
 
-def test_alerts_that_people_skip_are_weighed_up() -> None:
-    """Who looks at every fourth alert sees a fourth of them."""
-    found = votes.count([judged(1, 0, sampled="alert"), judged(0, 1)], reviewed_alerts=0.25)
-    assert found.weight.tolist() == [4.0, 1.0]
+def test_what_people_skip_is_weighed_up() -> None:
+    """Who looks at every fourth alert sees a fourth of them; who answers half of the audit, half of what it draws."""
+    items = [judged(1, 0, sampled="alert"), judged(0, 1, sampling_probability=0.1)]
+    found = votes.count(items, reviewed=votes.Reviewed(alerts=0.25, audit=0.5))
+    assert found.weight.tolist() == pytest.approx([4.0, 20.0])
+
+
+def test_prevalence_is_without_bias_where_most_of_the_audit_goes_unanswered() -> None:
+    """If it is said how much: else what alerts, where most mismatches are, counts five times too much."""
+    drawn = draw(size=20_000)
+    answers = np.random.default_rng(1).random(len(drawn.judged)) < 0.2
+    answered = [item for item, one in zip(drawn.judged, answers, strict=True) if item.sampled == "alert" or one]
+    categories = np.full(len(answered), "Home")
+    told = votes.prevalence(votes.count(answered, reviewed=votes.Reviewed(audit=0.2)), categories).overall
+    untold = votes.prevalence(votes.count(answered), categories).overall
+    assert told.low < drawn.population_share < told.high
+    assert untold.low > drawn.population_share

@@ -1,4 +1,4 @@
-"""Releases that are swapped: two engines are in memory for as long as the old one has work, then one."""
+"""Releases that are swapped: two engines are in memory for as long as the old one has work, then one; or refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from engines import releases
+from engines.errors import ReleaseRefused
 from engines.runtime import loader
 from streamer import rotation
 from streamer.batch import Batcher
+from streamer.decoding import DecoderPool
 from streamer.reload import Loaded
 from streamer.rotation import Rotation
 from streamer.settings import EngineSettings, PipelineSettings, Settings
@@ -110,5 +113,30 @@ async def test_rotation_returns_to_the_memory_of_one_engine(tmp_path: Path) -> N
                     await asyncio.sleep(0.01)
                 while resident_mib() > alone_mib + 0.3 * ENGINE_MIB:  # noqa: ASYNC110 - a thread frees it
                     await asyncio.sleep(0.01)
+        await batcher.close()
+        await rotating.close()
+
+
+async def test_release_whose_decoders_do_not_start_is_refused_and_the_old_one_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine has no process, file or memory to spare: a reason like any other, and no end of the worker."""
+
+    async def no_process(_: DecoderPool) -> DecoderPool:
+        raise OSError("Resource temporarily unavailable")
+
+    made = tiny_release.write(tmp_path, bias=0.0)
+    settings = Settings(engine=EngineSettings(release=made, threads=1), pipeline=PipelineSettings(decoders=1))
+    with ThreadPoolExecutor(1) as executor:
+        rotating = Rotation(settings, executor, Telemetry())
+        first = rotation.load_configured(settings)
+        batcher = Batcher(first.engine, max_batch=8, report=lambda _: None)
+        running = await rotating.begin(first, batcher)
+        pipeline: Pipeline = Swapped(running)  # type: ignore[assignment]
+        monkeypatch.setattr(DecoderPool, "__aenter__", no_process)
+        with pytest.raises(ReleaseRefused) as caught:
+            await rotating.adopt(rotation.load_configured(settings), pipeline, batcher)
+        assert caught.value.code == "decoders_not_started"
+        assert (pipeline.serving, batcher.lane, rotating.loaded) == (running, running.lane, 1)
         await batcher.close()
         await rotating.close()

@@ -55,7 +55,10 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
         int, typer.Option(min=2, help="Held-out mismatches, and matches, without which nothing is shown.")
     ] = 15,
     reviewed_alerts: Annotated[
-        float, typer.Option(min=0.001, max=1.0, help="The share of alerts that people look at.")
+        float, typer.Option(min=0.001, max=1.0, help="The share of alerts that people judge, taken at random.")
+    ] = 1.0,
+    reviewed_audit: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="The share of audit requests that people answer, taken at random.")
     ] = 1.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of training.")] = 2,
 ) -> None:
@@ -68,6 +71,7 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     from engines.build.retrain.gate import GateRules  # noqa: PLC0415
     from engines.build.retrain.run import challenger_of  # noqa: PLC0415
     from engines.build.retrain.run import retrain as decide  # noqa: PLC0415
+    from engines.build.retrain.votes import Reviewed  # noqa: PLC0415
 
     run = Retraining(
         champion=champion,
@@ -86,7 +90,7 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
         ),
         products=products,
         held_out_products=held_out_products,
-        reviewed_alerts=reviewed_alerts,
+        reviewed=Reviewed(alerts=reviewed_alerts, audit=reviewed_audit),
     )
     with reported(threads, failed=FAILED) as progress, tracking.run(f"retrain-{work.name}", mlflow or work):
         decision = decide(run, progress)

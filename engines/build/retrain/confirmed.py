@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.progress import Progress
 
-    from engines.build.retrain.votes import Votes
+    from engines.build.retrain.votes import Reviewed, Votes
     from engines.catalogs.judged import Judged
     from engines.contract import ImageSpec
 
@@ -69,7 +69,9 @@ class Confirmed:
         )
 
 
-def read_confirmed(folder: Path, *, image: ImageSpec, progress: Progress, reviewed_alerts: float = 1.0) -> Confirmed:
+def read_confirmed(
+    folder: Path, *, image: ImageSpec, progress: Progress, reviewed: Reviewed = voting.EVERYTHING
+) -> Confirmed:
     """Return the items of a pinned data set, their pictures through `engines.image` as scorers see them.
 
     Raises:
@@ -86,7 +88,7 @@ def read_confirmed(folder: Path, *, image: ImageSpec, progress: Progress, review
         for item, identity, side in zip(judged, identities, pictures.shorter_side_px, strict=True)
     )
     catalog = Catalog(products, FOLDER_FACETS, pictures.pixels, np.arange(len(products)))
-    votes = voting.count(judged, reviewed_alerts=reviewed_alerts)
+    votes = voting.count(judged, reviewed=reviewed)
     return Confirmed(catalog, votes, _parts(judged), tuple(judged))
 
 

@@ -30,7 +30,7 @@ class Retraining:
 
     champion: a release's directory. labels: a pinned data set (`engines.catalogs.judged`). catalog: a folder, or None
     for drawn products. work: of this run alone. products: how many are drawn to be replayed; held_out_products: and to
-    measure on. reviewed_alerts: the share of alerts that people look at.
+    measure on. reviewed: the share of what people are shown that they judge.
     """
 
     champion: Path
@@ -41,7 +41,7 @@ class Retraining:
     rules: GateRules = field(default_factory=GateRules)
     products: int = 3000
     held_out_products: int = 1500
-    reviewed_alerts: float = 1.0
+    reviewed: votes.Reviewed = votes.EVERYTHING
 
 
 @dataclass(frozen=True)

@@ -183,9 +183,7 @@ def write_whole(path: Path, content: bytes) -> None:
 def _read(run: Retraining, progress: Progress) -> Known:
     champion = releases.verify(run.champion)
     source = restore(run.champion)
-    people = confirmed.read_confirmed(
-        run.labels, image=source.image, progress=progress, reviewed_alerts=run.reviewed_alerts
-    )
+    people = confirmed.read_confirmed(run.labels, image=source.image, progress=progress, reviewed=run.reviewed)
     parts = catalogue.gather(
         run.catalog,
         run.champion,

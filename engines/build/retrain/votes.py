@@ -44,6 +44,16 @@ _STRENGTH: Final = 20.0
 """Of how many items the overall share is worth in a category's estimate."""
 
 
+class Reviewed(NamedTuple):
+    """The share of alerts, and of the audit's requests, that people judge, in no other order than chance."""
+
+    alerts: float = 1.0
+    audit: float = 1.0
+
+
+EVERYTHING: Final = Reviewed()
+
+
 class Votes(NamedTuple):
     """What is known of N items; float64 arrays (N,).
 
@@ -64,17 +74,19 @@ class Prevalence(NamedTuple):
     by_category: dict[str, Interval]
 
 
-def count(judged: Sequence[Judged], *, reviewed_alerts: float = 1.0) -> Votes:
+def count(judged: Sequence[Judged], *, reviewed: Reviewed = EVERYTHING) -> Votes:
     """Return what the verdicts say.
 
     Args:
         judged: the items.
-        reviewed_alerts: the share of alerts that people look at, in no other order than chance.
+        reviewed: how much people judge of what they are shown.
     """
     mismatches = np.array([item.mismatches for item in judged], dtype=np.float64)
     matches = np.array([item.matches for item in judged], dtype=np.float64)
     alerts = np.array([item.sampled == "alert" for item in judged])
-    chance = np.array([item.sampling_probability for item in judged]) * np.where(alerts, reviewed_alerts, 1.0)
+    chance = np.array([item.sampling_probability for item in judged]) * np.where(
+        alerts, reviewed.alerts, reviewed.audit
+    )
     error, measured = error_rate(mismatches, matches, alerts)
     likely = _likely(mismatches, matches, alerts, error)
     likely = np.where(likely < _SURE, 0.0, np.where(likely > 1 - _SURE, 1.0, likely))
