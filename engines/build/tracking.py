@@ -89,6 +89,7 @@ def _connected(work: Path) -> Any:  # noqa: ANN401 - a module that may not be in
     if local:
         work.mkdir(parents=True, exist_ok=True)
         client.set_tracking_uri((work / TRACKING_FOLDER).absolute().as_uri())
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow wrote it there: the next run's folder may be another
     return client
 
 

@@ -259,3 +259,15 @@ def test_run_is_kept_by_the_installed_mlflow(tmp_path: Path, monkeypatch: pytest
     ):
         tracking.follow(running, tmp_path)
         assert aliases() == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_of_one_process_stand_each_in_its_work_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow writes into the environment where runs go; nobody has named a server by that, also to child processes."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for number in (1, 2):
+        with tracking.run("run", tmp_path / str(number)):
+            tracking.params({"seed": number})
+        assert "MLFLOW_TRACKING_URI" not in os.environ
+        (seed,) = tmp_path.glob(f"{number}/mlruns/*/*/params/seed")
+        assert seed.read_text() == str(number)
