@@ -238,7 +238,11 @@ class Reloader:
         return loaded
 
     def _refuse(self, wanted: EngineRelease, code: str, error: Exception) -> None:
-        (self._without_plan if code == PlanMissing.code else self._refused).add(wanted)
+        if code == PlanMissing.code:
+            self._without_plan.add(wanted)
+        else:
+            self._refused.add(wanted)
+            self._without_plan.discard(wanted)
         self._report.engine_refused(code)
         log.error("release.refused", release=wanted.release, reason=code, message=str(error), goes_on_with=self.running)
 

@@ -34,6 +34,7 @@ class Announced:
     def __init__(self) -> None:
         self.made: list[EngineRelease] = []
         self.tried: ShadowRelease | None = None
+        self.waits: list[float | None] = []
         self._more = asyncio.Event()
         self.asked = asyncio.Event()
 
@@ -50,6 +51,7 @@ class Announced:
 
     async def more(self, timeout_s: float | None = None) -> None:
         """A store that did not answer is asked again at once."""
+        self.waits.append(timeout_s)
         self.asked.set()
         if timeout_s is None:
             await self._more.wait()
@@ -267,6 +269,20 @@ async def test_release_without_a_plan_is_adopted_once_there_is_one(tmp_path: Pat
     name = bench.publish(0.0)
     await bench.follow(lambda: bench.adopted == [name])
     assert bench.refused == 3 * ["plan_missing"]
+
+
+async def test_release_whose_plan_came_and_does_not_run_is_looked_at_no_longer(tmp_path: Path) -> None:
+    """Only a plan that is missing is waited for: what follows is told once."""
+    errors = iter([PlanMissing("no plan for this GPU"), EngineUnavailable("TensorRT does not load the plan")])
+
+    def load(_: Path) -> Loaded:
+        raise next(errors)
+
+    bench = Bench(tmp_path, load)
+    await bench.reloader.first(CONFIGURED)
+    bench.publish(0.0)
+    await bench.follow(lambda: bench.refused == ["plan_missing", "engine_unavailable"])
+    assert bench.announced.waits[-1] is None
 
 
 async def test_release_that_is_not_admitted_is_not_fetched(tmp_path: Path) -> None:
