@@ -6,20 +6,23 @@ what they are compared on. Products stand there by a digest: a release tells not
 
 from __future__ import annotations
 
-import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from engines import releases
+from engines.catalogs import erased
 from engines.errors import ReleaseCorrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
     from engines.build.dataset import Catalog
     from engines.contract import Manifest
+
+
+_MARK_DIGITS: Final = 12
 
 
 class HeldOutProducts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,7 +42,16 @@ def of(validation: Iterable[Catalog], test: Catalog) -> HeldOutProducts:
 
 def mark(product_id: str) -> str:
     """Return what a product is called there: 12 hex digits, which a million products hardly share."""
-    return hashlib.sha256(product_id.encode()).hexdigest()[:12]
+    return erased.digest(product_id)[:_MARK_DIGITS]
+
+
+def share_erased(products: HeldOutProducts, digests: Collection[str]) -> float:
+    """Return the share of held-out products that are among the digests of erased ones.
+
+    What is held out is drawn at random, so of what was learned from it is about the same share.
+    """
+    held = products.validation | products.test
+    return len(held & {digest[:_MARK_DIGITS] for digest in digests}) / max(len(held), 1)
 
 
 def encode(products: HeldOutProducts) -> bytes:

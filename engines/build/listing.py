@@ -9,12 +9,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from engines.catalogs import erased
 from engines.catalogs.folder import read_folder
 from engines.catalogs.groups import connected
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -48,13 +49,15 @@ class Listing:
         return Listing(*(tuple(column[row] for row in rows) for column in columns))  # type: ignore[arg-type]
 
 
-def list_folder(path: Path, progress: Progress) -> Listing:
+def list_folder(path: Path, progress: Progress, *, without: Collection[str] = erased.NOTHING) -> Listing:
     """Return all products of a catalogue folder; their files are read once, for their digests.
+
+    Those that were erased, `without`, are as if they did not stand there.
 
     Raises:
         CatalogInvalid: the folder cannot be read.
     """
-    items = read_folder(path)
+    items = read_folder(path, without=without)
     digests = [
         tuple(_digest(file) for file in files_of(item))
         for item in progress.track(items, description="listing pictures")

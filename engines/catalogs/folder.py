@@ -10,11 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 
+from engines.catalogs import erased
 from engines.errors import CatalogInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
 
 CATALOG_FILE = "catalog.jsonl"
 
@@ -62,25 +66,52 @@ class CatalogItem:
     raw: dict[str, Any]
 
 
-def read_folder(path: Path) -> list[CatalogItem]:
-    """Return the products of the catalogue folder at `path`, in the order of its lines; blank lines are skipped.
+class Line(NamedTuple):
+    """A line of a catalogue, before its pictures are looked at; `where` is how an error names it."""
+
+    content: bytes
+    where: str
+    id: str
+    raw: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """What its product is called when it is erased."""
+        return erased.digest(self.id)
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of the catalogue folder at `path`; blank ones are skipped.
 
     Raises:
-        CatalogInvalid: there is no readable `catalog.jsonl`, or a line is not a product with a picture in the folder;
-            the message names the line and says what to do.
+        CatalogInvalid: there is no readable `catalog.jsonl`, or a line is not a product; the message names the line
+            and says what to do.
     """
     catalog = path / CATALOG_FILE
-    items: dict[str, CatalogItem] = {}
     for number, line in enumerate(_lines(catalog), start=1):
-        if not line.strip():
+        if line.strip():
+            yield _line(line, f"{catalog}, line {number}")
+
+
+def read_folder(path: Path, *, without: Collection[str] = erased.NOTHING) -> list[CatalogItem]:
+    """Return the products of the catalogue folder at `path`, in the order of its lines.
+
+    Args:
+        path: of the folder.
+        without: digests of products that are left out, as if they did not stand there (`engines.catalogs.erased`).
+
+    Raises:
+        CatalogInvalid: as `read_lines`; or a line has no picture in the folder.
+    """
+    items: dict[str, CatalogItem] = {}
+    for line in read_lines(path):
+        if without and line.digest in without:
             continue
-        where = f"{catalog}, line {number}"
-        item = read_item(line, path, where)
-        if item.id in items:
-            raise CatalogInvalid(f"{where}: the id {item.id!r} was used above; give each product its own id")
-        items[item.id] = item
+        if line.id in items:
+            raise CatalogInvalid(f"{line.where}: the id {line.id!r} was used above; give each product its own id")
+        items[line.id] = _item(line, path)
     if not items:
-        raise CatalogInvalid(f"{catalog} holds no products; write one JSON object a line")
+        raise CatalogInvalid(f"{path / CATALOG_FILE} holds no products; write one JSON object a line")
     return list(items.values())
 
 
@@ -104,13 +135,22 @@ def read_item(line: bytes, folder: Path, where: str) -> CatalogItem:
     Raises:
         CatalogInvalid: the line is not a product with a picture in the folder.
     """
-    raw = _parse(line, where)
+    return _item(_line(line, where), folder)
+
+
+def _line(content: bytes, where: str) -> Line:
+    raw = _parse(content, where)
     product_id = raw.get("id")
     if not isinstance(product_id, (str, int)) or isinstance(product_id, bool) or product_id == "":
         raise CatalogInvalid(f'{where}: no `id`; add one, as in {{"id": "SKU-1"}}')
+    return Line(content, where, str(product_id), raw)
+
+
+def _item(line: Line, folder: Path) -> CatalogItem:
+    raw, where = line.raw, line.where
     group = raw.get("item_group_id")
     return CatalogItem(
-        id=str(product_id),
+        id=line.id,
         fields=text_fields(raw),
         image_path=_picture(raw.get("image_link"), folder, where),
         additional_image_paths=tuple(

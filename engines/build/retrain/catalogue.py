@@ -2,8 +2,9 @@
 
 A folder's products that the champion holds out (`held-out.json`) are held out again; all others are learned from,
 but for those that share a photo, a title or an item group with one that is held out. Without that file the folder is
-split as `adapt` split it, which is the same split as long as the folder is the same. A champion that was trained on
-drawn products is given drawn products, from the seeds that it was trained and measured with.
+split as `adapt` split it, which is the same split as long as the folder is the same. What was erased is in no part. A
+champion that was trained on drawn products is given drawn products, from the seeds that it was trained and measured
+with.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from engines.build.gather import MOST_TRAINED, SHARES, gather_listed, gather_ren
 from engines.build.listing import list_folder
 from engines.build.models import compact
 from engines.build.run import FOLDER_MIX
+from engines.catalogs import erased
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from rich.progress import Progress
@@ -45,7 +47,14 @@ class Parts(NamedTuple):
 
 
 def gather(
-    path: Path | None, champion: Path, manifest: Manifest, *, products: int, held_out_products: int, progress: Progress
+    path: Path | None,
+    champion: Path,
+    manifest: Manifest,
+    *,
+    products: int,
+    held_out_products: int,
+    progress: Progress,
+    without: Collection[str] = erased.NOTHING,
 ) -> Parts:
     """Return the parts of a folder, or of a drawn catalogue where the champion was trained on one.
 
@@ -56,6 +65,7 @@ def gather(
         products: how many are drawn to be replayed.
         held_out_products: how many are drawn for each other part.
         progress: bars are added to it.
+        without: digests of erased products, which are left out of the folder.
 
     Raises:
         CatalogInvalid: there is no folder and the champion was not trained on drawn products, or the folder cannot be
@@ -75,7 +85,7 @@ def gather(
             for index, count in enumerate(sizes, start=1)
         ]
         return _paired(RENDERED, parts, manifest, seed, progress)
-    listing = list_folder(path, progress)
+    listing = list_folder(path, progress, without=without)
     known = held_out.read(champion, manifest)
     ids, components = [item.id for item in listing.items], listing.components
     rows = split(components, SHARES, seed=seed) if known is None else _held_out(ids, components, known)

@@ -25,6 +25,10 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
         Path | None,
         typer.Option(help="Folder with the catalogue that the champion was trained on; not for drawn products."),
     ] = None,
+    erased: Annotated[
+        Path | None,
+        typer.Option(help="Products of the catalogue to leave out: a file with the SHA-256 of an id in each line."),
+    ] = None,
     mlflow: Annotated[Path | None, typer.Option(help="Where MLflow keeps runs; WORK when left out.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Of training, of each reader with compact.")] = RetrainRecipe.steps,
@@ -78,6 +82,7 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
         labels=labels,
         work=work,
         catalog=catalog,
+        erased=erased,
         recipe=RetrainRecipe(seed=seed, steps=steps, word_steps=word_steps, replay_products=products),
         rules=GateRules(
             precision=precision,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engines.build import held_out
 from engines.build.retrain import votes
 from engines.build.retrain.gate import GateRules
+from engines.catalogs import erased
 from engines.catalogs.judged import read_pinned
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ class Retraining:
     """What a run is given.
 
     champion: a release's directory. labels: a pinned data set (`engines.catalogs.judged`). catalog: a folder, or None
-    for drawn products. work: of this run alone. products: how many are drawn to be replayed; held_out_products: and to
+    for drawn products. erased: lists products of the folder that are left out (`engines.catalogs.erased`). work: of this
+    run alone. products: how many are drawn to be replayed; held_out_products: and to
     measure on. reviewed: the share of what people are shown that they judge.
     """
 
@@ -38,10 +41,19 @@ class Retraining:
     work: Path
     recipe: RetrainRecipe
     catalog: Path | None = None
+    erased: Path | None = None
     rules: GateRules = field(default_factory=GateRules)
     products: int = 3000
     held_out_products: int = 1500
     reviewed: votes.Reviewed = votes.EVERYTHING
+
+    def digests_erased(self) -> frozenset[str]:
+        """Return what is left out.
+
+        Raises:
+            CatalogInvalid: the list cannot be read.
+        """
+        return erased.NOTHING if self.erased is None else erased.read(self.erased)
 
 
 @dataclass(frozen=True)
@@ -66,7 +78,23 @@ def provenance(run: Retraining, known: Known) -> dict[str, Any]:
         "products": len(known.taught.replayed.chance),
         "recipe": run.recipe.as_dict() | {"catalog_seed": seed},
         "labels": None if pinned is None else msgspec.to_builtins(pinned),
+        "erased_share": erased_share(run, known.champion),
     }
+
+
+def erased_share(run: Retraining, champion: Manifest) -> float | None:
+    """Return about which share of the catalogue was erased since weights began to learn from it, None if unknown.
+
+    Weights keep what they have learned: a challenger takes over its champion's share, and adds what was erased of the
+    products that the champion holds out. An engine that is adapted anew begins with 0.
+    """
+    before: float | None = champion.provenance.get("erased_share", 0.0)
+    if run.catalog is None:
+        return before  # drawn products are nobody's
+    known = held_out.read(run.champion, champion)
+    if known is None or before is None:
+        return None
+    return round(1 - (1 - before) * (1 - held_out.share_erased(known, run.digests_erased())), 4)
 
 
 def labels(known: Known) -> dict[str, Any]:
@@ -94,6 +122,7 @@ def all_of(run: Retraining, known: Known) -> dict[str, Any]:
             "doubted": len(known.taught.doubted.chance),
         },
         "labels_say": labels(known),
+        "erased": len(run.digests_erased()),
     }
 
 

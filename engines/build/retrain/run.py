@@ -191,6 +191,7 @@ def _read(run: Retraining, progress: Progress) -> Known:
         products=run.products,
         held_out_products=run.held_out_products,
         progress=progress,
+        without=run.digests_erased(),
     )
     replayed, people = keep_apart(parts, people)
     return Known(
