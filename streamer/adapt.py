@@ -18,8 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from engines.catalogs.collection import read_collection
 from streamer.collect import CollectOptions, collect
+from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.pictures import writing
+from streamer.purge import SURVEY_FOLDER, purge_if_possible
 from streamer.terminal import CollectBar
 
 if TYPE_CHECKING:
@@ -39,7 +41,6 @@ TRAINING_NEEDS: Final = ("torch", "onnx", "accelerate", *SURVEY_NEEDS)
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 COLLECTED_FOLDER: Final = "catalog"
-SURVEY_FOLDER: Final = "survey"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class AdaptOptions:
     """What to adapt to or to audit, and where to; `passed` goes to the training program's `command` as it is.
 
     `work` holds the collected catalogue and the survey; a folder that `streamer collect` has finished is used where it
-    stands.
+    stands, once erased products have been removed from it.
     """
 
     command: str
@@ -82,10 +83,11 @@ def adapt(
     Raises:
         FatalError: train_not_installed, and as `collect.collect`.
         CatalogInvalid: the collected folder cannot be read.
+        TransientError: as `collect.collect`.
     """
     require(needs, "train")
     folder = options.catalog
-    if not folder.is_dir() or read_collection(folder) is None:
+    if not _ready(folder, settings, console):
         folder = options.work / COLLECTED_FOLDER
         collect_folder(
             CollectOptions(
@@ -101,6 +103,16 @@ def adapt(
         )
     show_survey(folder, options.work / SURVEY_FOLDER, console)
     return train([*program, options.command, str(folder), "--out", str(options.out), *options.passed])
+
+
+def _ready(folder: Path, settings: Settings, console: Console) -> bool:
+    """Whether training may read a folder where it stands: collected to its end, and no erased product left in it."""
+    if not folder.is_dir() or read_collection(folder) is None:
+        return False
+    standing = purge_if_possible(folder, Erasures(settings.labels.dataset).all())
+    if standing.said:
+        console.print(standing.said, soft_wrap=True, markup=False, highlight=False)
+    return not standing.erased
 
 
 def require(packages: Sequence[str], extra: str) -> None:

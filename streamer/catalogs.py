@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import msgspec
 import orjson
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from streamer.errors import StreamerError
     from streamer.feeds import Row
+
+PRODUCT_ERASED: Final = "product_erased"
 
 _KEPT = (
     "id", "title", "description", "brand", "color", "material", "pattern", "gender", "size", "product_type",
@@ -97,7 +99,9 @@ class CatalogWriter:
 
 
 def refusal(row: Row, error: StreamerError, link: str | None = None, *, product_kept: bool = False) -> Refusal:
-    """Say why, with what the row itself says of its product, as far as it can be read."""
+    """Say why, with what the row itself says of its product, as far as it can be read and was not erased."""
+    if error.code == PRODUCT_ERASED:
+        return Refusal(line=row.line, id=None, title=None, reason=error.code, message=str(error))
     return Refusal(
         line=row.line,
         id=_cell(row, "id"),

@@ -46,9 +46,12 @@ def collect_feed(
     of files beside the feed. A run that was killed goes on where it was: no picture is brought twice, and those that
     failed for a reason that may pass (a timeout, a host that was down) are asked for again by the next run.
 
+    Products that were erased (`streamer labels erase`) are left out, and removed from a DIR that has them.
+
     Example: `streamer collect shop.csv --out shop`
 
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts), STREAMER_PIPELINE__MAX_PIXELS, and
+    STREAMER_LABELS__DATASET, where the list of erased products is.
     """
     from streamer import adapt as adapting  # noqa: PLC0415
     from streamer.collect import CollectOptions  # noqa: PLC0415
@@ -83,11 +86,14 @@ def adapt(
     OUT.work/survey/index.html while training runs. Options that are not listed here go to the training program, behind
     CATALOG: see `python -m engines.build adapt --help`. Its exit code is the exit code here.
 
+    Products that were erased (`streamer labels erase`) are left out, and removed from a collected CATALOG.
+
     Needs torch: `pip install 'mismatch-streamer[train]'`.
 
     Example: `streamer adapt shop.jsonl --family compact --out releases/shop`
 
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts), STREAMER_PIPELINE__MAX_PIXELS, and
+    STREAMER_LABELS__DATASET, where the list of erased products is.
     """
     from streamer import adapt as adapting  # noqa: PLC0415
 
@@ -124,13 +130,15 @@ def audit(
 
     Each product is judged by an engine that was trained on others only: the catalogue is split into folds, and an
     engine is trained for each. Goes on where a killed run was. Options that are not listed here go to the training
-    program, behind CATALOG: see `python -m engines.build audit --help`. Its exit code is the exit code here.
+    program, behind CATALOG: see `python -m engines.build audit --help`. Its exit code is the exit code here. Products
+    that were erased are left out, as `streamer adapt` does it.
 
     Needs torch: `pip install 'mismatch-streamer[train]'`.
 
     Example: `streamer audit shop.jsonl --out audits/shop`
 
-    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts) and STREAMER_PIPELINE__MAX_PIXELS.
+    Settings: STREAMER_FETCH__… (limits, retries, allowed hosts), STREAMER_PIPELINE__MAX_PIXELS, and
+    STREAMER_LABELS__DATASET, where the list of erased products is.
     """
     from streamer import adapt as adapting  # noqa: PLC0415
 

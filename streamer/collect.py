@@ -19,16 +19,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
+from engines.catalogs import erased
 from engines.catalogs.folder import CATALOG_FILE
 from engines.contract import TextSpec
 from engines.errors import TextRefused
 from engines.text import OTHER_FIELDS, compose
-from streamer.catalogs import CatalogWriter, Collected, RowOutcome, catalog_line, refusal
+from streamer.catalogs import PRODUCT_ERASED, CatalogWriter, Collected, RowOutcome, catalog_line, refusal
+from streamer.erasures import Erasures
 from streamer.errors import FatalError, RejectedEvent, TransientError
 from streamer.feeds import Feed, Row, file_time, open_feed, product_update
 from streamer.fetch import Fetched, Fetcher
 from streamer.links import Links, identity
 from streamer.pictures import INDEX_FILE, PictureStore
+from streamer.purge import purge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,12 +81,14 @@ class Watch(Protocol):
 
 
 async def collect(options: CollectOptions, settings: Settings, watch: Watch) -> Collected:
-    """Collect the feed into `options.out`, going on where an earlier run was cut.
+    """Collect the feed into `options.out`, going on where an earlier run was cut; erased products are left out.
 
     Raises:
         FatalError: feed_unreadable, feed_unsupported, feed_unusable, settings_invalid, out_unusable, out_occupied.
+        TransientError: store_unavailable, where the list of erased products is.
     """
     _check(options)
+    gone = await asyncio.to_thread(Erasures(settings.labels.dataset).all)
     with ExitStack() as stack:
         feed = stack.enter_context(open_feed(options.file))
         store = stack.enter_context(
@@ -98,9 +103,11 @@ async def collect(options: CollectOptions, settings: Settings, watch: Watch) -> 
             store.forget_refusals()
         catalog = stack.enter_context(CatalogWriter(options.out))
         async with Fetcher(settings.fetch) as fetcher:
-            collector = Collector(options, store, fetcher, places=settings.fetch.concurrency)
+            collector = Collector(options, store, fetcher, places=settings.fetch.concurrency, gone=gone)
             await collector.run(feed, catalog, watch)
         catalog.finish(options.feed, collector.done)
+    if gone:  # what earlier runs have brought of them
+        await asyncio.to_thread(purge, options.out, gone)
     return collector.done
 
 
@@ -115,15 +122,31 @@ def _check(options: CollectOptions) -> None:
 
 
 class Collector:
-    """Rows in, outcomes out, many at a time."""
+    """Rows in, outcomes out, many at a time.
 
-    def __init__(self, options: CollectOptions, store: PictureStore, fetcher: Fetcher, *, places: int) -> None:
-        """Take the parts; `places` is how many pictures are in memory at once."""
+    Args:
+        options: what to collect.
+        store: where pictures go.
+        fetcher: brings them.
+        places: pictures in memory at once.
+        gone: digests of erased products.
+    """
+
+    def __init__(
+        self,
+        options: CollectOptions,
+        store: PictureStore,
+        fetcher: Fetcher,
+        *,
+        places: int,
+        gone: frozenset[str] = erased.NOTHING,
+    ) -> None:
         self.done = Collected()
         self._options, self._store, self._fetcher = options, store, fetcher
         self._links = Links(options.pictures or options.file.parent)
         self._base = options.base_url or self._links.base_url
         self._places = asyncio.Semaphore(places)
+        self._gone = gone
         self._arriving: dict[str, asyncio.Task[str]] = {}
 
     async def run(self, feed: Feed, catalog: CatalogWriter, watch: Watch) -> None:
@@ -160,6 +183,8 @@ class Collector:
         return self._objection(update) or update
 
     def _objection(self, update: ProductUpdate) -> RejectedEvent | None:
+        if self._gone and erased.digest(update.id) in self._gone:
+            return RejectedEvent(PRODUCT_ERASED, "a product that was erased: `streamer labels restore` ends that")
         if update.deleted:
             return RejectedEvent("product_deleted", "the row says that the product is gone")
         if update.image_link is None:

@@ -2,6 +2,7 @@
 
     DATASET/labels/                  the table; every batch of verdicts is a version of it
     DATASET/images/<ab>/<sha256>     the bytes that were scored
+    DATASET/erased/                  which products were erased (`streamer.erasures`)
 
 A row holds what was scored and what was said of it, so training needs nothing else; `sampling_probability` is what to
 weight it by. The log keeps no statistics of texts, and nothing is deleted by its product's id, so that what has been

@@ -22,6 +22,7 @@ import uvloop
 
 from streamer import application, topics
 from streamer.dataset import LabelDataset
+from streamer.erasures import Erasures
 from streamer.errors import FatalError, StreamerError
 from streamer.evidence import EvidenceStore
 from streamer.incoming import Incoming, incoming_of
@@ -92,6 +93,7 @@ class LabelWorker:
         recorder = Recorder(
             evidence=EvidenceStore(settings.evidence.store),
             dataset=LabelDataset(settings.labels.dataset),
+            erasures=Erasures(settings.labels.dataset),
             publish=outbox.send,
             dead_letters=names.dead_letters,
             telemetry=self.telemetry,

@@ -60,7 +60,7 @@ class PictureStore:
             shutil.rmtree(self._partial, ignore_errors=True)  # what a killed run was about to write
             for needed in (folder / IMAGES_FOLDER, self._partial):
                 needed.mkdir(parents=True, exist_ok=True)
-        self._index = _open_index(folder / INDEX_FILE)
+        self._index = open_index(folder / INDEX_FILE)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="picture")
 
     def __enter__(self) -> Self:
@@ -171,11 +171,17 @@ def writing(folder: Path) -> Generator[None]:
         raise FatalError("out_unusable", f"{folder}: {error.strerror}: give --out another folder") from error
 
 
-def _open_index(path: Path) -> sqlite3.Connection:
+def open_index(path: Path) -> sqlite3.Connection:
+    """Open or create an index; nobody else can until it is closed.
+
+    Raises:
+        FatalError: out_unusable.
+    """
     try:
         index = sqlite3.connect(path, timeout=0, isolation_level=None)
         index.execute("PRAGMA locking_mode = EXCLUSIVE")  # a second run would write the same files
         index.execute("PRAGMA journal_mode = WAL")
+        index.execute("PRAGMA secure_delete = ON")  # what an erased product's picture was called is written over
         index.execute("PRAGMA synchronous = NORMAL")  # each statement survives a kill, without waiting for the disk
         index.executescript(_TABLES)
     except sqlite3.OperationalError as error:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from datetime import datetime
 
+    from streamer.erasures import Erasures
     from streamer.evidence import EvidenceStore
     from streamer.labels import VoteKey, VoteTime
     from streamer.telemetry import LabelTelemetry
@@ -55,6 +56,7 @@ class Recorder:
     Args:
         evidence: what was scored.
         dataset: where rows go.
+        erasures: products of which nothing is recorded.
         publish: returns when the broker has the record.
         dead_letters: the topic of rejected labels.
         telemetry: is told every outcome.
@@ -67,6 +69,7 @@ class Recorder:
         *,
         evidence: EvidenceStore,
         dataset: Dataset,
+        erasures: Erasures,
         publish: Callable[[str, bytes | None, bytes], Awaitable[None]],
         dead_letters: str,
         telemetry: LabelTelemetry,
@@ -75,6 +78,7 @@ class Recorder:
     ) -> None:
         self._evidence = evidence
         self._dataset = dataset
+        self._erasures = erasures
         self._publish = publish
         self._dead_letters = dead_letters
         self._telemetry = telemetry
@@ -130,11 +134,19 @@ class Recorder:
     def _find(self, label: ConfirmedLabel) -> Joined | RejectedEvent:
         """Return the label and its item, whose picture the data set then has, or why there is none."""
         try:
+            self._check_stands(label.product_id)
             item = self._evidence.find(label)
             self._dataset.keep(item.image_sha256, lambda: self._evidence.picture(item.image_sha256))
         except RejectedEvent as error:
             return error
         return Joined(label, item)
+
+    def _check_stands(self, product_id: str) -> None:
+        if product_id in self._erasures:
+            raise RejectedEvent(
+                "product_erased",
+                "the product was erased, and nothing is recorded of it: `streamer labels restore` ends that",
+            )
 
     def _write(self, found: Sequence[Joined | RejectedEvent]) -> list[LabelOutcome | RejectedEvent]:
         joined = [one for one in found if isinstance(one, Joined)]
@@ -151,7 +163,9 @@ class Recorder:
         except RejectedEvent as error:
             await self._reject(incoming, error, None)
             return
-        # Evidence first: until the rows are gone, too, no label can bring the product back.
+        # The list before all: from then on no label and no catalogue brings the product back, whatever comes between.
+        await self._insist(lambda: asyncio.to_thread(self._erasures.add, product_id))
+        # Evidence next: until the rows are gone, too, no label can bring the product back.
         items = await self._insist(lambda: asyncio.to_thread(self._evidence.erase, product_id))
         rows = await self._insist(lambda: asyncio.to_thread(self._dataset.erase, product_id))
         log.info("product.erased", items=items, rows=rows)

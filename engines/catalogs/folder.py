@@ -79,6 +79,15 @@ class Line(NamedTuple):
         """What its product is called when it is erased."""
         return erased.digest(self.id)
 
+    def picture_names(self) -> set[str]:
+        """Return what the files of its pictures are called, without their folder.
+
+        Raises:
+            CatalogInvalid: `additional_image_link` is not a list.
+        """
+        links = [self.raw.get("image_link"), *_links(self.raw.get("additional_image_link"), self.where)]
+        return {PurePosixPath(link).name for link in links if isinstance(link, str)}
+
 
 def read_lines(path: Path) -> Iterator[Line]:
     """Yield the lines of the catalogue folder at `path`; blank ones are skipped.

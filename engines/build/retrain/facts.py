@@ -31,9 +31,9 @@ class Retraining:
     """What a run is given.
 
     champion: a release's directory. labels: a pinned data set (`engines.catalogs.judged`). catalog: a folder, or None
-    for drawn products. erased: lists products of the folder that are left out (`engines.catalogs.erased`). work: of this
-    run alone. products: how many are drawn to be replayed; held_out_products: and to
-    measure on. reviewed: the share of what people are shown that they judge.
+    for drawn products. erased: lists products of the folder that are left out (`engines.catalogs.erased`). work: of
+    this run alone. products: how many are drawn to be replayed; held_out_products: and to measure on. reviewed: the
+    share of what people are shown that they judge.
     """
 
     champion: Path
