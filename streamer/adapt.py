@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from engines.catalogs.collection import read_collection
+from engines.catalogs.collection import SURVEY_FOLDER, read_collection
 from streamer.collect import CollectOptions, collect
 from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.pictures import writing
-from streamer.purge import SURVEY_FOLDER, purge_if_possible
+from streamer.purge import purge_if_possible
 from streamer.terminal import CollectBar
 
 if TYPE_CHECKING:

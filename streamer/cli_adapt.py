@@ -53,6 +53,7 @@ def collect_feed(
     Settings: STREAMER_FETCH__… (limits, retries, allowed hosts), STREAMER_PIPELINE__MAX_PIXELS, and
     STREAMER_LABELS__DATASET, where the list of erased products is.
     """
+    from engines.catalogs.collection import SURVEY_FOLDER  # noqa: PLC0415
     from streamer import adapt as adapting  # noqa: PLC0415
     from streamer.collect import CollectOptions  # noqa: PLC0415
 
@@ -63,7 +64,7 @@ def collect_feed(
     )
     adapting.collect_folder(options, command.settings(), command.console(stderr=True), command.run)
     if survey:
-        adapting.show_survey(out, out / adapting.SURVEY_FOLDER, command.console(stderr=True))
+        adapting.show_survey(out, out / SURVEY_FOLDER, command.console(stderr=True))
 
 
 def adapt(

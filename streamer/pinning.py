@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from engines.catalogs import judged
+from engines.catalogs.erased import NOTHING, digest
 from engines.catalogs.judged import Judged, Pinned
 from streamer.errors import FatalError
 
@@ -23,7 +24,14 @@ log = structlog.get_logger(__name__)
 _NO_LABELS: Final = "labels_missing"
 
 
-def pin(dataset: LabelDataset, name: str, folder: Path, on_picture: Callable[[int, int], None]) -> Pinned:
+def pin(
+    dataset: LabelDataset,
+    name: str,
+    folder: Path,
+    on_picture: Callable[[int, int], None],
+    *,
+    erased: frozenset[str] = NOTHING,
+) -> Pinned:
     """Write the data set as it is now into a folder, and return what was written; pictures that are there are kept.
 
     Items whose pictures are gone are left out, told in the log, and counted in what is returned.
@@ -33,13 +41,14 @@ def pin(dataset: LabelDataset, name: str, folder: Path, on_picture: Callable[[in
         name: what it is called.
         folder: where it goes.
         on_picture: is given how many pictures are there, and how many there will be.
+        erased: digests of products of which nothing is written, should their rows be there still.
 
     Raises:
         FatalError: labels_missing.
         TransientError: dataset_unavailable, store_unavailable.
     """
     version = dataset.version
-    rows = [] if version is None else dataset.rows(version)
+    rows = [] if version is None else [row for row in dataset.rows(version) if digest(row["product_id"]) not in erased]
     if version is None or not rows:
         raise FatalError(_NO_LABELS, f"nobody has judged anything in {name} yet: `streamer labels` records verdicts")
     pictures = {row["image_sha256"]: row["image"] for row in rows}

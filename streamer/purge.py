@@ -19,6 +19,7 @@ from engines.catalogs.collection import (
     COLLECTION_FILE,
     IMAGES_FOLDER,
     REFUSED_FILE,
+    SURVEY_FOLDER,
     Collection,
     Refusal,
     read_collection,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection as Digests
     from pathlib import Path
 
-SURVEY_FOLDER: Final = "survey"
 _PICTURE: Final = re.compile(r"[0-9a-f]{64}\.[a-z]+")  # as `streamer.pictures` names them
 
 

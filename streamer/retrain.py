@@ -9,32 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
-import orjson
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from engines import releases
 from engines.catalogs import judged
-from streamer import promotion
+from streamer import promotion, retrain_erased
 from streamer.adapt import PROGRAM, TRAINING_NEEDS, require, train
 from streamer.dataset import LabelDataset
+from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.pinning import pin
 from streamer.retrain_log import LastRetraining, RetrainLog
-from streamer.retrain_runs import CARD_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs, alone
+from streamer.retrain_reason import reason
+from streamer.retrain_runs import CARD_FOLDER, CHALLENGER_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs, alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
     from engines.store import ReleaseStore
     from streamer.promotion import Checked
-    from streamer.retrain_runs import Run
+    from streamer.retrain_runs import Decision, Run
     from streamer.settings import Settings
 
     T = TypeVar("T")
@@ -91,6 +91,7 @@ class Retrainer:
         self._store: ReleaseStore = promotion.open_store(settings)
         self._log = RetrainLog(self._store.url)
         self._dataset = LabelDataset(settings.labels.dataset)
+        self._erasures = Erasures(settings.labels.dataset)
         self._runs = Runs(options.work)
 
     def retrain(self) -> int:
@@ -103,21 +104,21 @@ class Retrainer:
         self._tell_registry(current)
         run = self._unfinished(current)
         if run is None:
-            reason = self._reason(current)
-            if reason is None:
+            why = self._reason(current)
+            if why is None:
                 return PROMOTED
             run = self._runs.begin(
-                reason=reason,
+                reason=why,
                 at=datetime.now(UTC),
                 champion=current,
                 catalog=self._options.catalog,
                 passed=self._options.passed,
                 dry_run=self._options.dry_run,
             )
-            self._say(f"run {run.name}: {reason}")
+            self._say(f"run {run.name}: {why}")
         self._prepare(run)
         code = self._decide(run)
-        decision = _decision(self._runs.folder(run))
+        decision = self._runs.decision(run)
         if code not in _DECIDED or decision is None:  # 1 is also how a program ends that nobody expected to fail
             self._say(f"run {run.name} could not be decided (exit code {code}): the next retraining goes on with it")
             return FAILED
@@ -140,7 +141,7 @@ class Retrainer:
         run = self._runs.unfinished()
         if run is None:
             return None
-        announced = current == _challenger(self._runs.folder(run))
+        announced = current == self._runs.challenger(run)
         gone = "you asked for a new one" if self._options.restart and not announced else self._gone(run, current)
         if gone is None and run.dry_run and not self._options.dry_run:
             gone = "it was a dry run"
@@ -157,13 +158,15 @@ class Retrainer:
     def _gone(self, run: Run, current: str) -> str | None:
         """Return why a run cannot be gone on with."""
         folder = self._runs.folder(run)
-        if current == _challenger(folder):
+        if current == self._runs.challenger(run):
             return None  # it was announced: all that is left is to say so
         if current != run.champion:
             return f"{current} runs by now"
-        challenger = _challenger(folder)
+        challenger = self._runs.challenger(run)
         if challenger is not None and self._run(promotion.was_taken_back(self._settings, challenger)):
             return f"{challenger} was announced already, and taken back"
+        if retrain_erased.has_learned(folder, self._erasures.all()):
+            return "a product that it learns from was erased"
         if judged.read_pinned(folder / LABELS_FOLDER) is not None:
             kept = {item_id for item_id, _ in self._dataset.verdicts()}
             if any(item.item_id not in kept for item in judged.read_judged(folder / LABELS_FOLDER)):
@@ -174,34 +177,19 @@ class Retrainer:
         """Return why there is a retraining now, None where there is no reason."""
         if not self._options.if_needed:
             return "asked for"
-        wanted, last = self._log.pending(), self._log.last()
-        if last is not None and (last.champion, last.dataset_version) == (current, self._dataset.version):
-            self._say(f"nothing to do: run {last.run} went on from {current} with the labels that there are")
-            return None
-        if wanted is not None and wanted.release in {None, current}:
-            return f"{wanted.requested_by}: {wanted.reason}"
-        new = self._judged_since(None if last is None else last.began_at or last.ended_at)
-        least = self._settings.retrain.min_labels
-        if new >= least:
-            return f"{new} items were judged since the last retraining"
-        self._say(f"nothing to do: {new} items were judged since the last retraining, {least} are awaited")
-        return None
-
-    def _judged_since(self, moment: datetime | None) -> int:
-        """Return how many items somebody was sure of after that, and nobody before; all if it is None."""
-        version = self._dataset.version
-        rows = [] if version is None else self._dataset.rows(version)
-        first: dict[str, datetime] = {}
-        for row in rows:
-            if row["verdict"] != "unsure":
-                first[row["item_id"]] = min(row["recorded_at"], first.get(row["item_id"], row["recorded_at"]))
-        return sum(moment is None or recorded_at > moment for recorded_at in first.values())
+        found = reason(current, log=self._log, dataset=self._dataset, least=self._settings.retrain.min_labels)
+        if not found.retrain:
+            self._say(f"nothing to do: {found.why}")
+        return found.why if found.retrain else None
 
     # -- the steps
 
     def _prepare(self, run: Run) -> None:
-        """Pin the labels and fetch the champion, as far as that is not done."""
+        """Pin the labels and fetch the champion, as far as that is not done; leave out what is erased by now."""
         folder = self._runs.folder(run)
+        listed = self._erasures.all()
+        if run.catalog is not None and (said := retrain_erased.leave_out(folder, Path(run.catalog), listed)):
+            self._say(said)
         if judged.read_pinned(folder / LABELS_FOLDER) is None:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             with Progress(*columns, console=self._console) as bar:
@@ -211,6 +199,7 @@ class Retrainer:
                     self._settings.labels.dataset,
                     folder / LABELS_FOLDER,
                     lambda done, total: bar.update(task, completed=done, total=total),
+                    erased=listed,
                 )
             self._say(f"labels: version {pinned.version}, {pinned.verdicts} verdicts on {pinned.items} items")
         if not (folder / CHAMPION_FOLDER / run.champion).exists():
@@ -227,7 +216,8 @@ class Retrainer:
     def _decide(self, run: Run) -> int:
         """Train and judge; return the training program's exit code."""
         folder = self._runs.folder(run)
-        catalog = [] if run.catalog is None else ["--catalog", run.catalog]
+        erased = str(folder / retrain_erased.ERASED_FILE)
+        catalog = [] if run.catalog is None else ["--catalog", run.catalog, "--erased", erased]
         return train(
             [
                 *self._program,
@@ -244,15 +234,15 @@ class Retrainer:
             GIVES_WAY,
         )
 
-    def _conclude(self, run: Run, decision: _Decision) -> int:
+    def _conclude(self, run: Run, decision: Decision) -> int:
         """Publish and announce, or not; record it; end the run."""
         folder, promoted = self._runs.folder(run), decision.promote
-        challenger = _challenger(folder)
+        challenger = self._runs.challenger(run)
         if self._options.dry_run:
             return self._tell_only_you(run, decision)
         if promoted:
             assert challenger is not None
-            if (gone := self._promote(run, folder / "challenger" / challenger)) is not None:
+            if (gone := self._promote(run, folder / CHALLENGER_FOLDER / challenger)) is not None:
                 self._give_up(run, gone)
                 return FAILED
         pinned = judged.read_pinned(folder / LABELS_FOLDER)
@@ -273,17 +263,17 @@ class Retrainer:
         self._runs.end(run, ended.outcome, ended.ended_at)
         return PROMOTED if promoted else self._say_refused(run, decision)
 
-    def _tell_only_you(self, run: Run, decision: _Decision) -> int:
+    def _tell_only_you(self, run: Run, decision: Decision) -> int:
         """Say what a dry run came to; it ends, a run that another job has begun is left to that job."""
         folder = self._runs.folder(run)
         if run.dry_run:
             self._runs.end(run, "passed" if decision.promote else "refused", datetime.now(UTC))
         if not decision.promote:
             return self._say_refused(run, decision)
-        self._say(f"{_challenger(folder)} may take the champion's place: see {folder / CARD_FOLDER}")
+        self._say(f"{self._runs.challenger(run)} may take the champion's place: see {folder / CARD_FOLDER}")
         return PROMOTED
 
-    def _say_refused(self, run: Run, decision: _Decision) -> int:
+    def _say_refused(self, run: Run, decision: Decision) -> int:
         codes = ", ".join(reason.code for reason in decision.reasons)
         self._say(f"refused: {codes}; see {self._runs.folder(run) / CARD_FOLDER}")
         return REFUSED
@@ -343,32 +333,3 @@ def retrain(
     require(needs, "train")
     with alone(options.work):
         return Retrainer(options, settings, console, run, program=program).retrain()
-
-
-def _challenger(folder: Path) -> str | None:
-    """Return the name of the release that a run has made."""
-    try:
-        return str(orjson.loads((folder / "challenger.json").read_bytes())["release"])
-    except FileNotFoundError:
-        return None
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise FatalError("work_unusable", f"{folder / 'challenger.json'}: {error}") from error
-
-
-class _Reason(msgspec.Struct):
-    code: str
-
-
-class _Decision(msgspec.Struct):
-    promote: bool
-    reasons: list[_Reason]
-
-
-def _decision(folder: Path) -> _Decision | None:
-    """Return what the gate has said of a run, None where it has said nothing yet."""
-    try:
-        return msgspec.json.decode((folder / "decision.json").read_bytes(), type=_Decision)
-    except FileNotFoundError:
-        return None
-    except msgspec.DecodeError as error:
-        raise FatalError("work_unusable", f"{folder / 'decision.json'}: {error}") from error

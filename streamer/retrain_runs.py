@@ -5,7 +5,8 @@
     WORK/<run>/champion/    the release that it goes on from
     WORK/<run>/ended.json   how it ended; only the card, the decision and, for a while, the challenger stay
 
-What stands in between belongs to `engines.build.retrain`.
+What stands in between belongs to `engines.build.retrain`, of which the name of the challenger and the decision are read
+here, and to `streamer.retrain_erased`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ LABELS_FOLDER: Final = "labels"
 CHAMPION_FOLDER: Final = "champion"
 CARD_FOLDER: Final = "card"
 CHALLENGER_FOLDER: Final = "challenger"
+CHALLENGER_FILE: Final = "challenger.json"
+DECISION_FILE: Final = "decision.json"
 LOCK_FILE: Final = ".lock"
-_KEPT: Final = frozenset({RUN_FILE, ENDED_FILE, "decision.json", "challenger.json", CHALLENGER_FOLDER, CARD_FOLDER})
+_KEPT: Final = frozenset({RUN_FILE, ENDED_FILE, DECISION_FILE, CHALLENGER_FILE, CHALLENGER_FOLDER, CARD_FOLDER})
 
 KEPT_CHALLENGERS: Final = 10
 """Of the last runs that have ended, to be inspected: 16 to 120 MB each. The store has those that were promoted."""
@@ -61,6 +64,25 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome: str
     ended_at: datetime
+
+
+class Named(msgspec.Struct, frozen=True):
+    """The release that a run has made."""
+
+    release: str
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why the gate has refused; the training program says more of it."""
+
+    code: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What the gate has said of a run."""
+
+    promote: bool
+    reasons: list[Reason]
 
 
 class Runs:
@@ -113,6 +135,24 @@ class Runs:
     def folder(self, run: Run) -> Path:
         """Return where a run stands."""
         return self.work / run.name
+
+    def challenger(self, run: Run) -> str | None:
+        """Return the name of the release that a run has made, None where it has made none.
+
+        Raises:
+            FatalError: work_unusable.
+        """
+        path = self.folder(run) / CHALLENGER_FILE
+        return _read(path, Named).release if path.exists() else None
+
+    def decision(self, run: Run) -> Decision | None:
+        """Return what the gate has said of a run, None where it has said nothing yet.
+
+        Raises:
+            FatalError: work_unusable.
+        """
+        path = self.folder(run) / DECISION_FILE
+        return _read(path, Decision) if path.exists() else None
 
     def end(self, run: Run, outcome: str, at: datetime) -> None:
         """Mark a run as ended, and remove what only training needs, the labels above all."""

@@ -1,6 +1,7 @@
 """Stands for `python -m engines.build` in tests of the job around it: makes a release without training anything.
 
-    python tests/fake_trainer.py retrain CHAMPION LABELS --work RUN --mlflow DIR [--verdict promote|refuse|fail|crash]
+    python tests/fake_trainer.py retrain CHAMPION LABELS --work RUN --mlflow DIR [--catalog DIR --erased FILE]
+        [--verdict promote|refuse|fail|crash]
     python tests/fake_trainer.py champion RELEASE --mlflow DIR
 
 What it was asked is appended to DIR/asked.jsonl.
@@ -26,6 +27,8 @@ def main() -> int:
     parser.add_argument("labels", nargs="?")
     parser.add_argument("--work")
     parser.add_argument("--mlflow")
+    parser.add_argument("--catalog")
+    parser.add_argument("--erased")
     parser.add_argument("--verdict", default="promote")
     given = parser.parse_args()
     with (Path(given.mlflow) / "asked.jsonl").open("a") as asked:

@@ -2,6 +2,7 @@
 
 shop/collection.json   one Collection; it is written last, so a folder that has it is complete
 shop/refused.jsonl     one Refusal a line
+shop/survey/           what the catalogue holds (`engines.catalogs.survey`)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 COLLECTION_FILE: Final = "collection.json"
 REFUSED_FILE: Final = "refused.jsonl"
 IMAGES_FOLDER: Final = "images"
+SURVEY_FOLDER: Final = "survey"
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
