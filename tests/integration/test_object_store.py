@@ -13,10 +13,12 @@ import boto3
 import fsspec
 import pytest
 
+from engines.catalogs.erased import digest
 from engines.errors import ReleaseUnavailable
 from engines.store import ReleaseStore
 from streamer.dataset import LabelDataset
 from streamer.demo.broker import free_port
+from streamer.erasures import Erasures
 from streamer.errors import RejectedEvent, TransientError
 from streamer.evidence import EvidenceStore
 from streamer.labels import Joined, decide
@@ -121,6 +123,20 @@ def test_labels_are_written_read_and_erased(stores: dict[str, str]) -> None:
     assert list(dataset.of(ITEM.product_id)) == []
     left = [name for name in fsspec.filesystem("s3").find(url) if "_delta_log" not in name]
     assert left == []
+
+
+def test_list_of_erased_products_is_kept(stores: dict[str, str]) -> None:
+    """Whoever looks sees at once what another one has added or removed."""
+    url = stores["STREAMER_LABELS__DATASET"]
+    worker, job = Erasures(url), Erasures(url)
+    assert job.all() == frozenset()
+    worker.add(ITEM.product_id)
+    worker.add(ITEM.product_id)
+    assert ITEM.product_id in job
+    assert job.all() == {digest(ITEM.product_id)}
+    assert job.remove(ITEM.product_id)
+    assert ITEM.product_id not in worker
+    assert worker.all() == frozenset()
 
 
 def test_store_that_does_not_answer_is_tried_again_later(

@@ -18,8 +18,10 @@ from rich.console import Console
 from engines.catalogs.folder import read_folder
 from streamer.adapt import AdaptOptions, adapt, require, train
 from streamer.cli import main
+from streamer.erasures import Erasures
 from streamer.errors import FatalError
-from streamer.settings import Settings
+from streamer.pictures import INDEX_FILE, open_index
+from streamer.settings import LabelSettings, Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +61,8 @@ def run(tmp_path: Path, catalog: Path, *passed: str) -> tuple[int, list[str], st
     )
     program = (sys.executable, "-c", RECORD, str(tmp_path / "arguments"))
     console = Console(file=shown, width=200)
-    code = adapt(options, Settings(), console, asyncio.run, program=program, needs=())
+    settings = Settings(labels=LabelSettings(dataset=str(tmp_path / "labels")))
+    code = adapt(options, settings, console, asyncio.run, program=program, needs=())
     return code, orjson.loads((tmp_path / "arguments").read_bytes()), shown.getvalue()
 
 
@@ -87,6 +90,27 @@ def test_adapt_folder_that_was_collected_is_used_where_it_stands(tmp_path: Path,
     _, arguments, _ = run(tmp_path, out)
     assert arguments[:2] == ["adapt", str(out)]
     assert not (tmp_path / "work/catalog").exists()
+
+
+def test_adapt_folder_with_an_erased_product_is_purged_or_copied_without_it(tmp_path: Path, shop: Path) -> None:
+    """Where the folder cannot be written, training gets a copy, and its owner is told what stands there still."""
+    out = tmp_path / "collected"
+    Image.new("RGB", (20, 10), "blue").save(shop / "2.jpg")
+    with pytest.raises(SystemExit):
+        main(["collect", str(shop / "feed.jsonl"), "--out", str(out), "--no-survey"])
+    Erasures(str(tmp_path / "labels")).add("2")
+    index = open_index(out / INDEX_FILE)  # as another run does
+    try:
+        _, arguments, shown = run(tmp_path, out)
+    finally:
+        index.close()
+    assert arguments[1] == str(tmp_path / "work/catalog")
+    assert [item.id for item in read_folder(tmp_path / "work/catalog")] == ["1"]
+    assert f"1 erased products stand in {out} still: delete them there" in shown
+    _, arguments, shown = run(tmp_path, out)
+    assert arguments[1] == str(out)
+    assert [item.id for item in read_folder(out)] == ["1"]
+    assert f"removed from {out}: 1 erased products, 1 pictures" in shown
 
 
 @pytest.mark.parametrize(

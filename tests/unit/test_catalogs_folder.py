@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
+from engines.catalogs import erased
 from engines.catalogs.folder import NAMED_FIELDS, read_folder, text_fields
 from engines.errors import CatalogInvalid
 from streamer.updates import ProductUpdate
@@ -128,3 +129,12 @@ def test_folder_picture_that_links_outside_is_refused(folder: Path) -> None:
 
     with pytest.raises(CatalogInvalid, match="outside the folder"):
         read_folder(folder)
+
+
+def test_folder_is_read_without_erased_products(folder: Path) -> None:
+    """As if they did not stand there: their pictures may be gone already; an id that is a number is its digits."""
+    write(folder, {"id": 1, "title": "Mug", "image_link": "images/gone.jpg"}, {"id": "2", "image_link": "images/2.jpg"})
+    gone = frozenset({erased.digest("1")})
+    assert [item.id for item in read_folder(folder, without=gone)] == ["2"]
+    with pytest.raises(CatalogInvalid, match="holds no products"):
+        read_folder(folder, without=gone | {erased.digest("2")})

@@ -23,11 +23,12 @@ from engines.catalogs.folder import CATALOG_FILE, read_folder
 from engines.errors import CatalogInvalid
 from streamer.catalogs import CatalogWriter, Collected
 from streamer.collect import WINDOW, CollectOptions, Collector, collect
+from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.feeds import Feed, Row
 from streamer.fetch import Fetcher
 from streamer.pictures import PictureStore
-from streamer.settings import FetchSettings, Settings
+from streamer.settings import FetchSettings, LabelSettings, Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -393,6 +394,30 @@ async def test_collect_options_that_contradict_each_other_are_refused(
     feed = write_jsonl(tmp_path / "feed.jsonl", [])
     with pytest.raises(FatalError, match=said):
         await collected(feed, tmp_path / "out", **options)
+
+
+async def test_collect_leaves_out_what_was_erased_and_removes_what_earlier_runs_brought(tmp_path: Path) -> None:
+    """One was collected, of another a run that was cut had brought the picture: neither stands anywhere afterwards."""
+    folder, out = shop(tmp_path / "shop", 1, 2, 3), tmp_path / "out"
+    feed = write_jsonl(folder / "feed.jsonl", [product(n, f"photos/{n}.jpg") for n in (1, 2)])
+    await collected(feed, out)
+    limits = {"max_pixels": 10**6, "max_bytes": 10**6, "threads": 1}
+    with PictureStore(out, **limits) as store:
+        brought = await store.add_file("3", folder / "photos/3.jpg")
+    erasures = Erasures(str(tmp_path / "labels"))
+    for number in "23":
+        erasures.add(number)
+    given = Settings(labels=LabelSettings(dataset=str(tmp_path / "labels")))
+    write_jsonl(feed, [product(n, f"photos/{n}.jpg") for n in (1, 2, 3)])
+    done = await collected(feed, out, given)
+    assert (done.rows, done.products, done.refused) == (3, 1, 2)
+    assert [item.id for item in read_folder(out)] == ["1"]
+    assert [(one.id, one.title, one.reason) for one in read_refusals(out)] == [(None, None, "product_erased")] * 2
+    assert not (out / brought).exists()
+    assert len(list((out / "images").iterdir())) == 1
+    erasures.remove("2")
+    await collected(feed, out, given)
+    assert [item.id for item in read_folder(out)] == ["1", "2"]
 
 
 @pytest.mark.parametrize(("name", "read"), [("collection.json", read_collection), ("refused.jsonl", read_refusals)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from streamer.dataset import LabelDataset
+from streamer.erasures import Erasures
 from streamer.errors import TransientError
 from streamer.evidence import EvidenceStore
 from streamer.incoming import Incoming
@@ -49,12 +50,25 @@ class Flaky(LabelDataset):
             raise TransientError("dataset_unavailable", "the answer was lost")
 
 
+class FlakyErasures(Erasures):
+    """A list that is away for the first additions."""
+
+    failures = 0
+
+    def add(self, product_id: str) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise TransientError("store_unavailable", "no route")
+        super().add(product_id)
+
+
 class Bench:
     """A recorder on stores in a folder, and what it did."""
 
     def __init__(self, folder: Path) -> None:
         self.evidence = EvidenceStore(str(folder / "evidence"))
         self.dataset = Flaky(str(folder / "dataset"))
+        self.erasures = FlakyErasures(str(folder / "dataset"))
         self.published = Published()
         self.telemetry = LabelTelemetry()
         self.acknowledged: list[int] = []
@@ -62,6 +76,7 @@ class Bench:
         self.recorder = Recorder(
             evidence=self.evidence,
             dataset=self.dataset,
+            erasures=self.erasures,
             publish=self.published,
             dead_letters="dead-letters",
             telemetry=self.telemetry,
@@ -161,11 +176,11 @@ async def test_picture_that_goes_while_its_row_is_written_is_put_there_again(ben
 
 
 async def test_erasure_stands_between_the_labels_before_and_behind_it(bench: Bench) -> None:
-    """In one batch: what came before it is erased, what comes behind it finds nothing."""
+    """In one batch: what came before it is erased, and of what comes behind it nothing is recorded."""
     await bench.record(LABEL, None, label(ITEM, reviewer="ben"))
     assert bench.acknowledged == [0, 1, 2]
     assert (bench.dataset.of("mug-blue"), list(bench.evidence.items("mug-blue"))) == ([], [])
-    assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["item_unknown"]
+    assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["product_erased"]
     assert bench.count("erased") == 1
 
 
@@ -175,3 +190,38 @@ async def test_erasure_of_what_was_never_kept_is_no_error(bench: Bench) -> None:
     await bench.record(None, key=b"")
     assert (bench.count("erased"), bench.count("rejected")) == (2, 1)
     assert len(list(bench.evidence.items("mug-blue"))) == 1
+
+
+async def test_erasure_is_on_the_list_before_anything_is_erased(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed between the two has said what is erased; the record comes again and ends the rest."""
+    await bench.record(LABEL)
+    seen: list[tuple[bool, int]] = []
+
+    def look(product_id: str) -> int:
+        seen.append((product_id in bench.erasures, len(bench.dataset.of(product_id))))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(bench.evidence, "erase", look)
+        with pytest.raises(KeyboardInterrupt):
+            await bench.record(None)
+    assert seen == [(True, 1)]
+    assert bench.count("erased") == 0
+    bench.erasures.failures = 2  # away when it comes again, which is waited for
+    await bench.record(None)
+    assert (bench.dataset.of("mug-blue"), list(bench.evidence.items("mug-blue"))) == ([], [])
+    assert bench.count("erased") == 1
+    assert len(bench.erasures.all()) == 1
+
+
+async def test_product_that_was_erased_is_recorded_again_when_it_is_restored(bench: Bench) -> None:
+    """It stays in the catalogue, alerts and is judged: nothing is recorded of it until somebody ends the erasure."""
+    await bench.record(None)
+    bench.evidence.keep(ITEM, PICTURE)  # scorers are not told
+    await bench.record(LABEL)
+    assert bench.dataset.of("mug-blue") == []
+    ((_, _, letter),) = bench.published.records
+    assert (letter["reason"], letter["product_id"]) == ("product_erased", "mug-blue")
+    bench.erasures.remove("mug-blue")
+    await bench.record(LABEL)
+    assert len(bench.dataset.of("mug-blue")) == 1
