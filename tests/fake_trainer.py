@@ -32,7 +32,8 @@ def main() -> int:
     parser.add_argument("--verdict", default="promote")
     given = parser.parse_args()
     with (Path(given.mlflow) / "asked.jsonl").open("a") as asked:
-        asked.write(json.dumps([given.command, Path(given.release).name]) + "\n")
+        erased = [] if given.erased is None else [given.erased]
+        asked.write(json.dumps([given.command, Path(given.release).name, *erased]) + "\n")
     if given.command == "champion":
         return 0
     return _retrain(given)

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaConsumer
 from pydantic import SecretStr
 from rich.console import Console
 
+from engines.catalogs.erased import digest
 from streamer import topics
 from streamer.dataset import LabelDataset
 from streamer.dead_letters import Choice, replay
@@ -25,6 +26,7 @@ from streamer.demo.broker import free_port
 from streamer.demo.cluster import Cluster, run_cluster
 from streamer.demo.images import ImageHost
 from streamer.demo.worker import Worker, running_worker, settings_variables
+from streamer.erasures import Erasures
 from streamer.evidence import EvidenceStore
 from streamer.label_studio import PATH
 from streamer.outbox import producer
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from streamer.reviews import ScoredItem
     from tests.brokers import Kafka
 
 PATIENCE_S = 60.0
@@ -164,15 +167,24 @@ async def test_labels_come_again_people_disagree_and_products_are_erased(kafka: 
             assert evidence.picture(items[7].image_sha256) == PICTURE + bytes([0])  # p7 shows the same picture
             assert len(dataset.of("p7")) == 2
             letters = await _letters(settings)
-            assert [one["reason"] for one in letters if one["product_id"] == "p0"] == ["item_unknown"]
+            assert [one["reason"] for one in letters if one["product_id"] == "p0"] == ["product_erased"]
+            assert Erasures(str(tmp_path / "dataset")).all() == {digest("p0")}
             assert sum(one["reason"] == "key_missing" for one in letters) == 1
             assert [one["product_id"] for one in letters if one["reason"] == "key_mismatch"] == ["p3"]
 
-            evidence.keep(item("unknown0"), PICTURE)
-            chosen = Choice(reasons=frozenset({"item_unknown"}), products=frozenset({"unknown0"}))
-            assert (await replay(settings.broker, settings.topics, chosen, Nobody(), dry_run=False)).sent == 1
-            await caught_up(settings)
-            assert [row["verdict"] for row in dataset.of("unknown0")] == ["mismatch"]
+            assert await _brought_back(settings, "item_unknown", item("unknown0"), PICTURE) == ["mismatch"]
+            await _command(settings, "restore", "p0")
+            assert await _brought_back(settings, "product_erased", items[0], PICTURE + bytes([0])) == ["mismatch"]
+
+
+async def _brought_back(settings: Settings, reason: str, scored: ScoredItem, picture: bytes) -> list[str]:
+    """Return the verdicts on what is scored now, its labels that were rejected for this reason replayed."""
+    assert settings.evidence.store is not None
+    EvidenceStore(settings.evidence.store).keep(scored, picture)
+    chosen = Choice(reasons=frozenset({reason}), products=frozenset({scored.product_id}))
+    assert (await replay(settings.broker, settings.topics, chosen, Nobody(), dry_run=False)).sent == 1
+    await caught_up(settings)
+    return [row["verdict"] for row in LabelDataset(settings.labels.dataset).of(scored.product_id)]
 
 
 def _rows(dataset: LabelDataset, items: list[Any]) -> list[dict[str, Any]]:
@@ -231,8 +243,12 @@ async def test_alert_and_audit_are_judged_and_recorded(kafka: Kafka, tmp_path: P
                 assert (alerted["reviewer"], audited["reviewer"]) == ("ana", "label-studio:5")
                 assert (audited["sampled"], audited["sampling_probability"]) == ("audit", 1.0)
                 assert (tmp_path / "dataset" / audited["image"]).read_bytes() == png(0)
-                await _command(settings, "erase", "a")
+                await _command(settings, "erase", "a", "--everywhere")
                 await until(lambda: dataset.of("a") == [])
+            deleted = [one for one in await read_all(kafka.bootstrap, names.updates) if one.value is None]
+            asked = [one for one in await read_all(kafka.bootstrap, names.labels) if one.value is None]
+            assert [(one.key, one.timestamp <= asked[0].timestamp) for one in deleted] == [(b"a", True)]
+            assert Erasures(str(tmp_path / "dataset")).all() == {digest("a")}
             told = orjson.loads(await _command(settings, "stats", "--json"))
             assert (told["items"], told["verdicts"], told["consensus"]) == (1, 1, {"mismatch": 1})
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from rich.console import Console
 
-from engines.catalogs import judged
+from engines.catalogs import erased, judged
+from engines.catalogs.folder import read_folder
 from streamer import promotion, retrain_request, topics
 from streamer import retrain as retraining_job
 from streamer.adapt import train
@@ -25,8 +26,10 @@ from streamer.dataset import LabelDataset
 from streamer.drift import Limits
 from streamer.drift_telemetry import DriftTelemetry
 from streamer.drift_watch import DriftWatch
+from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.labels import Joined
+from streamer.pictures import INDEX_FILE, open_index
 from streamer.retrain import RetrainOptions, retrain
 from streamer.retrain_log import RetrainLog
 from streamer.retrain_request import RetrainRequest
@@ -39,6 +42,8 @@ from tests.review import PICTURE, item, label
 from tests.unit.test_drift import LEAST, SIZE, drawn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamer.demo.broker import EmbeddedBroker
     from streamer.events import EngineRelease, ProductScore
 
@@ -73,6 +78,10 @@ class Place(NamedTuple):
     def dataset(self) -> LabelDataset:
         return LabelDataset(str(self.folder / "labels"))
 
+    @property
+    def erasures(self) -> Erasures:
+        return Erasures(str(self.folder / "labels"))
+
     def options(self, verdict: str = "promote", **changes: Any) -> RetrainOptions:  # noqa: ANN401 - of any type
         given: dict[str, Any] = {"work": self.folder / "work", "passed": ["--verdict", verdict]}
         return RetrainOptions(**(given | changes))
@@ -98,7 +107,7 @@ class Place(NamedTuple):
         return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
 
     def asked(self) -> list[list[str]]:
-        """Return what the training program was asked, and about which release."""
+        """Return what the training program was asked, about which release, and what lists what it leaves out."""
         return [json.loads(line) for line in (self.folder / "work" / "asked.jsonl").read_text().splitlines()]
 
     def roll_back(self) -> None:
@@ -336,6 +345,94 @@ def test_run_whose_product_was_erased_or_champion_replaced_is_given_up(place: Pl
     assert place.retrain("promote") == 0
     assert json.loads((current / "ended.json").read_text())["outcome"] == "given up"
     assert place.announced()[1] == other.stored.manifest.release
+
+
+def shop(place: Place) -> Path:
+    """Write a catalogue of three products and two pictures, as `streamer collect` leaves it; return its folder."""
+    folder = place.folder / "shop"
+    (folder / "images").mkdir(parents=True)
+    open_index(folder / INDEX_FILE).close()
+    names = [f"{str(number) * 64}.png" for number in (1, 2)]
+    for name in names:
+        (folder / "images" / name).write_bytes(b"png")
+    rows = [{"id": f"c{number}", "image_link": f"images/{names[number // 2]}"} for number in range(3)]
+    (folder / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def erasing(place: Place, product_id: str, folder: Path) -> Callable[..., int]:
+    """Return a training of which the job hears when a product has been erased, and has left its folder, meanwhile."""
+
+    def trained(command: list[str], variables: dict[str, str] | None = None) -> int:
+        code = train(command, variables)
+        if "retrain" in command:
+            place.erasures.add(product_id)
+            rows = (folder / "catalog.jsonl").read_text().splitlines()
+            (folder / "catalog.jsonl").write_text("\n".join(row for row in rows if f'"{product_id}"' not in row))
+        return code
+
+    return trained
+
+
+def test_erased_products_leave_the_folder_and_the_training(place: Place) -> None:
+    """The list goes to the training program; the picture that another product shows stays."""
+    folder = shop(place)
+    for product_id in ("c0", "c2", "elsewhere"):
+        place.erasures.add(product_id)
+    assert place.retrain("fail", catalog=folder) == 2
+    (run,) = place.runs()
+    assert [item.id for item in read_folder(folder)] == ["c1"]
+    assert [path.name[0] for path in (folder / "images").iterdir()] == ["1"]
+    assert erased.read(run / "erased.txt") == {erased.digest(one) for one in ("c0", "c2", "elsewhere")}
+    assert place.asked()[-1] == ["retrain", tiny_release.write(place.folder / "made").name, str(run / "erased.txt")]
+    place.erasures.remove("c0")  # a run does not learn in its middle what it began without
+    assert place.retrain("fail") == 2
+    assert len(erased.read(run / "erased.txt")) == 3
+
+
+def test_folder_that_cannot_be_purged_is_said_and_its_products_left_out(place: Place) -> None:
+    """Its owner is told where to delete them; training is given the list all the same."""
+    folder = shop(place)
+    for path in folder.glob(f"{INDEX_FILE}*"):
+        path.unlink()
+    place.erasures.add("c0")
+    said = StringIO()
+    options = place.options("fail", catalog=folder)
+    retrain(options, place.settings, Console(file=said), asyncio.run, program=PROGRAM, needs=())
+    assert f"1 erased products stand in {folder} still: delete them there" in said.getvalue()
+    (run,) = place.runs()
+    assert erased.read(run / "erased.txt") == {erased.digest("c0")}
+    assert len(read_folder(folder)) == 3
+
+
+@pytest.mark.parametrize("product_id", ["c1", "p3"], ids=["of its catalogue", "of its labels"])
+def test_run_that_has_learned_an_erased_product_is_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch, product_id: str
+) -> None:
+    """Erased between two jobs, or while it trains, and gone from the folder by then: it is not promoted either way."""
+    folder = shop(place)
+    assert place.retrain("fail", catalog=folder) == 2
+    place.erasures.add("elsewhere")
+    assert place.retrain("fail", catalog=folder) == 2
+    assert len(place.runs()) == 1
+    place.erasures.add("c2")
+    assert place.retrain("fail", catalog=folder) == 2
+    first, second = place.runs()
+    assert json.loads((first / "ended.json").read_text())["outcome"] == "given up"
+    monkeypatch.setattr(retraining_job, "train", erasing(place, product_id, folder))
+    (second / "run.json").write_text((second / "run.json").read_text().replace('"fail"', '"promote"'))
+    assert place.retrain(catalog=folder) == 2
+    assert json.loads((second / "ended.json").read_text())["outcome"] == "given up"
+    assert asyncio.run(promotion.announced_release(place.settings)) is None
+    assert {path.name for path in second.iterdir()}.isdisjoint({"erased.txt", "learned.txt", "labels"})
+
+
+def test_label_on_an_erased_product_is_not_pinned(place: Place) -> None:
+    """One that a worker wrote at the very moment of the erasure stands in the data set and is not learned from."""
+    place.erasures.add("p3")
+    assert place.retrain("fail") == 2
+    (run,) = place.runs()
+    assert {one.product_id for one in judged.read_judged(run / "labels")} == {f"p{n}" for n in (0, 1, 2, 4, 5)}
 
 
 def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(

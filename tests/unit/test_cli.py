@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 
 from streamer import __version__, topics
 from streamer.cli import main
+from streamer.erasures import Erasures
 from streamer.settings import Settings, TopicSettings
+from tests.brokers import read_all
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +34,7 @@ COMMANDS = (
         "releases compare",
         "labels",
         "labels erase",
+        "labels restore",
         "labels stats",
     ),
 )
@@ -180,6 +184,33 @@ def test_publish_twice_says_that_it_is_done(
     assert "published 2 rows" in capsys.readouterr().err
     assert code_of("publish", str(feed), "--bootstrap", tansu.bootstrap) == 0
     assert "already published: all 2 rows" in capsys.readouterr().err
+
+
+def test_erasure_is_of_what_people_said_unless_it_is_everywhere(
+    tansu: EmbeddedBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The deletion comes first; a topic that is not there keeps both from being written."""
+    names = TopicSettings()
+    assert code_of("labels", "erase", "a", "--everywhere", "--bootstrap", tansu.bootstrap) == 2
+    assert "topics_missing" in capsys.readouterr().err
+    assert code_of("topics", "create", "--partitions", "1", "--bootstrap", tansu.bootstrap) == 0
+    assert code_of("labels", "erase", "a", "--bootstrap", tansu.bootstrap) == 0
+    assert asyncio.run(read_all(tansu.bootstrap, names.updates)) == []
+    assert code_of("labels", "erase", "b", "--everywhere", "--bootstrap", tansu.bootstrap) == 0
+    (deleted,) = asyncio.run(read_all(tansu.bootstrap, names.updates))
+    asked = asyncio.run(read_all(tansu.bootstrap, names.labels))
+    assert (deleted.key, deleted.value) == (b"b", None)
+    assert [(one.key, one.value) for one in asked] == [(b"a", None), (b"b", None)]
+    assert deleted.timestamp <= asked[1].timestamp
+
+
+def test_restored_product_is_taken_off_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a second time there is nothing to do."""
+    Erasures(str(tmp_path / "labels")).add("a")
+    for said in ("restored", "it is not on the list"):
+        assert code_of("labels", "restore", "a", "--dataset", str(tmp_path / "labels")) == 0
+        assert said in capsys.readouterr().out
+    assert Erasures(str(tmp_path / "labels")).all() == frozenset()
 
 
 def test_doctor_as_json_is_one_object_and_fails_without_a_broker(
