@@ -55,6 +55,10 @@ def retrain_engine(
     running scorers swap without losing an event. A refused one stays in WORK with the reason, and every decision leaves
     a model card there and in the release store.
 
+    Products that were erased (`streamer labels erase`) are neither learned from nor measured on. They are removed from
+    a catalogue folder that `streamer collect` made; of another one, or one that cannot be written, it is said that they
+    stand there still. A run that may have learned from a product before it was erased is given up.
+
     Options that are not listed here go to the training program: see `python -m engines.build retrain --help`. A run
     that was killed goes on where it was. In Kubernetes it is a CronJob with --if-needed and --exit-zero.
 

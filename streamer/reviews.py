@@ -103,7 +103,8 @@ class ConfirmedLabel(msgspec.Struct, frozen=True, kw_only=True):
 
     One person has one verdict on an item: that of the latest `labeled_at`, and of the last `label_id` where two are the
     same; `unsure` takes an earlier verdict back. The same label may come any number of times. One that is dated more
-    than an hour ahead is rejected (`labeled_in_future`): it would win over all that the person says until then.
+    than an hour ahead is rejected (`labeled_in_future`): it would win over all that the person says until then. So is
+    one on a product that was erased (`product_erased`), until `streamer labels restore`.
     """
 
     schema_version: int = SCHEMA_VERSION

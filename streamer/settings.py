@@ -148,7 +148,8 @@ class LabelSettings(_Section):
 
     group: str = Field(default="mismatch-labeler", description="consumer group")
     dataset: str = Field(
-        default="label-dataset", description="folder or URL of the data set: a Delta table, and pictures beside it"
+        default="label-dataset",
+        description="folder or URL of the data set: a Delta table, pictures, and which products were erased",
     )
     max_batch: int = Field(default=500, ge=1, description="labels that are written together at most")
     webhook_host: str = "127.0.0.1"
