@@ -23,6 +23,7 @@ from streamer.dataset import LabelDataset
 from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.pinning import pin
+from streamer.purge import purge_if_possible
 from streamer.retrain_log import LastRetraining, RetrainLog
 from streamer.retrain_reason import reason
 from streamer.retrain_runs import CARD_FOLDER, CHALLENGER_FOLDER, CHAMPION_FOLDER, LABELS_FOLDER, Runs, alone
@@ -106,6 +107,7 @@ class Retrainer:
         if run is None:
             why = self._reason(current)
             if why is None:
+                self._purge()
                 return PROMOTED
             run = self._runs.begin(
                 reason=why,
@@ -181,6 +183,12 @@ class Retrainer:
         if not found.retrain:
             self._say(f"nothing to do: {found.why}")
         return found.why if found.retrain else None
+
+    def _purge(self) -> None:
+        """Let no erased product wait in the catalogue for the next reason to retrain."""
+        catalog = self._options.catalog
+        if catalog is not None and (said := purge_if_possible(catalog, self._erasures.all()).said):
+            self._say(said)
 
     # -- the steps
 

@@ -390,6 +390,17 @@ def test_erased_products_leave_the_folder_and_the_training(place: Place) -> None
     assert len(erased.read(run / "erased.txt")) == 3
 
 
+def test_erased_products_leave_the_folder_of_a_job_that_has_nothing_to_do(place: Place) -> None:
+    """They do not wait there until enough is judged."""
+    folder = shop(place)
+    place.erasures.add("c2")
+    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
+    assert place._replace(settings=patient).retrain(if_needed=True, catalog=folder) == 0
+    assert place.runs() == []
+    assert [item.id for item in read_folder(folder)] == ["c0", "c1"]
+    assert len(list((folder / "images").iterdir())) == 1
+
+
 def test_folder_that_cannot_be_purged_is_said_and_its_products_left_out(place: Place) -> None:
     """Its owner is told where to delete them; training is given the list all the same."""
     folder = shop(place)
