@@ -192,7 +192,7 @@ def _read(run: Retraining, progress: Progress) -> Known:
         held_out_products=run.held_out_products,
         progress=progress,
     )
-    replayed, people = keep_apart(parts, people)
+    people, parts, replayed = keep_apart(parts, people)
     return Known(
         champion=champion,
         source=source,
