@@ -154,7 +154,7 @@ async def measure(settings: Settings, updates: list[bytes], stored: list[Stored]
     await asyncio.sleep(5 * AROUND_S)
     calm = watched.pairs_per_s(calm_since, time.perf_counter())
     await announce_shadow(settings.broker, names.releases, _trial(stored[0], share))
-    await until(lambda: _sample(scorer, "streamer_shadow_info") > 0, worker)
+    await until(lambda: _shadowed(scorer) > 0, worker)  # what was in flight has no picture held for the challenger
     shadow_since = time.perf_counter()
     await asyncio.sleep(5 * AROUND_S)
     shadowed = watched.pairs_per_s(shadow_since, time.perf_counter())
@@ -194,6 +194,11 @@ def _summary(watched: Watched) -> dict[str, Any]:
             name: max(silences[near]) / batch_s for name, near in (("around swaps", True), ("otherwise", False))
         },
     }
+
+
+def _shadowed(scorer: Scorer) -> float:
+    """Return how many products the challenger was offered, and is done with."""
+    return sum(_sample(scorer, f"streamer_shadow_{what}_total") for what in ("compared", "skipped"))
 
 
 def _sample(scorer: Scorer, name: str) -> float:

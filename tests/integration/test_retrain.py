@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 CREDULOUS = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0)
-"""Learns ten times more from what may be a mismatch than a recipe does: without, one poisoned slice does no harm."""
+"""Learns ten times more from what may be a mismatch than a recipe does: one poisoned slice does harm then."""
 
 POINTS = (
     Point("engines.build.retrain.run", "ask"),  # before anything is trained
@@ -244,26 +244,42 @@ def test_run_on_flipped_labels_ends_in_a_refusal(world: World, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_flipped_labels_do_no_harm_at_the_product_s_own_rates(world: World, tmp_path: Path) -> None:
-    """`RetrainRecipe` as it is moves the champion so little that catalogue and champion outweigh what people say."""
-    told = retraining.write_labels(tmp_path / "told", says=lambda _, wrong: not wrong)
+def test_run_on_flipped_labels_is_refused_at_the_product_s_own_rates(world: World, tmp_path: Path) -> None:
+    """`RetrainRecipe` as it is learns too little of them to do harm; so engine and labels contradict each other."""
+    told = retraining.write_labels(tmp_path / "told", says=lambda _, wrong: not wrong, count=900)
     own = replace(retraining.retraining(world, told, tmp_path / "run"), recipe=RetrainRecipe(seed=0))
     with Progress(disable=True) as progress:
         decision = run.retrain(own, progress)
-    assert decision.promote, decision.reasons
+    assert not decision.promote
+    assert "labels_contradict" in {reason.code for reason in decision.reasons}
+    assert set(decision.contradicted) >= {"category: Home", "category: Office"}
     assert decision.gains[BENCHMARK].difference.low > -0.03
-    assert max(test.lost for test in decision.slices if test.name.startswith(BENCHMARK)) < 0.05
+    assert not decision.harmed
+    text = (tmp_path / "run" / run.CARD_FOLDER / "model-card.md").read_text(encoding="utf-8")
+    assert "* `labels_contradict`: category: Home: among " in text
+    assert "| `category: Home` | " in text
 
 
 @pytest.mark.slow
-def test_challenger_of_one_poisoned_slice_is_refused(world: World, tmp_path: Path) -> None:
-    """Labels that are flipped in one category only: the slice is named."""
+@pytest.mark.parametrize(
+    ("recipe", "code"),
+    [(RetrainRecipe(seed=0), "labels_contradict"), (replace(CREDULOUS, replayed=1), "slice_loss")],
+    ids=["the product's own recipe", "a credulous one"],
+)
+def test_challenger_of_one_poisoned_slice_is_refused(
+    recipe: RetrainRecipe, code: str, world: World, tmp_path: Path
+) -> None:
+    """Labels that are flipped in one category only: where it does harm and where it does none, the slice is named."""
     poisoned = retraining.CATEGORIES[0]
-    decision = _learned(world, tmp_path, says=lambda category, wrong: wrong != (category == poisoned))
-    assert "slice_loss" in {reason.code for reason in decision.reasons}
-    assert "benchmark, category: Home, recall" in decision.harmed
-    lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
-    assert lost["benchmark, category: Home"] > lost["benchmark, category: Office"]
+    decision = _learned(world, tmp_path, recipe, says=lambda category, wrong: wrong != (category == poisoned))
+    assert code in {reason.code for reason in decision.reasons}
+    if code == "labels_contradict":
+        assert decision.contradicted == ("category: Home",)
+        assert not any(name.startswith(BENCHMARK) for name in decision.harmed)
+    else:
+        assert "benchmark, category: Home, recall" in decision.harmed
+        lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
+        assert lost["benchmark, category: Home"] > lost["benchmark, category: Office"]
 
 
 @pytest.mark.slow
@@ -318,10 +334,9 @@ def test_release_of_another_family_is_not_gone_on_with(tmp_path: Path) -> None:
         restore.restore(tiny_release.write(tmp_path))
 
 
-def _learned(world: World, folder: Path, *, says: Callable[[str, bool], bool]) -> Decision:
+def _learned(world: World, folder: Path, recipe: RetrainRecipe, *, says: Callable[[str, bool], bool]) -> Decision:
     """Train on what people say, and judge the model itself: an export would add nothing but time."""
-    told = retraining.write_labels(folder / "told", says=says, count=600)
-    recipe = replace(CREDULOUS, replayed=1)
+    told = retraining.write_labels(folder / "told", says=says, count=900)
     with Progress(disable=True) as progress:
         known = run._read(replace(retraining.retraining(world, told, folder / "run"), recipe=recipe), progress)
         sets = run._frozen(known)

@@ -1,22 +1,31 @@
 """Labels and catalogue hold the same shop: what one holds out, the other may not teach. numpy only, no torch.
 
-Each is split by a rule of its own, labels by a hash of the group, the catalogue by what the champion holds out. So a
-product that the benchmark is measured with may have a label that is for training, and a product whose label is held out
-may stand among those that are replayed as right. Both are left out of training.
+Each is split by a rule of its own, labels by a hash of the group, the catalogue by what the champion holds out. So one
+product may stand in two parts. It stays in the one that measures, else in the one that thresholds are chosen with:
+
+    label, catalogue    training              validation            test
+    training            stays in both         label left out        label left out
+    validation          not replayed          stays in both         label left out
+    test                not replayed          pairs left out        stays in both
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from engines.build.evaluate import Pairs
 from engines.build.retrain.confirmed import TEST, TRAINING, VALIDATION
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
     from engines.build.dataset import Catalog
     from engines.build.retrain.catalogue import Parts
     from engines.build.retrain.confirmed import Confirmed
@@ -24,22 +33,49 @@ if TYPE_CHECKING:
     _Known = frozenset[tuple[str, str]]
 
 
-def keep_apart(parts: Parts, confirmed: Confirmed) -> tuple[list[int], Confirmed]:
-    """Return which training products may be replayed, and the labels, those that are left out with the part "".
+class Apart(NamedTuple):
+    """Labels and catalogue that teach nothing of each other's held-out products.
 
-    What shares a product, a group or a picture with what is held out is left out.
+    confirmed: those that are left out have the part "". parts: their pairs that thresholds are chosen with are fewer.
+    replayed: rows of the training products that may be.
+    """
+
+    confirmed: Confirmed
+    parts: Parts
+    replayed: list[int]
+
+
+def keep_apart(parts: Parts, confirmed: Confirmed) -> Apart:
+    """Return both without what shares a product, a group or a picture with what the other one holds out.
 
     Raises:
-        CatalogInvalid: nothing of the catalogue is left to be replayed.
+        CatalogInvalid: nothing of the catalogue is left to be replayed, or to choose thresholds with.
     """
-    measured = {key for part in (parts.validation, parts.test) for keys in _of_products(part) for key in keys}
+    chosen, measured = _of_products(parts.validation), _of_products(parts.test)
+    taken = {TRAINING: _all(chosen) | _all(measured), VALIDATION: _all(measured), TEST: frozenset[tuple[str, str]]()}
     own = list(zip(confirmed.part.tolist(), _of_judged(confirmed), strict=True))
-    held = {key for part, keys in own if part in {VALIDATION, TEST} for key in keys}
-    taught = ["" if part == TRAINING and keys & measured else part for part, keys in own]
+    kept = ["" if keys & taken.get(part, frozenset()) else part for part, keys in own]
+    tested, held = (_all(keys for part, keys in own if part in among) for among in ({TEST}, {VALIDATION, TEST}))
     replayed = [number for number, keys in enumerate(_of_products(parts.training)) if not keys & held]
-    if not replayed:
-        raise CatalogInvalid(f"all products of {parts.name} that may be trained on have labels that are held out")
-    return replayed, replace(confirmed, part=np.array(taught, dtype=np.str_))
+    pairs = _without(parts.validation, parts.validation_pairs, np.array([bool(keys & tested) for keys in chosen]))
+    if not replayed or len(set(pairs.label.tolist())) < 2:  # noqa: PLR2004 - mismatches and matches
+        raise CatalogInvalid(
+            f"all products of {parts.name} that may be trained on, or that thresholds may be chosen with, have labels "
+            "that are held out"
+        )
+    return Apart(
+        replace(confirmed, part=np.array(kept, dtype=np.str_)), parts._replace(validation_pairs=pairs), replayed
+    )
+
+
+def _all(known: Iterable[_Known]) -> _Known:
+    return frozenset(key for keys in known for key in keys)
+
+
+def _without(catalog: Catalog, pairs: Pairs, products: NDArray[np.bool_]) -> Pairs:
+    """Return the pairs that have neither text nor picture of these products, (N,)."""
+    rows = ~(products[pairs.product] | products[catalog.picture_owner[pairs.picture]])
+    return Pairs(pairs.product[rows], pairs.picture[rows], pairs.label[rows], pairs.difference[rows])
 
 
 def _of_products(catalog: Catalog) -> list[_Known]:

@@ -118,6 +118,7 @@ def _context(story: Story) -> dict[str, Any]:
         "rules": story.rules,
         "recalls": _recalls(story),
         "slices": sorted(story.decision.slices, key=lambda test: -test.lost),
+        "agreements": sorted(story.decision.agreements, key=lambda one: one.auc),
         "noticed": {test.name + test.what: _noticed(test, story.rules) for test in story.decision.slices},
         "shift": shift,
         "categories": _categories(story),
@@ -158,7 +159,7 @@ def _thresholds(challenger: Manifest, prevalence: Prevalence) -> dict[str, Inter
 
 def _noticed(test: SliceTest, rules: GateRules) -> float:
     """Return the loss that would have been noticed with a power of 80 %, were this the only slice."""
-    return rules.slice_margins[test.what] + (_Z_ALPHA + _Z_POWER) * test.spread
+    return max(rules.slice_margins[test.what], _Z_ALPHA * test.spread) + _Z_POWER * test.spread
 
 
 def _categories(story: Story) -> list[tuple[str, float, float]]:

@@ -71,26 +71,30 @@ class FrozenSet:
         texts = encode(self.catalog, tokenizer, engine.manifest.attributes)
         return evaluate.score(engine, self.catalog, texts, self.pairs, progress).astype(np.float64)
 
-    def slices(self) -> dict[str, NDArray[np.bool_]]:
-        """Return the rows of each slice by its name, as `brand: Acme`; small ones of a kind are together."""
+    def slices(self, *, least: int = LEAST_OF_EACH) -> dict[str, NDArray[np.bool_]]:
+        """Return the rows of each slice by its name, as `brand: Acme`; small ones of a kind are together.
+
+        Args:
+            least: mismatches, and matches, without which a slice is small.
+        """
         owners = self.catalog.picture_owner[self.pairs.picture]
         found: dict[str, NDArray[np.bool_]] = {}
         for kind, (value, of) in _KINDS.items():
             values = [value(product) for product in self.catalog.products]
             asked = owners if of == "picture" else self.pairs.product
-            found |= self._large(kind, np.array([values[i] for i in asked.tolist()], dtype=np.str_))
+            found |= self._large(kind, np.array([values[i] for i in asked.tolist()], dtype=np.str_), least)
         return found
 
-    def _large(self, kind: str, values: NDArray[np.str_]) -> dict[str, NDArray[np.bool_]]:
+    def _large(self, kind: str, values: NDArray[np.str_], least: int) -> dict[str, NDArray[np.bool_]]:
         rows = {str(value): values == value for value in np.unique(values)}
-        large = {value: chosen for value, chosen in rows.items() if self._enough(chosen)}
+        large = {value: chosen for value, chosen in rows.items() if self._least(chosen) >= least}
         rest = ~np.isin(values, list(large))
-        if self._enough(rest):
+        if self._least(rest) >= least:
             large[SMALL] = rest
         return {} if len(large) < 2 else {f"{kind}: {value}": chosen for value, chosen in large.items()}  # noqa: PLR2004
 
-    def _enough(self, rows: NDArray[np.bool_]) -> bool:
-        return min(int((self.pairs.label[rows] == label).sum()) for label in (0, 1)) >= LEAST_OF_EACH
+    def _least(self, rows: NDArray[np.bool_]) -> int:
+        return min(int((self.pairs.label[rows] == label).sum()) for label in (0, 1))
 
 
 def language(product: Product) -> str:

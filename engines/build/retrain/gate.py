@@ -8,12 +8,14 @@ Two sets decide, and both must let it through, so neither needs a correction for
   thresholds the challenger alerts, does not surely miss the target precision, and has the recall that the champion has
   with its own.
 
-Slices (category, brand, language, image size) of both sets guard against harm that an average hides. Each is asked
-whether its recall fell, or its false alarms rose, by more than `slice_margin`, or at all where it seems to be half as
-much again (`paired.harms`). All tests of a question share one `alpha` by Holm's method, so that a harmless challenger
-is seldom refused by chance, however many slices there are. What slices are too small to show is not shown: a slice with
-fewer than 30 pairs of a class is judged with the other small ones, and the model card says of each slice what loss
-would have been noticed.
+Slices (category, brand, language, image size) of both sets guard against harm that an average hides: none may surely
+lose, in recall or by false alarms, and lose more than its margin (`paired.harms`). All tests share one `alpha` by
+Holm's method, so that a harmless challenger is seldom refused by chance, however many slices there are. What slices are
+too small to show is not shown: a slice with fewer than 30 pairs of a class is judged with the other small ones, and the
+model card says of each slice what loss would have been noticed.
+
+Labels guard the gate itself: where the challenger that learned from them answers the opposite of those held out, in all
+or in a slice, verdicts were exchanged, and nothing that they say of the challenger can be believed (`agreement`).
 
 No torch.
 """
@@ -28,6 +30,7 @@ import numpy as np
 
 from engines import calibration
 from engines.build.retrain import paired
+from engines.build.retrain.agreement import Agreement, agreements, contradicted
 from engines.build.retrain.frozen import BENCHMARK, LABELS
 from engines.build.retrain.paired import Answers, Gain, SliceTest
 from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
@@ -79,9 +82,9 @@ class Manifests(NamedTuple):
 class Reason(msgspec.Struct, frozen=True):
     """Why a challenger is refused: a stable code, and words for people.
 
-    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, no_alerts,
-    precision_missed, recall_missed, slice_loss; and those of `engines.errors` for a challenger that is not whole, does
-    not load or does not answer.
+    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, labels_contradict,
+    no_alerts, precision_missed, recall_missed, slice_loss; and those of `engines.errors` for a challenger that is not
+    whole, does not load or does not answer.
     """
 
     code: str
@@ -91,7 +94,8 @@ class Reason(msgspec.Struct, frozen=True):
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate says, and what it was said by.
 
-    gains: by the name of the set. shipped: the recall on labels, of each engine with its own thresholds.
+    gains: by the name of the set. shipped: the recall on labels, of each engine with its own thresholds. harmed,
+    contradicted: which of the slices, of the agreements.
     """
 
     promote: bool
@@ -101,6 +105,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     precision: Interval | None = None
     slices: tuple[SliceTest, ...] = ()
     harmed: tuple[str, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    contradicted: tuple[str, ...] = ()
 
 
 def refuse(code: str, message: str) -> Decision:
@@ -133,7 +139,7 @@ def judge(
     }
     margins = {BENCHMARK: rules.benchmark_margin, LABELS: rules.labels_margin}
     reasons += [reason for name, gain in gains.items() if (reason := _loss(name, gain, margins[name], rules))]
-    reached, shipped = None, None
+    reached, shipped, agreed = None, None, []
     if LABELS in asked:
         margins_of = _margins(sets[LABELS], answers[LABELS], manifests)
         reached = paired.precision_reached(
@@ -143,6 +149,9 @@ def judge(
             sets[LABELS], margins_of, precision=rules.precision, alpha=rules.alpha, samples=rules.samples
         )
         reasons += _unfit(margins_of.challenger, reached, shipped, rules)
+        agreed = agreements(sets[LABELS], answers[LABELS].challenger)
+    opposed = [one for one, opposite in zip(agreed, contradicted(agreed, rules.alpha), strict=True) if opposite]
+    reasons += [_contradiction(one) for one in opposed]
     slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
     harmed = paired.harms(slices, rules.slice_margins, rules.alpha)
     reasons += [_harm(test, rules) for test, harms in zip(slices, harmed, strict=True) if harms]
@@ -154,6 +163,8 @@ def judge(
         precision=reached,
         slices=tuple(slices),
         harmed=tuple(f"{test.name}, {test.what}" for test, harms in zip(slices, harmed, strict=True) if harms),
+        agreements=tuple(agreed),
+        contradicted=tuple(one.name for one in opposed),
     )
 
 
@@ -220,14 +231,7 @@ def _missed(reached: Interval, rules: GateRules) -> Reason:
 
 
 def _slices(asked: FrozenSet, answers: Answers, rules: GateRules) -> list[SliceTest]:
-    tests = paired.slice_tests(
-        asked,
-        answers,
-        precision=rules.precision,
-        recall_margin=rules.slice_margin,
-        false_alarm_margin=rules.false_alarm_margin,
-        samples=rules.samples,
-    )
+    tests = paired.slice_tests(asked, answers, precision=rules.precision, samples=rules.samples)
     return [test._replace(name=f"{asked.name}, {test.name}") for test in tests]
 
 
@@ -236,7 +240,16 @@ def _harm(test: SliceTest, rules: GateRules) -> Reason:
     return Reason(
         "slice_loss",
         f"{test.name}: {test.what} went from {test.champion:.3f} to {test.challenger:.3f} on {test.pairs} pairs: "
-        f"{test.lost:.3f} worse, and {margin:g} is the margin (p = {test.p_value:.2g} that no more is lost)",
+        f"{test.lost:.3f} worse, and {margin:g} is the margin (p = {test.p_value:.2g} that nothing is lost)",
+    )
+
+
+def _contradiction(one: Agreement) -> Reason:
+    return Reason(
+        "labels_contradict",
+        f"{one.name}: among {one.mismatches} held-out mismatches and {one.matches} matches a mismatch scores above a "
+        f"match with a chance of {one.auc:.2f}, surely below one half, though the challenger learned from labels like "
+        "these: were verdicts exchanged? Look at these labels, and who gave them",
     )
 
 

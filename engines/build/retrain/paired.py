@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 SAMPLES: Final = 1000
 
-CLEARLY: Final = 1.5
-"""Margins: a slice that lost as much is harmed, though it be too small to show that it lost more than one."""
-
 
 class Answers(NamedTuple):
     """Logits of the champion and of the challenger for the pairs of a set; (M,) each."""
@@ -50,7 +47,7 @@ class SliceTest(NamedTuple):
     """What became worse in a slice, at the thresholds with which both reach the target precision on the whole set.
 
     lost: recall that the challenger lost there, or further right pictures that it alerts, as a share; `spread` is its
-    standard error. p_value: how likely at least such a loss is if the true one is the margin.
+    standard error. p_value: how likely at least such a loss is where there is none.
     """
 
     name: str
@@ -144,24 +141,14 @@ def precision_reached(
 
 
 def slice_tests(
-    asked: FrozenSet,
-    answers: Answers,
-    *,
-    precision: float,
-    recall_margin: float,
-    false_alarm_margin: float,
-    samples: int = SAMPLES,
-    seed: int = 0,
+    asked: FrozenSet, answers: Answers, *, precision: float, samples: int = SAMPLES, seed: int = 0
 ) -> list[SliceTest]:
-    """Return for each slice what became worse of recall and of false alarms, tested against its margin."""
+    """Return for each slice what became worse of recall and of false alarms."""
     alerts = [_alerts(asked, logits, precision) for logits in answers]
     draws = _draws(asked.groups, samples, seed)
     tests: list[SliceTest] = []
     for name, rows in asked.slices().items():
-        for what, label, sign, margin in (
-            ("recall", 1, -1.0, recall_margin),
-            ("false alarms", 0, 1.0, false_alarm_margin),
-        ):
+        for what, label, sign in (("recall", 1, -1.0), ("false alarms", 0, 1.0)):
             chosen = rows & (asked.pairs.label == label)
             weights = asked.weights * chosen
             champion, challenger = (float((weights * alert).sum() / weights.sum()) for alert in alerts)
@@ -176,29 +163,24 @@ def slice_tests(
                     challenger=challenger,
                     lost=lost,
                     spread=spread,
-                    p_value=_p_value(lost - margin, spread),
+                    p_value=p_value(lost, spread),
                 )
             )
     return tests
 
 
 def harms(tests: Sequence[SliceTest], margins: Mapping[str, float], alpha: float) -> list[bool]:
-    """Return which slices are harmed.
+    """Return which slices are harmed: those that lost more than the margin, where the loss is surely one.
 
-    Harmed is where the loss surely exceeds its margin, and where there surely is a loss and it is estimated at
-    `CLEARLY` times the margin or more. Sure is what Holm's method rejects at `alpha`, each question for itself.
+    Sure is what Holm's method rejects at `alpha`: in a slice of 30 pairs chance alone makes a loss of 0.15.
 
     Args:
         tests: of all slices.
         margins: of recall and of false alarms, by `SliceTest.what`.
-        alpha: the chance of any wrong answer to either question.
+        alpha: the chance that any slice that lost nothing is taken for harmed.
     """
-    beyond = holm([test.p_value for test in tests], alpha)
-    worse = holm([_p_value(test.lost, test.spread) for test in tests], alpha)
-    return [
-        far or (some and test.lost >= CLEARLY * margins[test.what])
-        for far, some, test in zip(beyond, worse, tests, strict=True)
-    ]
+    sure = holm([test.p_value for test in tests], alpha)
+    return [some and test.lost > margins[test.what] for some, test in zip(sure, tests, strict=True)]
 
 
 def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
@@ -212,6 +194,13 @@ def holm(p_values: Sequence[float], alpha: float) -> list[bool]:
             break
         rejected[index] = True
     return rejected
+
+
+def p_value(loss: float, spread: float) -> float:
+    """Return the chance of a loss of at least this size, with this standard error, where there is none."""
+    if spread < 1e-9 or not math.isfinite(spread):  # noqa: PLR2004 - all items agree: nothing is left to chance
+        return float(loss <= 0)
+    return 1 - NormalDist().cdf(loss / spread)
 
 
 def _gain(
@@ -268,10 +257,3 @@ def _spread(
     total = np.bincount(groups, weights, minlength=size)
     drawn = draws @ total
     return float(((draws @ apart)[drawn > 0] / drawn[drawn > 0]).std())
-
-
-def _p_value(excess: float, spread: float) -> float:
-    """Return the chance of an excess over the margin of at least this size where there is none."""
-    if spread < 1e-9 or not math.isfinite(spread):  # noqa: PLR2004 - all items agree: nothing is left to chance
-        return float(excess <= 0)
-    return 1 - NormalDist().cdf(excess / spread)

@@ -193,7 +193,7 @@ def _read(run: Retraining, progress: Progress) -> Known:
         progress=progress,
         without=run.digests_erased(),
     )
-    replayed, people = keep_apart(parts, people)
+    people, parts, replayed = keep_apart(parts, people)
     return Known(
         champion=champion,
         source=source,
