@@ -104,7 +104,5 @@ class Blobs:
     def _reaching(self) -> Generator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:
             raise TransientError("store_unavailable", f"{self.url}: {type(error).__name__}: {error}") from error

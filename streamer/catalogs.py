@@ -12,6 +12,7 @@ import orjson
 
 from engines.catalogs.collection import COLLECTION_FILE, REFUSED_FILE, Collection, Refusal
 from engines.catalogs.folder import CATALOG_FILE
+from streamer.feeds import column
 from streamer.pictures import PARTIAL_FOLDER, writing
 from streamer.updates import MAX_TITLE_CHARS, ProductUpdate
 
@@ -125,8 +126,11 @@ def catalog_line(update: ProductUpdate, files: Sequence[str]) -> dict[str, Any]:
 
 
 def _cell(row: Row, name: str) -> str | None:
-    cell = row.fields.get(name) if isinstance(row.fields, dict) else None
-    return None if cell is None else _unicode(str(cell))[:MAX_TITLE_CHARS]
+    """Return what a column says as `feeds.product_update` reads it: a purge finds a refusal by the product's own id."""
+    if not isinstance(row.fields, dict):
+        return None
+    cells = {column(given): value for given, value in row.fields.items()}
+    return None if cells.get(name) is None else _unicode(str(cells[name]).strip())[:MAX_TITLE_CHARS]
 
 
 def _unicode(text: str) -> str:

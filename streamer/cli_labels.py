@@ -62,10 +62,11 @@ def erase(
     recorded, `streamer collect` and `adapt` leave it out, and `streamer retrain` does not learn from it and removes it
     from its catalogue folder. `streamer labels restore` takes it off the list.
 
-    A product that stays in the catalogue is scored on, and kept again when it alerts again: delete it there, and with
-    --everywhere in product-updates, too. Without, scorers go on with it as they did: what is erased is what people said
-    of it. What Kafka's topics hold goes when their retention ends. What weights have learned stays in them until an
-    engine is adapted anew. SECURITY.md lists every place that knows a product.
+    What scorers keep of it again, since they are behind or it stays in the catalogue, label workers erase at their
+    start and every ten minutes. A product that stays in the catalogue is scored on, and alerts: delete it there, and
+    with --everywhere in product-updates, too. Without, scorers go on with it as they did: what is erased is what people
+    said of it, and what was kept for them. What Kafka's topics hold goes when their retention ends. What weights have
+    learned stays in them until an engine is adapted anew. SECURITY.md lists every place that knows a product.
 
     Example: `streamer labels erase mug-blue --everywhere`
 

@@ -49,15 +49,17 @@ def retrain_engine(
     """Make tomorrow's engine from today's and what people said of its alerts, and put it to work if it is no worse.
 
     Pins the label data set, goes on training the release that runs (families small and compact) on confirmed labels and
-    on the catalogue, and compares both on what neither has learned from: held-out products with exchanged pictures, and
-    labels held out by product group. The gate lets the new one through if it loses no recall at the target precision on
-    either, and is surely worse in no category, brand, language or image size. Then it is published and announced;
+    on the catalogue, and compares both on what is held out of that: products with exchanged pictures that neither has
+    learned from, and labels, by product group, which may be on products that the champion was once adapted on, with
+    their own pictures taken for right. The gate lets the new one through if it loses no recall at the target precision
+    on either, and is surely worse in no category, brand, language or image size. Then it is published and announced;
     running scorers swap without losing an event. A refused one stays in WORK with the reason, and every decision leaves
     a model card there and in the release store.
 
     Products that were erased (`streamer labels erase`) are neither learned from nor measured on. They are removed from
     a catalogue folder that `streamer collect` made; of another one, or one that cannot be written, it is said that they
-    stand there still. A run that may have learned from a product before it was erased is given up.
+    stand there still. A run that may have learned from a product before it was erased is given up, and its challenger
+    removed.
 
     Options that are not listed here go to the training program: see `python -m engines.build retrain --help`. A run
     that was killed goes on where it was. In Kubernetes it is a CronJob with --if-needed and --exit-zero.

@@ -6,7 +6,8 @@
     EVIDENCE/products/<ab>/<product>/alert-<id>    the item that an alert is about
 
 `<product>` is the SHA-256 of its id: ids never stand in names, and erasing a product is deleting its folder and the
-pictures that no other product shows. Written by scorers, read and erased by the label worker. Blocks: for threads.
+pictures that no other product shows. Written by scorers, read and erased by the label worker, which also erases what
+comes back (`streamer.sweeping`). Blocks: for threads.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from engines.catalogs.erased import digest
 from streamer.blobs import Blobs
 from streamer.errors import RejectedEvent
 from streamer.reviews import ConfirmedLabel, ScoredItem, encode_item, item_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 log = structlog.get_logger(__name__)
 
@@ -58,16 +60,17 @@ class EvidenceStore:
         Raises:
             TransientError: store_unavailable.
         """
-        before = self._item(item.product_id, item.item_id) if item.sampled == "audit" else None
+        product = _product_folder(item.product_id)
+        before = self._item(product, item.item_id) if item.sampled == "audit" else None
         if before is not None and before.sampling_probability >= item.sampling_probability:
             return before
         folder = _image_folder(item.image_sha256)
         # Both first: who erases must see that the picture is shown, and find it, whatever comes between.
-        self._blobs.put(f"{_product_folder(item.product_id)}/{_SHOWN}{item.image_sha256}", b"")
-        self._blobs.put(f"{folder}/{_product(item.product_id)}", b"")
+        self._blobs.put(f"{product}/{_SHOWN}{item.image_sha256}", b"")
+        self._blobs.put(f"{folder}/{digest(item.product_id)}", b"")
         if picture is not None and not self._blobs.exists(f"{folder}/{_PICTURE}"):
             self._blobs.put(f"{folder}/{_PICTURE}", picture)
-        self._blobs.put(f"{_product_folder(item.product_id)}/{item.item_id}.json", encode_item(item))
+        self._blobs.put(f"{product}/{item.item_id}.json", encode_item(item))
         return item
 
     def point(self, product_id: str, alert_id: str, item: str) -> None:
@@ -96,14 +99,14 @@ class EvidenceStore:
 
     def _by_alert(self, label: ConfirmedLabel) -> ScoredItem | None:
         pointed = self._blobs.get(f"{_product_folder(label.product_id)}/alert-{label.alert_id}")
-        return None if pointed is None else self._item(label.product_id, pointed.decode("ascii"))
+        return None if pointed is None else self._item(_product_folder(label.product_id), pointed.decode("ascii"))
 
     def _by_digests(self, label: ConfirmedLabel) -> ScoredItem | None:
         assert label.image_sha256 is not None
         assert label.text_sha256 is not None
         if label.release is not None:
             name = item_id(label.product_id, label.image_sha256, label.text_sha256, label.release)
-            if (item := self._item(label.product_id, name)) is not None:
+            if (item := self._item(_product_folder(label.product_id), name)) is not None:
                 return item  # else another release has decided than the one that scored
         judged = (label.image_sha256, label.text_sha256)
         found = [item for item in self.items(label.product_id) if (item.image_sha256, item.text_sha256) == judged]
@@ -115,13 +118,17 @@ class EvidenceStore:
         Raises:
             TransientError: store_unavailable.
         """
-        for name in self._blobs.names(_product_folder(product_id)):
+        folder = _product_folder(product_id)
+        yield from self._items(folder, self._blobs.names(folder))
+
+    def _items(self, folder: str, names: Collection[str]) -> Iterator[ScoredItem]:
+        for name in names:
             stem, dot, _ = name.partition(".json")
-            if dot and (item := self._item(product_id, stem)) is not None:
+            if dot and (item := self._item(folder, stem)) is not None:
                 yield item
 
-    def _item(self, product_id: str, name: str) -> ScoredItem | None:
-        content = self._blobs.get(f"{_product_folder(product_id)}/{name}.json")
+    def _item(self, folder: str, name: str) -> ScoredItem | None:
+        content = self._blobs.get(f"{folder}/{name}.json")
         try:
             return None if content is None else msgspec.json.decode(content, type=ScoredItem)
         except msgspec.DecodeError as error:  # no outage, which passes: whoever asks goes on without it
@@ -146,26 +153,54 @@ class EvidenceStore:
         Raises:
             TransientError: store_unavailable; erase it once more.
         """
-        items = list(self.items(product_id))
-        names = self._blobs.names(_product_folder(product_id))
+        return self.erase_digest(digest(product_id))
+
+    def erase_digest(self, product: str) -> int:
+        """Erase a product of which only the digest of its id is known, as `engines.catalogs.erased` makes it.
+
+        Raises:
+            TransientError: store_unavailable; erase it once more.
+        """
+        product_folder = _folder(product)
+        names = self._blobs.names(product_folder)
+        items = list(self._items(product_folder, names))
         shown = {name.removeprefix(_SHOWN) for name in names if name.startswith(_SHOWN)}
         for image in shown | {item.image_sha256 for item in items}:
             folder = _image_folder(image)
-            self._blobs.delete(f"{folder}/{_product(product_id)}")
+            self._blobs.delete(f"{folder}/{product}")
             if not [name for name in self._blobs.names(folder) if name != _PICTURE]:
                 self._blobs.delete(folder)
-        self._blobs.delete(_product_folder(product_id))  # last: until then, erasing again finds the pictures
+        # Last, and the marks of pictures behind all others: until then, erasing again finds the pictures. Only what was
+        # looked at: what a scorer has written since then is there to be found, too.
+        for name in sorted(names, key=lambda name: name.startswith(_SHOWN)):
+            self._blobs.delete(f"{product_folder}/{name}")
+        if not self._blobs.names(product_folder):
+            self._blobs.delete(product_folder)  # with what a scorer that was killed had half written
         return len(items)
 
+    def kept(self, products: Collection[str]) -> set[str]:
+        """Return those of which anything may be kept, by the digests of their ids.
 
-def _product(product_id: str) -> str:
-    return hashlib.sha256(product_id.encode()).hexdigest()
+        It takes one listing for the products whose digests begin alike, however many they are.
+
+        Raises:
+            TransientError: store_unavailable.
+        """
+        begun = {_begins(product) for product in products}
+        return {name for two in begun for name in self._blobs.names(f"products/{two}")}.intersection(products)
 
 
 def _product_folder(product_id: str) -> str:
-    name = _product(product_id)
-    return f"products/{name[:2]}/{name}"
+    return _folder(digest(product_id))
+
+
+def _folder(product: str) -> str:
+    return f"products/{_begins(product)}/{product}"
+
+
+def _begins(digits: str) -> str:
+    return digits[:2]
 
 
 def _image_folder(sha256: str) -> str:
-    return f"images/{sha256[:2]}/{sha256}"
+    return f"images/{_begins(sha256)}/{sha256}"

@@ -122,7 +122,7 @@ def _csv_rows(path: Path, stream: BinaryIO, *, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARS)
     try:
         reader = csv.reader(text, delimiter=delimiter, strict=True)
-        header = [_column(name) for name in next(reader, [])]
+        header = [column(name) for name in next(reader, [])]
         if "id" not in header:
             raise FatalError("feed_unreadable", f"{path}: no `id` column; the first line reads {header[:8]}")
         lines = ((line, cells) for line, cells in _csv_lines(reader) if cells)
@@ -186,7 +186,7 @@ def product_update(row: Row, *, base_url: str | None, feed_time: datetime) -> Pr
     """
     if isinstance(row.fields, RejectedEvent):
         raise row.fields
-    given = {_column(name): value for name, value in row.fields.items() if not _is_empty(value)}
+    given = {column(name): value for name, value in row.fields.items() if not _is_empty(value)}
     known: Fields = {name: value for name, value in given.items() if name in _CONTRACT}
     known |= {name: _scalar(name, known[name]) for name in _TEXT_FIELDS if name in known}
     extra = {name: value for name, value in given.items() if name not in _CONTRACT}
@@ -212,7 +212,7 @@ def _json(value: object) -> bytes:
 
 
 @functools.lru_cache(maxsize=1024)
-def _column(name: str) -> str:
+def column(name: str) -> str:
     """Return `Image Link`, `image link` and `g:image_link` as `image_link`."""
     return name.strip().lower().removeprefix("g:").replace(" ", "_")
 

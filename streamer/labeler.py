@@ -3,6 +3,7 @@
     confirmed-labels ─► [label] ─► the data set
            ▲               └─────► dead-letters
     Label Studio's webhook
+    erased products ──► [sweep] ─► the evidence store
 
 While one batch of labels is written the next one gathers. A record is acknowledged when it has its outcome, so a worker
 may be killed at any time: what comes again changes nothing.
@@ -29,9 +30,12 @@ from streamer.incoming import Incoming, incoming_of
 from streamer.label_studio import Webhook
 from streamer.outbox import Outbox
 from streamer.recording import Recorder
+from streamer.sweeping import sweep_for_ever
 from streamer.telemetry import HealthServer, LabelTelemetry, Liveness, configure_logging
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamer.application import WorkerApp
     from streamer.settings import Settings
 
@@ -59,6 +63,8 @@ class LabelWorker:
         self._settings = settings
         self.telemetry = LabelTelemetry()
         self._app: WorkerApp
+        self._evidence: EvidenceStore
+        self._erasures: Erasures
         self._waiting: asyncio.Queue[Incoming] = asyncio.Queue(settings.labels.max_batch)
         self._recording: asyncio.Future[None] | None = None
         self._idle = asyncio.Event()
@@ -68,12 +74,15 @@ class LabelWorker:
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""
         async with AsyncExitStack() as stack:
-            recording = asyncio.create_task(self._record(await self._build(stack)))
-            stack.callback(recording.cancel)
+            recorder = await self._build(stack)
+            working = [asyncio.create_task(self._record(recorder), name="recording")]
+            working.append(asyncio.create_task(sweep_for_ever(self._evidence, self._erasures), name="sweeping"))
+            for task in working:
+                stack.callback(task.cancel)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, self.stop)
             await self._app.start()
-            await self._serve(recording)
+            await self._serve(working)
             await self._drain()
         return 0
 
@@ -90,10 +99,12 @@ class LabelWorker:
             )
         await self._check_topics()
         outbox = await stack.enter_async_context(Outbox(settings.broker))
+        self._evidence = EvidenceStore(settings.evidence.store)
+        self._erasures = Erasures(settings.labels.dataset)
         recorder = Recorder(
-            evidence=EvidenceStore(settings.evidence.store),
+            evidence=self._evidence,
             dataset=LabelDataset(settings.labels.dataset),
-            erasures=Erasures(settings.labels.dataset),
+            erasures=self._erasures,
             publish=outbox.send,
             dead_letters=names.dead_letters,
             telemetry=self.telemetry,
@@ -168,7 +179,7 @@ class LabelWorker:
 
     # -- life
 
-    async def _serve(self, recording: asyncio.Task[None]) -> None:
+    async def _serve(self, working: Sequence[asyncio.Task[None]]) -> None:
         """Return when told to stop.
 
         Raises:
@@ -177,11 +188,11 @@ class LabelWorker:
         self._idle.set()
         told = asyncio.ensure_future(self._stopping.wait())
         crashed = asyncio.ensure_future(self._app.wait_crashed())
-        await asyncio.wait({told, crashed, recording}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({told, crashed, *working}, return_when=asyncio.FIRST_COMPLETED)
         reason: BaseException | None = None
-        if recording.done():
-            error = recording.exception()
-            wrapped = FatalError("recording_failed", f"{type(error).__name__}: {error}")
+        if (failed := next((task for task in working if task.done()), None)) is not None:
+            error = failed.exception()
+            wrapped = FatalError(f"{failed.get_name()}_failed", f"{type(error).__name__}: {error}")
             reason = error if isinstance(error, StreamerError) else wrapped
         elif crashed.done():
             reason = FatalError("consumer_crashed", f"Faust stopped: {crashed.result()!r}")

@@ -1,8 +1,10 @@
 """Erased products out of a folder that `streamer collect` has made: lines, refusals, pictures that nobody else shows.
 
-Lines go first, all at once, so that the folder can be read at any moment; then what no line names any more. Whoever is
-killed in between leaves pictures without a line, which the next purge finds. The folder's survey goes, too, since it
-shows products. Nothing is removed from a folder that was made otherwise.
+The index forgets where their pictures came from first, while lines tell which those are. Of one that another product
+shows, too, it cannot tell whose source is whose: the next collection brings it again. Lines go next, all at once, so
+that the folder can be read at any moment; then what no line names any more. Whoever is killed in between leaves
+pictures without a line, which the next purge finds. The folder's survey goes, too, since it shows products. Nothing is
+removed from a folder that was made otherwise.
 """
 
 from __future__ import annotations
@@ -100,7 +102,9 @@ def _purge(folder: Path, erased: Digests[str], index: sqlite3.Connection) -> Pur
     lines = list(read_lines(folder))
     kept = [line for line in lines if line.digest not in erased]
     refusals = list(read_refusals(folder))
-    told = [refusal for refusal in refusals if refusal.id is None or digest(refusal.id) not in erased]
+    # Stripped, as the id of a line is: earlier versions wrote what the feed's cell said.
+    told = [refusal for refusal in refusals if refusal.id is None or digest(refusal.id.strip()) not in erased]
+    _forget_sources(index, {name for line in lines if line.digest in erased for name in line.picture_names()})
     if len(kept) < len(lines) or len(told) < len(refusals):
         shutil.rmtree(folder / SURVEY_FOLDER, ignore_errors=True)
         _write(folder / CATALOG_FILE, b"".join(line.content + b"\n" for line in kept))
@@ -133,10 +137,16 @@ def _drop_pictures(folder: Path, kept: list[Line], index: sqlite3.Connection) ->
     shown = {name for line in kept for name in line.picture_names()}
     there = [path for path in (folder / IMAGES_FOLDER).iterdir() if _PICTURE.fullmatch(path.name)]
     orphans = [path for path in there if path.name not in shown]
+    _forget_sources(index, {path.name for path in orphans})
     for path in orphans:
-        index.execute("DELETE FROM pictures WHERE file = ?", (f"{IMAGES_FOLDER}/{path.name}",))
         path.unlink()
     return len(orphans)
+
+
+def _forget_sources(index: sqlite3.Connection, pictures: set[str]) -> None:
+    """Let the index forget what led to these files."""
+    files = [(f"{IMAGES_FOLDER}/{name}",) for name in pictures]
+    index.executemany("DELETE FROM pictures WHERE file = ?", files)
 
 
 def _write(path: Path, content: bytes) -> None:

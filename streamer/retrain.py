@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from engines import releases
-from engines.catalogs import judged
+from engines.catalogs import erased, judged
 from streamer import promotion, retrain_erased
 from streamer.adapt import PROGRAM, TRAINING_NEEDS, require, train
 from streamer.dataset import LabelDataset
@@ -65,6 +65,13 @@ class RetrainOptions:
     dry_run: bool = False
     by: str = "streamer retrain"
     passed: Sequence[str] = field(default_factory=tuple)
+
+
+class _Gone(NamedTuple):
+    """Why a run is given up; `erased`: since it may have learned from something that was erased."""
+
+    why: str
+    erased: bool = False
 
 
 class Retrainer:
@@ -144,35 +151,42 @@ class Retrainer:
         if run is None:
             return None
         announced = current == self._runs.challenger(run)
-        gone = "you asked for a new one" if self._options.restart and not announced else self._gone(run, current)
+        asked = self._options.restart and not announced
+        gone = _Gone("you asked for a new one") if asked else self._gone(run, current)
         if gone is None and run.dry_run and not self._options.dry_run:
-            gone = "it was a dry run"
+            gone = _Gone("it was a dry run")
         if gone is None:
             self._say(f"going on with run {run.name}: {run.reason}")
             return run
         self._give_up(run, gone)
         return None
 
-    def _give_up(self, run: Run, why: str) -> None:
-        self._say(f"run {run.name} is given up: {why}")
-        self._runs.end(run, "given up", datetime.now(UTC))
+    def _give_up(self, run: Run, gone: _Gone) -> None:
+        self._say(f"run {run.name} is given up: {gone.why}")
+        self._runs.end(run, "given up", datetime.now(UTC), erased=gone.erased)
 
-    def _gone(self, run: Run, current: str) -> str | None:
+    def _gone(self, run: Run, current: str) -> _Gone | None:
         """Return why a run cannot be gone on with."""
-        folder = self._runs.folder(run)
         if current == self._runs.challenger(run):
             return None  # it was announced: all that is left is to say so
+        if (gone := self._erased(run)) is not None:  # before all else: none of its weights stay
+            return gone
         if current != run.champion:
-            return f"{current} runs by now"
+            return _Gone(f"{current} runs by now")
         challenger = self._runs.challenger(run)
         if challenger is not None and self._run(promotion.was_taken_back(self._settings, challenger)):
-            return f"{challenger} was announced already, and taken back"
+            return _Gone(f"{challenger} was announced already, and taken back")
+        return None
+
+    def _erased(self, run: Run) -> _Gone | None:
+        """Return that a run may have learned from something that was erased, None where it has not."""
+        folder = self._runs.folder(run)
         if retrain_erased.has_learned(folder, self._erasures.all()):
-            return "a product that it learns from was erased"
+            return _Gone("a product that it learns from was erased", erased=True)
         if judged.read_pinned(folder / LABELS_FOLDER) is not None:
             kept = {item_id for item_id, _ in self._dataset.verdicts()}
             if any(item.item_id not in kept for item in judged.read_judged(folder / LABELS_FOLDER)):
-                return "something that it learns from was erased"
+                return _Gone("something that it learns from was erased", erased=True)
         return None
 
     def _reason(self, current: str) -> str | None:
@@ -187,7 +201,8 @@ class Retrainer:
     def _purge(self) -> None:
         """Let no erased product wait in the catalogue for the next reason to retrain."""
         catalog = self._options.catalog
-        if catalog is not None and (said := purge_if_possible(catalog, self._erasures.all()).said):
+        listed = erased.NOTHING if catalog is None else self._erasures.all()
+        if catalog is not None and listed and (said := purge_if_possible(catalog, listed).said):
             self._say(said)
 
     # -- the steps
@@ -224,8 +239,8 @@ class Retrainer:
     def _decide(self, run: Run) -> int:
         """Train and judge; return the training program's exit code."""
         folder = self._runs.folder(run)
-        erased = str(folder / retrain_erased.ERASED_FILE)
-        catalog = [] if run.catalog is None else ["--catalog", run.catalog, "--erased", erased]
+        listed = str(folder / retrain_erased.ERASED_FILE)
+        catalog = [] if run.catalog is None else ["--catalog", run.catalog, "--erased", listed]
         return train(
             [
                 *self._program,
@@ -286,7 +301,7 @@ class Retrainer:
         self._say(f"refused: {codes}; see {self._runs.folder(run) / CARD_FOLDER}")
         return REFUSED
 
-    def _promote(self, run: Run, directory: Path) -> str | None:
+    def _promote(self, run: Run, directory: Path) -> _Gone | None:
         """Publish and announce; return why not, None where it was.
 
         Publishing may take minutes, so whether it may be announced is looked at before and after.
@@ -311,7 +326,7 @@ class Retrainer:
         except FatalError as error:
             if error.code != promotion.ANNOUNCED_MEANWHILE:
                 raise
-            return str(error)
+            return _Gone(str(error))
         self._say(f"{'announced' if told else 'announced already:'} {checked.stored.manifest.release}")
         self._tell_registry(directory.name)
         return None

@@ -60,10 +60,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """How a run ended: promoted, refused, passed (nobody was told), or given up (something was promoted meanwhile)."""
+    """How a run ended: promoted, refused, passed (nobody was told), or given up (something was promoted meanwhile).
+
+    `erased`: it was given up since it may have learned from something that was erased; its challenger is not kept.
+    """
 
     outcome: str
     ended_at: datetime
+    erased: bool = False
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -154,16 +158,18 @@ class Runs:
         path = self.folder(run) / DECISION_FILE
         return _read(path, Decision) if path.exists() else None
 
-    def end(self, run: Run, outcome: str, at: datetime) -> None:
-        """Mark a run as ended, and remove what only training needs, the labels above all."""
+    def end(self, run: Run, outcome: str, at: datetime, *, erased: bool = False) -> None:
+        """Mark a run as ended, and remove what only training needs, the labels above all; if erased, all weights."""
         folder = self.folder(run)
-        _write(folder / ENDED_FILE, Ended(outcome=outcome, ended_at=at))
+        _write(folder / ENDED_FILE, Ended(outcome=outcome, ended_at=at, erased=erased))
         self.tidy(run)
 
     def tidy(self, run: Run) -> None:
         """Remove what an ended run does not keep."""
+        ended = _read(self.folder(run) / ENDED_FILE, Ended)
+        kept = _KEPT - {CHALLENGER_FOLDER} if ended.erased else _KEPT
         for path in self.folder(run).iterdir():
-            if path.name in _KEPT:
+            if path.name in kept:
                 continue
             if path.is_dir():
                 shutil.rmtree(path)

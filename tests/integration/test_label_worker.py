@@ -199,7 +199,8 @@ async def _letters(settings: Settings) -> list[dict[str, Any]]:
 async def test_alert_and_audit_are_judged_and_recorded(kafka: Kafka, tmp_path: Path) -> None:
     """From an update over the alert, or the audit's question, to a row with the picture that was scored.
 
-    One verdict comes from a tool that writes to the topic, the other from Label Studio.
+    One verdict comes from a tool that writes to the topic, the other from Label Studio. What a scorer that was behind
+    has kept of an erased product is gone soon after the worker's start.
     """
     (tmp_path / "pictures").mkdir()
     for name, red in (("dark", 0), ("light", 255)):
@@ -231,7 +232,9 @@ async def test_alert_and_audit_are_judged_and_recorded(kafka: Kafka, tmp_path: P
                             await sender.send_and_wait(names.updates, orjson.dumps(update), key=product.encode())
                     alert, request = await read(names.alerts), await read(names.reviews)
             said = _said(alert["data"]["product_id"], alert_id=alert["id"])
-            dataset = LabelDataset(str(tmp_path / "dataset"))
+            dataset, evidence = LabelDataset(str(tmp_path / "dataset")), EvidenceStore(str(tmp_path / "evidence"))
+            Erasures(str(tmp_path / "dataset")).add("gone")
+            evidence.keep(item("gone"), PICTURE)
             async with labelling(settings, tmp_path / "labels.log"):
                 await send(cluster, (said.product_id, encode(said)))
                 await _annotate(settings.labels, request)
@@ -244,11 +247,11 @@ async def test_alert_and_audit_are_judged_and_recorded(kafka: Kafka, tmp_path: P
                 assert (audited["sampled"], audited["sampling_probability"]) == ("audit", 1.0)
                 assert (tmp_path / "dataset" / audited["image"]).read_bytes() == png(0)
                 await _command(settings, "erase", "a", "--everywhere")
-                await until(lambda: dataset.of("a") == [])
+                await until(lambda: dataset.of("a") == [] and not list(evidence.items("gone")))
             deleted = [one for one in await read_all(kafka.bootstrap, names.updates) if one.value is None]
             asked = [one for one in await read_all(kafka.bootstrap, names.labels) if one.value is None]
             assert [(one.key, one.timestamp <= asked[0].timestamp) for one in deleted] == [(b"a", True)]
-            assert Erasures(str(tmp_path / "dataset")).all() == {digest("a")}
+            assert Erasures(str(tmp_path / "dataset")).all() == {digest("a"), digest("gone")}
             told = orjson.loads(await _command(settings, "stats", "--json"))
             assert (told["items"], told["verdicts"], told["consensus"]) == (1, 1, {"mismatch": 1})
 

@@ -33,7 +33,7 @@ from streamer.pictures import INDEX_FILE, open_index
 from streamer.retrain import RetrainOptions, retrain
 from streamer.retrain_log import RetrainLog
 from streamer.retrain_request import RetrainRequest
-from streamer.retrain_runs import alone
+from streamer.retrain_runs import Runs, alone
 from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
 from streamer.wire import encode
 from tests import tiny_release
@@ -430,12 +430,43 @@ def test_run_that_has_learned_an_erased_product_is_given_up(
     assert place.retrain("fail", catalog=folder) == 2
     first, second = place.runs()
     assert json.loads((first / "ended.json").read_text())["outcome"] == "given up"
+    assert not (first / "champion").exists()
     monkeypatch.setattr(retraining_job, "train", erasing(place, product_id, folder))
     (second / "run.json").write_text((second / "run.json").read_text().replace('"fail"', '"promote"'))
     assert place.retrain(catalog=folder) == 2
     assert json.loads((second / "ended.json").read_text())["outcome"] == "given up"
     assert asyncio.run(promotion.announced_release(place.settings)) is None
-    assert {path.name for path in second.iterdir()}.isdisjoint({"erased.txt", "learned.txt", "labels"})
+    assert {path.name for path in second.iterdir()}.isdisjoint(
+        {"erased.txt", "learned.txt", "labels", "champion", "challenger"}
+    )
+    assert (second / "card" / "model-card.md").exists()
+
+
+def test_weights_of_a_run_that_is_killed_as_it_is_given_up_go_with_the_next_job(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has learned from what was erased: marked as ended, its challenger still there."""
+    assert place.retrain("fail") == 2
+    (run,) = place.runs()
+    tiny_release.write(run / "challenger", bias=1.25)
+    place.erasures.add("p3")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runs, "tidy", killed)
+        with pytest.raises(KeyboardInterrupt):
+            place.retrain("fail")
+    assert (run / "challenger").exists()
+    assert place.retrain("fail") == 2
+    assert not (run / "challenger").exists()
+
+
+def test_job_that_has_nothing_to_do_and_nothing_erased_does_not_read_the_catalogue(place: Place) -> None:
+    """A folder that is not there, yet or any more, is no failure of a nightly job without a reason to train."""
+    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
+    assert place._replace(settings=patient).retrain(if_needed=True, catalog=place.folder / "nowhere") == 0
 
 
 def test_label_on_an_erased_product_is_not_pinned(place: Place) -> None:
@@ -462,6 +493,7 @@ def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
     assert place.retrain() == 2
     (run,) = place.runs()
     assert json.loads((run / "ended.json").read_text())["outcome"] == "given up"
+    assert (run / "challenger").exists()  # nothing of it was erased: it is left to be inspected
     assert place.announced()[0] == tiny_release.write(place.folder / "made", bias=0.5).name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -15,7 +16,6 @@ from tests.review import IMAGE_SHA256, ITEM, LABEL, PICTURE, item, label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 ALERT = "a" * 32
 
@@ -116,6 +116,38 @@ def test_picture_whose_item_was_never_written_is_erased(tmp_path: Path, monkeypa
     assert PICTURE in [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     store.erase(ITEM.product_id)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_item_that_is_kept_while_its_product_is_erased_is_found_by_the_next_erasure(
+    store: EvidenceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes behind the erasure's look at what there is: it stands there whole, and its picture with it."""
+    names, late = store._blobs.names, item(picture=b"another picture")
+    store.keep(ITEM, PICTURE)
+
+    def meanwhile(folder: str) -> list[str]:
+        found = names(folder)
+        if folder.startswith("products/"):
+            monkeypatch.setattr(store._blobs, "names", names)
+            store.keep(late, b"another picture")
+        return found
+
+    monkeypatch.setattr(store._blobs, "names", meanwhile)
+    assert store.erase(ITEM.product_id) == 1
+    assert list(store.items(ITEM.product_id)) == [late]
+    assert store.erase(ITEM.product_id) == 1
+    assert store._blobs.names(f"images/{late.image_sha256[:2]}") == []
+
+
+def test_folder_that_is_erased_while_it_is_written_into_is_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write whose folder goes under it is tried again, and is no end of the scorer."""
+    with monkeypatch.context() as gone:
+        gone.setattr(Path, "mkdir", lambda *_, **__: None)
+        with pytest.raises(TransientError) as caught:
+            EvidenceStore(str(tmp_path)).keep(ITEM, PICTURE)
+    assert caught.value.code == "store_unavailable"
 
 
 def test_picture_that_is_not_what_it_was_is_unknown(tmp_path: Path) -> None:

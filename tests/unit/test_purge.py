@@ -9,7 +9,7 @@ import orjson
 import pytest
 from PIL import Image
 
-from engines.catalogs.collection import read_collection, read_refusals
+from engines.catalogs.collection import REFUSED_FILE, read_collection, read_refusals
 from engines.catalogs.erased import digest
 from engines.catalogs.folder import CATALOG_FILE, read_folder
 from streamer import purge as purging
@@ -74,6 +74,11 @@ def standing(folder: Path) -> dict[str, str]:
     }
 
 
+def index_of(folder: Path) -> bytes:
+    """Return the bytes of the index and of what it writes beside it."""
+    return b"".join(path.read_bytes() for path in folder.glob(f"{INDEX_FILE}*"))
+
+
 def test_purge_removes_lines_refusals_and_pictures_of_nobody_else(folder: Path) -> None:
     """The picture that another product shows stays, and the folder counts as if the feed had not had the others."""
     assert purge(folder, ERASED) == Purged(products=1, pictures=1)
@@ -94,7 +99,7 @@ def test_purge_removes_lines_refusals_and_pictures_of_nobody_else(folder: Path) 
     left = standing(folder)
     assert not [name for name, content in left.items() if "Mug 2" in content or "Mug 4" in content]
     assert "survey/index.html" not in left
-    index = b"".join(path.read_bytes() for path in folder.glob(f"{INDEX_FILE}*"))
+    index = index_of(folder)
     assert (b"/2.png" in index, b"none.png" in index) == (False, False)
 
 
@@ -138,11 +143,53 @@ def test_purge_that_is_cut_leaves_a_folder_that_the_next_one_ends(
 
 
 async def test_purged_folder_is_collected_into_again(folder: Path, tmp_path: Path) -> None:
-    """The index has forgotten what was removed and nothing else: the product comes back when it is on no list."""
+    """The product comes back when it is on no list. What is brought: its own picture, and the one that it shared."""
     purge(folder, ERASED)
     done = await collect(CollectOptions(feed=tmp_path / "feed" / "feed.jsonl", out=folder), Settings(), Nobody())
-    assert (done.products, done.brought) == (3, 1)
+    assert (done.products, done.brought) == (3, 2)
     assert [item.id for item in read_folder(folder)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["at once", "after it was cut"])
+async def test_purge_forgets_what_a_shared_picture_was_called(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, cut: bool
+) -> None:
+    """The same picture under a name of the product's own: the file stays, and the name does not."""
+    feed = tmp_path / "feed"
+    (feed / "anna.png").write_bytes(picture(1))
+    rows = [{"id": 1, "title": "Mug 1", "image_link": "1.png"}, {"id": 2, "title": "Mug 2", "image_link": "anna.png"}]
+    (feed / "feed.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    await collect(CollectOptions(feed=feed / "feed.jsonl", out=folder), Settings(), Nobody())
+    if cut:
+        with monkeypatch.context() as patched:
+            patched.setattr(purging, "_drop_pictures", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                purge(folder, ERASED)
+    purge(folder, ERASED)
+    assert [item.image_path.read_bytes() for item in read_folder(folder)] == [picture(1)]
+    assert b"anna.png" not in index_of(folder)
+
+
+@pytest.mark.parametrize(("name", "title"), [("id", "title"), ("g:ID", "g:Title")])
+async def test_purge_finds_refusals_however_the_feed_writes_their_ids(tmp_path: Path, name: str, title: str) -> None:
+    """A refusal's id is what a product's would be: without spaces around it, of a column of any spelling."""
+    feed = tmp_path / "feed.jsonl"
+    (tmp_path / "1.png").write_bytes(picture(1))
+    rows = [{name: f" {n} ", title: f"Mug {n}", "image_link": f"{n}.png"} for n in (1, 2, 3)]
+    feed.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    out = tmp_path / "shop"
+    await collect(CollectOptions(feed=feed, out=out), Settings(), Nobody())
+    assert [refusal.id for refusal in read_refusals(out)] == ["2", "3"]
+    purge(out, ERASED)
+    assert [(refusal.id, refusal.title) for refusal in read_refusals(out)] == [("3", "Mug 3")]
+
+
+def test_purge_finds_refusals_of_earlier_versions(folder: Path) -> None:
+    """They wrote ids with the spaces of the feed."""
+    refused = folder / REFUSED_FILE
+    refused.write_bytes(refused.read_bytes().replace(b'"id":"4"', b'"id":" 4 "'))
+    purge(folder, ERASED)
+    assert [refusal.id for refusal in read_refusals(folder)] == ["3"]
 
 
 def test_folder_that_is_being_collected_into_is_told_and_left(folder: Path) -> None:
