@@ -132,7 +132,11 @@ class EvidenceSettings(_Section):
     )
     threads: int = Field(default=8, ge=1, description="that write to it at a time")
     audit_share: float = Field(
-        default=0.0, ge=0, le=1, description="of the products that did not alert, how many people are asked about"
+        default=0.001,
+        ge=0,
+        le=1,
+        description="of the products that did not alert, how many people are asked about; without it nobody knows how "
+        "many are wrong, and no retrained engine is promoted",
     )
     audit_uncertainty: float = Field(
         default=20.0, ge=0, description="how many times likelier a product just below its threshold is drawn, beside 1"
