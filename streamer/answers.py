@@ -32,12 +32,21 @@ def location(url: URL, response: aiohttp.ClientResponse) -> URL:
     target = response.headers.get("Location")
     if response.status not in _REDIRECTS or not target:
         raise status_error(response.status, response.headers, url.raw_host)
+    return redirected(url, target)
+
+
+def redirected(url: URL, target: str) -> URL:
+    """Return the URL that `target` is, seen from `url`.
+
+    Raises:
+        RejectedEvent: image_url_invalid, image_address_refused.
+    """
     try:
         return acceptable_url(str(url.join(URL(target))))
-    except ValueError:
-        raise RejectedEvent("image_url_invalid", f"{url.raw_host} redirects to what is no URL") from None
     except RejectedEvent as error:
         raise RejectedEvent(error.code, f"redirected by {url.raw_host}: {error}") from error
+    except Exception:  # noqa: BLE001 - bytes of strangers: yarl raises ValueError, and IndexError for `//[]@`
+        raise RejectedEvent("image_url_invalid", f"{url.raw_host} redirects to what is no URL") from None
 
 
 def status_error(status: int, headers: Mapping[str, str], host: str | None) -> StreamerError:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import socket
+import traceback
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakValueDictionary
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
@@ -39,11 +42,15 @@ if TYPE_CHECKING:
     from streamer.breaker import Host
     from streamer.settings import FetchSettings
 
+log = structlog.get_logger(__name__)
+
 WAITING_SHARE: Final = 4
 """Events that wait for hosts that are left alone are a quarter of the connections at most: others need the places."""
 
 _ACCEPT = "image/jpeg, image/png, image/webp, image/*;q=0.5"
-_MAX_VALIDATOR_CHARS = 256  # it is kept for each URL; a longer one is not worth its memory
+# A validator is kept for each URL, and a longer one is not worth its memory. aiohttp reads control characters in headers
+# and refuses to send them.
+_VALIDATOR = re.compile(r"[\x20-\x7e]{1,256}")
 # A feed of a thousand hosts reuses its connections within seconds; one of many thousands must not keep them all open.
 _KEEPALIVE_S = 5.0
 
@@ -138,7 +145,25 @@ class Fetcher:
             TransientError: image_timeout, image_host_unreachable, image_http_5xx, image_http_malformed,
                 image_rate_limited, image_too_slow, after the last try; image_host_unavailable, where the host is left
                 alone after many failures.
+            RejectedEvent: image_fetch_failed, where anything else went wrong: some library's bug, not the worker's end.
         """
+        try:
+            return await self._get(url, validator)
+        except (StreamerError, MemoryError):
+            raise
+        except Exception as error:
+            if self._public is None or self._public.closed:
+                raise  # whoever asks is to blame
+            raise self._unforeseen(error) from None
+
+    def _unforeseen(self, error: Exception) -> RejectedEvent:
+        """Log where it happened; the error's own words stay out, as they may quote the URL."""
+        name = type(error).__name__
+        log.error("fetch.failed", error=name, traceback="".join(traceback.format_tb(error.__traceback__)))
+        self._failed("image_fetch_failed")
+        return RejectedEvent("image_fetch_failed", f"fetching failed by {name}: the worker's log says where")
+
+    async def _get(self, url: str, validator: Validator | None) -> Fetched | NotModified:
         target = acceptable_url(url)
         for attempt in range(1, self._settings.attempts + 1):
             try:
@@ -331,5 +356,5 @@ def _conditions(validator: Validator) -> LooseHeaders:
 
 def _validator_of(response: aiohttp.ClientResponse) -> Validator | None:
     given = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
-    etag, last_modified = (value if value and len(value) <= _MAX_VALIDATOR_CHARS else None for value in given)
+    etag, last_modified = (value if value and _VALIDATOR.fullmatch(value) else None for value in given)
     return Validator(etag, last_modified) if etag or last_modified else None

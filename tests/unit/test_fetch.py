@@ -61,9 +61,9 @@ async def test_get_not_modified_unasked_is_rejected(site: Site) -> None:
         assert (await error_of(fetcher, url)).code == "image_http_unexpected"
 
 
-@pytest.mark.parametrize("headers", [{}, {"ETag": f'"{"x" * 1000}"'}])
+@pytest.mark.parametrize("headers", [{}, {"ETag": f'"{"x" * 1000}"'}, {"ETag": '"é"'}, {"Last-Modified": "1\t2"}])
 async def test_get_no_usable_validator_is_none(site: Site, headers: dict[str, str]) -> None:
-    """A server without a validator, or with one too long to remember, gives None."""
+    """A server without a validator, or with one too long to remember or not plain ASCII, gives None."""
     url = site.respond({"body": PICTURE, "headers": headers})
     async with Fetcher(settings(site)) as fetcher:
         fetched = await fetcher.get(url)
@@ -227,6 +227,8 @@ async def test_get_redirect_is_followed_and_gives_no_validator(site: Site, statu
         ("ftp://shop.test/a.jpg", "image_url_invalid"),
         ("file:///etc/passwd", "image_url_invalid"),
         ("http://shop.test:99999/", "image_url_invalid"),
+        ("http://[]@", "image_url_invalid"),
+        ("//[]@", "image_url_invalid"),
     ],
 )
 async def test_get_redirect_to_refused_target_is_refused(site: Site, location: str, code: str) -> None:

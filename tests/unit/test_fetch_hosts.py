@@ -303,6 +303,16 @@ async def test_host_without_a_server_is_found_by_the_system_s_names(site: Site) 
         assert isinstance(await fetcher.get(f"http://localhost:{site.server.port}/a.jpg"), Fetched)
 
 
+@pytest.mark.parametrize("url", ["http://[]@", "http://][@", "https://x[]y@", "http://[::1"])
+async def test_url_that_no_parser_reads_is_a_dead_letter(url: str) -> None:
+    """The worker goes on, and the event is acknowledged."""
+    async with worker(settings(), in_flight=4) as one:
+        await one.send(url)
+        await one.pipeline.drain()
+        assert (one.outcomes(), one.acknowledged) == ({"image_url_invalid": 1}, [0])
+        assert not one.pipeline.fatal.done()
+
+
 HEADER_FLOOD = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(1000))
 
 
