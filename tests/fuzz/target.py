@@ -1,7 +1,8 @@
 """The fuzz targets: `python tests/fuzz/target.py parse|url|decode [libFuzzer's options] [CORPUS]`.
 
 Guided by coverage (atheris): whatever the bytes, `parse` gives an update or a RejectedEvent, `url` a URL or a
-RejectedEvent, and `decode` pixels or an ImageRefused. Anything else ends the run with a traceback and leaves the bytes in a file `crash-…`.
+RejectedEvent, and `decode` pixels or an ImageRefused. Anything else ends the run with a traceback and leaves the bytes
+in a file `crash-…`.
 """
 
 from __future__ import annotations

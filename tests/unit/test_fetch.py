@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
+from streamer.answers import Validator
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
-from streamer.fetch import Fetched, Fetcher, NotModified, Validator
+from streamer.fetch import Fetched, Fetcher, NotModified
 from tests.sites import DIGEST, PICTURE, FixedResolver, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
@@ -307,4 +308,4 @@ async def test_get_other_host_done_its_places_are_forgotten(site: Site) -> None:
     """A feed of a million hosts does not leave a million semaphores."""
     async with Fetcher(settings(site)) as fetcher:
         await fetcher.get(site.respond({"body": PICTURE}))
-        assert not fetcher._host_places
+        assert not fetcher._site_places
