@@ -16,7 +16,7 @@ from hostile import Trial, refuse_address, score_event, try_urls
 from hostile_addresses import addresses
 from hostile_cases import OK, case
 from hostile_events import records, update
-from hostile_pictures import KINDS, encoded, noise, pictures
+from hostile_pictures import KINDS, encoded, noise, pictures, scan_bomb
 
 from engines.runtime import loader
 from streamer.decoding import BlockingDecoders, DecoderPool
@@ -88,6 +88,30 @@ def test_trial_counts_what_is_not_as_it_must_be() -> None:
     trial.run("x", case("k", "one", b"", OK), json.loads)
     trial.run("x", case("k", "two", b"{}", "malformed_json"), json.loads)
     assert trial.classes["x: k"].wrong == ["one: crash: JSONDecodeError", f"two: {OK}"]
+
+
+def test_trial_counts_by_the_clock_whatever_a_case_got() -> None:
+    """A picture that is ended at its limit has taken its time all the same; its CPU time stands beside it."""
+    trial = Trial()
+    slow = case("k", "slow", b"", "image_decode_timeout")
+    trial.note("x", slow, "image_decode_timeout", 2.1, 1.5)
+    trial.note("x", slow, "image_decode_timeout", 1.9, 1.6)
+    tried = trial.classes["x: k"]
+    assert tried.hangs == ["slow: image_decode_timeout after 2.1 s, 1.5 s of CPU"]
+    assert (tried.slowest_s, tried.most_cpu_s) == (2.1, 1.6)
+
+
+def test_trial_tells_the_cpu_time_of_decoders() -> None:
+    """A picture costs time in a process below, not in this one."""
+    engine = loader.load(threads=1)
+    engine.close()
+    limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 0.2}
+    trial = Trial()
+    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
+        bomb = case("bomb", "scans", scan_bomb(1000, 20_000), "image_decode_timeout")
+        trial.run("picture", bomb, decoders.decode)
+    assert trial.classes["picture: bomb"].wrong == []
+    assert 0.15 < trial.classes["picture: bomb"].most_cpu_s < 1
 
 
 def test_trial_eats_folders_of_files(tmp_path: Path) -> None:
