@@ -80,7 +80,7 @@ class FetchSettings(_Section):
     )
     breaker_pause_s: float = Field(default=5.0, gt=0, description="then one try probes; doubles up to a minute")
     concurrency: int = Field(default=64, ge=1, description="connections in all")
-    concurrency_per_host: int = Field(default=32, ge=1)
+    concurrency_per_host: int = Field(default=32, ge=1, description="and to all names of one registered domain")
     allow_hosts: tuple[str, ...] = Field(
         default=(), description="HOST:PORT whose private address is allowed (a shop's own CDN)"
     )
