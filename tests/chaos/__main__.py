@@ -46,6 +46,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--background", action="store_true", help="let other work on this machine go first")
     parser.add_argument("--keep", action="store_true", help="keep the logs of runs that held, too")
     arguments = parser.parse_args()
+    if "clock" in arguments.faults and shutil.which("cc") is None:
+        parser.error("`clock` needs a C compiler, `cc`: install one, or name the other faults with --faults")
     unknown = sorted(set(arguments.faults) - set(FAULTS))
     if unknown:
         parser.error(f"no fault is called {', '.join(unknown)}; there are {', '.join(FAULTS)}")
@@ -56,9 +58,6 @@ def _arguments() -> argparse.Namespace:
 
 def _plan(arguments: argparse.Namespace, console: Console) -> Plan:
     faults = [fault for fault in FAULTS if fault in arguments.faults]
-    if "clock" in faults and shutil.which("cc") is None:
-        faults.remove("clock")
-        console.print("[yellow]clock left out[/]: it needs a C compiler, `cc`")
     seeds = range(arguments.seed, arguments.seed + arguments.runs)
     return Plan(
         runs=[(fault, seed) for seed in seeds for fault in faults],
@@ -92,10 +91,12 @@ def main() -> int:
         console.print(results.table())
     for run, why in results.broken_off.items():
         console.print(f"{run} came to no result: {why}", markup=False, soft_wrap=True)
+    for missed in results.missed():
+        console.print(missed, markup=False, soft_wrap=True)
     broke = [one for one in results.runs if one.problems()]
     if not any(plan.logs.iterdir()):
         plan.logs.rmdir()
-    return 1 if broke or results.broken_off or not results.runs else 0
+    return 1 if broke or results.broken_off or results.missed() or not results.runs else 0
 
 
 if __name__ == "__main__":

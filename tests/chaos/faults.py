@@ -18,6 +18,7 @@ CUTS = ("requests", "answers", "both", "refused")
 CLOCK_JUMPS_S = (-86_400, -3_600, -30, -2, 2, 30, 3_500, 7_200, 86_400)
 SHORTEST_S, LONGEST_S = 1.0, 60.0
 WHOLE_RUN_S = 40.0  # of publishing: runs that are shorter have shorter outages, too
+LONGEST_SHORT_S = 8.0  # in those: still longer than a session, so that partitions are given to others
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 3.0, 15.0
 """Around the session's timeout: a worker that goes on still is in its group, or its partitions were given away."""
 STRATA = 10
@@ -86,7 +87,7 @@ class _Dice:
         """
         shares = [(self._stratum + self.rng.random()) / STRATA, *(self.rng.random() for _ in range(count - 1))]
         whole = self.setting.duration_s >= WHOLE_RUN_S
-        longest_s = LONGEST_S if whole else max(4.0, self.setting.duration_s / 2)
+        longest_s = LONGEST_S if whole else max(LONGEST_SHORT_S, self.setting.duration_s / 2)
         return [SHORTEST_S * (longest_s / SHORTEST_S) ** share for share in shares]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from tests.chaos.faults import Fault  # noqa: TC001 - msgspec reads the annotations
@@ -25,6 +27,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     stage: str
     share: float = 0.0
     result: Result | None = None
+
+
+TOLD: Final = "chaos engine: "
+"""A worker's log has a line with this, and the name of the fault, for each that befell its engine."""
 
 
 class EngineFaults(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tests.chaos.befall import Befalling
 from tests.chaos.checker import Span, check
 from tests.chaos.faults import Setting, schedule
 from tests.chaos.images import image_hosts
+from tests.chaos.orders import TOLD
 from tests.chaos.pace import Pace
 from tests.chaos.results import TIDY, Exit, Result
 from tests.chaos.supervisor import Supervisor
@@ -81,6 +83,13 @@ async def run(  # noqa: PLR0917 - what a run is
     )
 
 
+def _befell_engines(root: Path) -> Counter[str]:
+    """Return how often each fault befell an engine, by the workers' logs."""
+    logs = (log.read_text(encoding="utf-8", errors="replace") for log in root.glob("worker-*.log"))
+    told = (line.partition(TOLD)[2].strip() for log in logs for line in log.splitlines() if TOLD in line)
+    return Counter(told)
+
+
 class _Run:
     def __init__(  # noqa: PLR0917 - as `run` takes them
         self, place: Place, root: Path, fault: Fault, seed: int, size: Size, tell: Callable[[str, float], None]
@@ -109,9 +118,8 @@ class _Run:
             self._tell("checking", 0.0)
             group = self._settings.broker.group
             found = await history.read(self._bootstrap, self._settings.topics, group, events)
-            return _Done(
-                found, faults, dict(befalling.hits), exits, self._supervisor.liveness_kills, untidy, 1 - had / wall_s
-            )
+            hits = dict(befalling.hits + _befell_engines(self._root))
+            return _Done(found, faults, hits, exits, self._supervisor.liveness_kills, untidy, 1 - had / wall_s)
 
     async def _set_up(self, stack: AsyncExitStack) -> list[traffic.Event]:
         """Make ready all that a run needs; return its events."""

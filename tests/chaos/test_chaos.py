@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = Size(events=8_000)  # published in 8 s
-SEED = int(os.environ.get("CHAOS_SEED", "1"))
+SEED = int(os.environ.get("CHAOS_SEED", "9"))
+"""Of the longest outages: the first one of each fault outlasts a session."""
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -19,6 +19,9 @@ from tests.chaos.images import fails_first
 from tests.chaos.pace import SLOWEST, Pace, share
 from tests.chaos.results import Exit, Result, Results
 from tests.chaos.size import Size
+from tests.chaos.test_chaos import SEED
+from tests.chaos.test_chaos import SIZE as SHORT
+from tests.chaos.workload import SESSION_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +65,13 @@ def test_schedules_of_ten_seeds_cut_every_way_for_one_to_sixty_seconds() -> None
     assert SHORTEST_S <= lasts[0] < 1.6
     assert 40 < lasts[-1] <= LONGEST_S
     assert sum(last > 10 for last in lasts) > 8
+
+
+def test_schedule_of_the_shorter_runs_outlasts_a_session() -> None:
+    """Ten minutes of it have outages after which partitions belong to others, too."""
+    short = Setting(SHORT.publishing_s, SHORT.workers)
+    for fault in ("cut", "broker"):
+        assert max(step.lasts_s for step in schedule(fault, SEED, short)) > SESSION_TIMEOUT_S
 
 
 def test_schedule_of_scaling_goes_to_one_and_back_twice() -> None:
@@ -141,6 +151,17 @@ def test_result_counts_what_a_planned_rebalance_must_not_do() -> None:
     assert len(result("scale", verdict=again).problems()) == 1
     assert len(result("terminate", exits=[Exit(0, 3, True, 9.0)]).problems()) == 1
     assert result("terminate", exits=[Exit(0, 0, True, 9.0), Exit(0, -15, True, 0.3)]).problems() == []
+
+
+def test_results_say_what_no_run_of_a_fault_met(tmp_path: Path) -> None:
+    """Ten runs in which nobody was ended in a rebalance show nothing of rebalances; nine may be unlucky."""
+    results = Results.load(tmp_path / "chaos.json", Size(events=100))
+    results.runs += [result("kill", seed) for seed in range(9)]
+    assert results.missed() == []
+    results.runs.append(result("kill", 9))
+    assert results.missed() == ["kill: rebalance never happened in 10 runs"]
+    results.runs.append(result("kill", 10, hits={"rebalance": 1}))
+    assert results.missed() == []
 
 
 def test_chaos_goes_on_where_it_was_ended(tmp_path: Path) -> None:

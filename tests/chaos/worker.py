@@ -22,7 +22,7 @@ from engines import releases
 from engines.errors import InferenceFailed
 from streamer import scorer, settings
 from streamer.errors import StreamerError
-from tests.chaos.orders import EngineFaults
+from tests.chaos.orders import TOLD, EngineFaults
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,12 +57,16 @@ class ChaosEngine:
             raises, hangs, breaks = (self._rng.random() for _ in range(3))
         faults = EngineFaults() if self._calm.exists() else self._faults
         if hangs < faults.hangs:
+            _tell("hangs")
             time.sleep(HANG_S)
         if breaks < faults.breaks:
+            _tell("breaks")
             raise RuntimeError("the device fell off the bus")
         if faults.memory and len(batch) > faults.memory:
+            _tell("memory")
             raise MemoryError("out of memory")
         if len(batch) > 1 and raises < faults.raises:
+            _tell("raises")
             raise InferenceFailed("a transient fault of the device")
         middle = batch.pixel_values[:, :, batch.pixel_values.shape[2] // 2, batch.pixel_values.shape[3] // 2]
         if (middle[:, 1] > BRIGHT).any() and not (middle[:, 0] > BRIGHT).all():
@@ -71,6 +75,10 @@ class ChaosEngine:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _tell(fault: str) -> None:
+    os.write(sys.stderr.fileno(), f"{TOLD}{fault}\n".encode())  # at once, whatever other threads write
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def settings_of(  # noqa: PLR0917 - what a run is made of
             "fetch": fetch,
             "pipeline": {"drain_timeout_s": DRAIN_TIMEOUT_S, "decode_cpu_s": 6},
             "state": {"store": store},
-            "evidence": {"store": str(root / "evidence") if fault == "disk" else None},
+            "evidence": {"store": str(root / "evidence") if fault in ("disk", "mixed") else None},
             "engine": {"deadline_s": INFERENCE_DEADLINE_S if fault in ("engine", "mixed") else 60},
         }
     )
