@@ -40,9 +40,13 @@ from engines.text import compose
 from streamer.addresses import refuse
 from streamer.decoding import BlockingDecoders, DecoderPool
 from streamer.errors import RejectedEvent, StreamerError
+from streamer.events import PRODUCT_UPDATES
 from streamer.fetch import Fetcher
+from streamer.incoming import Incoming, dead_letter, letter_record
 from streamer.settings import FetchSettings, PipelineSettings
+from streamer.topics import MAX_DEAD_LETTER_BYTES
 from streamer.updates import parse_update, text_digest
+from streamer.wire import SourcePosition, claimed_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +117,24 @@ def all_cpu_s() -> float:
 
 
 def score_event(record: Record, manifest: Manifest, tokenizer: Tokenizer) -> None:
-    """Take a record as far as the pipeline does before it fetches."""
+    """Take a record as far as the pipeline does before it fetches, or to a dead letter that fits its topic."""
+    try:
+        read_event(record, manifest, tokenizer)
+    except (StreamerError, EngineError) as error:
+        check_letter(record, error)
+        raise
+
+
+def check_letter(record: Record, error: StreamerError | EngineError) -> None:
+    """See that the dead letter fits its topic: one that does not would stop the worker."""
+    position = SourcePosition(topic=PRODUCT_UPDATES, partition=0, offset=0)
+    incoming = Incoming(*record, [], position, claimed_time(0), lambda: None)
+    key, value = letter_record(incoming, dead_letter(incoming, error))
+    assert len(key or b"") + len(value) < MAX_DEAD_LETTER_BYTES
+
+
+def read_event(record: Record, manifest: Manifest, tokenizer: Tokenizer) -> None:
+    """Read all of a record that an engine reads."""
     update = parse_update(*record)
     if update.deleted and update.version is None and update.updated_at is None:
         return
