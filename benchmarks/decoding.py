@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 import uvloop
+from cpu_time import children_of, cpu_s, descendants
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -58,25 +59,6 @@ def picture(side: int, kind: str, seed: int) -> bytes:
     return buffer.getvalue()
 
 
-def _children_cpu_s(pids: list[int]) -> float:
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _descendants() -> list[int]:
-    found, todo = [], [os.getpid()]
-    while todo:
-        pid = todo.pop()
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            children = [int(child) for child in (task / "children").read_text().split()]
-            found += children
-            todo += children
-    return found
-
-
 async def _measure(work: Work, pictures: list[bytes], count: int) -> dict[str, float]:
     """Return CPU in milliseconds per picture, pictures per second, and the loop's lateness in milliseconds."""
     late: list[float] = []
@@ -87,8 +69,8 @@ async def _measure(work: Work, pictures: list[bytes], count: int) -> dict[str, f
             await work(one)
 
     await asyncio.gather(*map(work, pictures))
-    children = _descendants()
-    cpu, child_cpu, started = time.process_time(), _children_cpu_s(children), time.perf_counter()
+    children = descendants()
+    cpu, child_cpu, started = time.process_time(), cpu_s(children), time.perf_counter()
     done = asyncio.gather(*(some() for _ in range(UNDER_WAY)))
     while not done.done():
         before = time.perf_counter()
@@ -97,7 +79,7 @@ async def _measure(work: Work, pictures: list[bytes], count: int) -> dict[str, f
     wall = time.perf_counter() - started
     return {
         "worker_cpu_ms": 1e3 * (time.process_time() - cpu) / count,
-        "decoder_cpu_ms": 1e3 * (_children_cpu_s(children) - child_cpu) / count,
+        "decoder_cpu_ms": 1e3 * (cpu_s(children) - child_cpu) / count,
         "pictures_per_s": count / wall,
         "loop_late_p99_ms": float(np.percentile(late, 99)),
     }
@@ -118,8 +100,8 @@ async def _crash_ms(pool: DecoderPool, good: bytes) -> float:
 
 def _decoders() -> list[int]:
     """Return the processes below the nursery."""
-    (nursery, *_) = _descendants()
-    return [int(child) for child in Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()]
+    (nursery, *_) = descendants()
+    return children_of(nursery)
 
 
 async def _measure_all(table: Table, count: int, turns: int, seed: int) -> dict[str, Any]:
@@ -143,7 +125,7 @@ async def _measure_all(table: Table, count: int, turns: int, seed: int) -> dict[
                     medians = {key: round(statistics.median(one[key] for one in found), 3) for key in found[0]}
                     table.add_row(f"{name}, {len(pictures[0]) // 1024} KiB", way, *map(str, medians.values()))
                     figures[f"{name} {way}"] = medians
-            figures["decoders_private_mb"] = round(sum(map(_private_kib, _descendants())) / 1024)
+            figures["decoders_private_mb"] = round(sum(map(_private_kib, descendants())) / 1024)
             figures["crash_ms"] = round(await _crash_ms(pool, picture(224, "JPEG", seed)), 1)
     return figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import product
 from typing import TYPE_CHECKING
 
 from hostile_cases import OK, Case, case
@@ -132,6 +133,15 @@ def spellings(address: IPv4Address) -> Iterator[str]:
     yield f"{address}?@cdn.example"
 
 
+def odd_brackets() -> Iterator[str]:
+    """Yield URLs of nothing but delimiters behind the scheme, such as those that yarl answers with an IndexError."""
+    for parts in product("[]@:a", repeat=4):
+        rest = "".join(parts)
+        if {"[", "]", "@"} <= set(rest):
+            yield f"http://{rest}"
+            yield f"https://{rest}/a.jpg"
+
+
 def urls() -> Iterator[Case[str]]:
     """Yield URLs that must not bring a picture; where a spelling is accepted, its address still is judged."""
     for text in ("127.0.0.1", "169.254.169.254", "10.0.0.1", "0.0.0.0", "192.168.1.1"):  # noqa: S104 - not bound to
@@ -165,6 +175,8 @@ def urls() -> Iterator[Case[str]]:
         "::1",
     ):
         yield case("brackets", host, f"http://{host}/a.jpg", REFUSED, INVALID)
+    for text in odd_brackets():
+        yield case("delimiters", text, text, REFUSED, INVALID)
     for code in (*range(0x21), 0x5C, 0x7F, 0x85, 0xA0, 0xAD, 0x200B, 0x2028, 0x202E, 0xFEFF, 0xD800):
         for place, url in (("host", f"http://cdn{chr(code)}.invalid/"), ("path", f"http://127.0.0.1/a{chr(code)}b")):
             yield case(

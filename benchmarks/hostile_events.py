@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hostile_cases import OK, Case, case
 
+from streamer.updates import ProductUpdate
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -69,6 +71,9 @@ def _nesting() -> Iterator[Case[Record]]:
             yield case(
                 "nesting", f"{name} in an unknown field", (b"p", update()[:-1] + b',"x":' + inner + b"}"), *wanted
             )
+            for known in ProductUpdate.__struct_fields__:
+                nested = update()[:-1] + b',"%s":' % known.encode() + inner + b"}"
+                yield case("nesting", f"{name} in {known}", (b"p", nested), EVENT, JSON, "schema_unsupported")
             yield case("nesting", f"{name} and nothing else", (b"p", inner), EVENT, JSON)
             yield case("nesting", f"{name} without end", (b"p", opening * depth), JSON)
 
@@ -113,6 +118,8 @@ def _keys() -> Iterator[Case[Record]]:
     yield case("keys", "another than the id", (b"other", update()), OK)
     yield case("keys", "random bytes", (b"\xff\xfe\x00", update()), OK)
     yield case("keys", "1 MB", (b"k" * 2**20, update()), OK)
+    yield case("keys", "900 kB, of what is rejected", (b"k" * 900_000, b"{"), JSON)
+    yield case("keys", "1 MB, of a deletion", (b"k" * 2**20, None), KEY)
     yield case("keys", "of a deletion", (b"p", None), OK)
     for name, key in {"none": None, "empty": b"", "not UTF-8": b"\xff", "300 characters": b"k" * 300}.items():
         yield case("keys", f"of a deletion: {name}", (key, None), KEY)

@@ -34,9 +34,17 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(values)
 
 
-def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes], depth: int = 8, colour: int = 0) -> bytes:
+def png(
+    width: int,
+    height: int,
+    pixels: bytes,
+    *chunks: tuple[bytes, bytes],
+    depth: int = 8,
+    colour: int = 0,
+    interlaced: bool = False,
+) -> bytes:
     """Return a PNG, a grey one unless said otherwise, of these compressed pixels, with further chunks before them."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     parts = [(b"IHDR", header), *chunks, (b"IDAT", pixels), (b"IEND", b"")]
     return _PNG + b"".join(_chunk(name, body) for name, body in parts)
 
@@ -96,6 +104,8 @@ def _kinds() -> Iterator[Case[bytes]]:
         exif = Image.Exif()
         exif[0x0112] = orientation
         yield case("unusual", f"EXIF orientation {orientation}", encoded(base, "JPEG", exif=exif), OK)
+    avif = encoded(base, "AVIF")
+    yield case("unusual", "AVIF of major brand mif1", avif[:8] + b"mif1" + avif[12:], OK)
     for size in ((1, 1), (1, 4000), (4000, 1)):
         yield case("unusual", f"{size[0]} x {size[1]} pixels", encoded(Image.new("RGB", size), "PNG"), OK)
 
@@ -106,6 +116,8 @@ def _cut() -> Iterator[Case[bytes]]:
         for share in (0.02, 0.1, 0.3, 0.5, 0.7, 0.9):
             cut = data[: max(12, int(len(data) * share))]
             yield case("truncated", f"{kind} at {share:.0%}", cut, *DAMAGE)
+    rows = b"".join(b"\0" + bytes([200] * 40) for _ in range(24))
+    yield case("truncated", "PNG of half its rows", png(40, 48, zlib.compress(rows)), "image_truncated")
     yield case("truncated", "nothing", b"", "image_truncated")
 
 

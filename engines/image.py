@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import AvifImagePlugin, GifImagePlugin, Image, ImageCms, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
+from engines import png
 from engines.errors import ImageRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from PIL.ImageFile import ImageFile
@@ -42,6 +43,9 @@ _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _SRGB: Final = ImageCms.createProfile("sRGB")
 _MAX_PROFILE_BYTES: Final = 2**20  # the largest in use, of printing presses, have half a megabyte
 _SAME_COLOUR: Final = 2  # levels: profiles of sRGB itself differ by rounding
+
+_AVIF_BRANDS: Final = frozenset({b"avif", b"avis"})
+_MAX_BRANDS_BYTES: Final = 256  # real files name five
 
 # Opened by class and not by `Image.open`: that one warns, or raises, at Pillow's own process-wide limit of pixels,
 # and it would let a file's content choose among decoders that nobody here has thought about.
@@ -72,7 +76,7 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int) -> NDArray[np.uint8
     """
     name = format_of(data)
     try:
-        return _decode(_DECODERS[name](io.BytesIO(data)), spec, max_pixels)
+        return _decode(_DECODERS[name](io.BytesIO(data)), data, spec, max_pixels)
     except ImageRefused:
         raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
@@ -82,14 +86,18 @@ def decode(data: bytes, spec: ImageSpec, *, max_pixels: int) -> NDArray[np.uint8
         raise ImageRefused(f"{name} of {len(data)} bytes: {error or type(error).__name__}", code=code) from error
 
 
-def _decode(picture: ImageFile, spec: ImageSpec, max_pixels: int) -> NDArray[np.uint8]:
+def _decode(picture: ImageFile, data: bytes, spec: ImageSpec, max_pixels: int) -> NDArray[np.uint8]:
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageRefused(f"{width} x {height} pixels; the limit is {max_pixels}", code="image_too_large")
     longest = max(spec.height, spec.width)
     picture.draft(None, _fitted(width, height, longest, longest))  # enough whichever way up the picture stands
     _shorten_key(picture)
+    if picture.format == "PNG":
+        png.mark(picture)
     picture.load()  # here and only here: a second load of a damaged picture succeeds, with black pixels
+    if picture.format == "PNG" and png.lacks_rows(data, picture):
+        raise ImageRefused("the PNG has fewer rows than it declares", code="image_truncated")
     orientation = _orientation(picture)
     box = (spec.height, spec.width) if orientation in _SIDEWAYS else (spec.width, spec.height)
     size = _fitted(width, height, *box) if spec.fit == "pad" else box
@@ -115,11 +123,18 @@ def format_of(data: bytes) -> str:
         return "GIF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
-    if data[4:8] == b"ftyp" and data[8:12] in {b"avif", b"avis"} and AvifImagePlugin.SUPPORTED:
+    if data[4:8] == b"ftyp" and not _AVIF_BRANDS.isdisjoint(_brands(data)) and AvifImagePlugin.SUPPORTED:
         return "AVIF"
     if not data:
         raise ImageRefused("no bytes at all", code="image_truncated")
     raise ImageRefused(f"not JPEG, PNG, WebP, AVIF or GIF: begins {data[:12]!r}", code="image_unsupported")
+
+
+def _brands(data: bytes) -> Iterator[bytes]:
+    """Yield what a file of boxes calls itself: its major brand, and those that it is compatible with."""
+    end = min(int.from_bytes(data[:4], "big"), _MAX_BRANDS_BYTES)
+    yield data[8:12]
+    yield from (data[at : at + 4] for at in range(16, end - 3, 4))  # between them stands a version
 
 
 def _ends_early(data: bytes, name: str, error: Exception) -> bool:

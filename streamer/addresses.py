@@ -99,7 +99,7 @@ def acceptable_url(text: str) -> URL:
     try:
         url = URL(text)
         port = url.port
-    except ValueError:
+    except Exception:  # noqa: BLE001 - bytes of strangers: yarl raises ValueError, and IndexError for `http://[]@`
         raise RejectedEvent("image_url_invalid", "the image URL cannot be parsed") from None
     if url.scheme not in ("http", "https"):
         raise RejectedEvent("image_url_invalid", "the image URL is not http:// or https://")

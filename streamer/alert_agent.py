@@ -21,16 +21,16 @@ import structlog
 from streamer.alert import decide, redecide, stems_from
 from streamer.alert_state import AlertState, from_table, to_table
 from streamer.errors import FatalError, RejectedEvent, StreamerError
-from streamer.events import CLOUD_EVENT, parse_redecision, parse_score
+from streamer.events import CLOUD_EVENT, Redecision, parse_redecision, parse_score
 from streamer.fencing import stamped
-from streamer.incoming import dead_letter, incoming_of
+from streamer.incoming import dead_letter, incoming_of, letter_record, reading
 from streamer.tracing import OFF
 from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamer.events import MismatchAlert
+    from streamer.events import MismatchAlert, ProductScore
     from streamer.incoming import Incoming
     from streamer.keeping import Keeper
     from streamer.outbox import Publish
@@ -102,13 +102,19 @@ class AlertAgent:
 
     async def _take(self, event: Any) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
         """Carry out what the record leads to; return the delivery of the state's change, None when nothing changed."""
+        incoming = incoming_of(event)
+        parse = parse_redecision if incoming.position.topic == self._topics.redecisions else parse_score
         try:
-            if event.message.topic == self._topics.redecisions:
-                return await self._redecide(event, parse_redecision(event.value).product_id)
-            score = parse_score(event.value)
+            with reading(incoming.position):
+                asked = parse(b"" if incoming.value is None else incoming.value)
         except RejectedEvent as error:
-            await self._reject(incoming_of(event), error)
+            await self._reject(incoming, error)
             return None
+        if isinstance(asked, Redecision):
+            return await self._redecide(event, asked.product_id)
+        return await self._decide(event, asked)
+
+    async def _decide(self, event: Any, score: ProductScore) -> asyncio.Future[Any] | None:  # noqa: ANN401 - Faust's event
         state = from_table(self._table.get(score.product_id))
         following, alert = decide(state, score, source=self._source, policy=self._policy())
         if alert is not None:
@@ -176,7 +182,8 @@ class AlertAgent:
     async def _reject(self, incoming: Incoming, error: RejectedEvent) -> None:
         """Send a record that no worker wrote to the dead letters."""
         log.warning("event.rejected", reason=error.code, message=str(error), source=incoming.position)
-        await self._publish(self._topics.dead_letters, incoming.key, encode(dead_letter(incoming, error)))
+        letter = dead_letter(incoming, error, release=self._policy().release)
+        await self._publish(self._topics.dead_letters, *letter_record(incoming, letter))
 
     def _fail(self, error: Exception) -> None:
         log.error("worker.failed", error=repr(error), exc_info=error)

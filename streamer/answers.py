@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
@@ -23,6 +25,19 @@ _REJECTED_STATUS = {401: "image_forbidden", 403: "image_forbidden", 404: "image_
 _TRANSIENT_STATUS = {408: "image_timeout", 425: "image_rate_limited", 429: "image_rate_limited"}
 
 
+# A validator is kept for each URL: a longer one is not worth its memory. Control characters are read by aiohttp in a
+# header, and refused where it should send them.
+_VALIDATOR = re.compile(r"[\x20-\x7e]{1,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class Validator:
+    """What a server gave with a picture, to be asked later whether it still is the same (RFC 9110 §8.8)."""
+
+    etag: str | None
+    last_modified: str | None
+
+
 class AddressRefused(OSError):
     """An OSError, so that the other addresses of the host are tried."""
 
@@ -32,12 +47,21 @@ def location(url: URL, response: aiohttp.ClientResponse) -> URL:
     target = response.headers.get("Location")
     if response.status not in _REDIRECTS or not target:
         raise status_error(response.status, response.headers, url.raw_host)
+    return redirected(url, target)
+
+
+def redirected(url: URL, target: str) -> URL:
+    """Return the URL that `target` is, seen from `url`.
+
+    Raises:
+        RejectedEvent: image_url_invalid, image_address_refused.
+    """
     try:
         return acceptable_url(str(url.join(URL(target))))
-    except ValueError:
-        raise RejectedEvent("image_url_invalid", f"{url.raw_host} redirects to what is no URL") from None
     except RejectedEvent as error:
         raise RejectedEvent(error.code, f"redirected by {url.raw_host}: {error}") from error
+    except Exception:  # noqa: BLE001 - bytes of strangers: yarl raises ValueError, and IndexError for `//[]@`
+        raise RejectedEvent("image_url_invalid", f"{url.raw_host} redirects to what is no URL") from None
 
 
 def status_error(status: int, headers: Mapping[str, str], host: str | None) -> StreamerError:
@@ -81,3 +105,16 @@ def translated(error: aiohttp.ClientError | TimeoutError, host: str) -> Streamer
             return TransientError("image_host_unreachable", f"{host} cannot be reached: {cause.strerror or cause}")
         case _:
             return TransientError("image_host_unreachable", f"{host} broke off: {type(error).__name__}")
+
+
+def conditions(validator: Validator) -> dict[str, str]:
+    """Return the headers that ask for the picture only where it is another one."""
+    headers = {"If-None-Match": validator.etag, "If-Modified-Since": validator.last_modified}
+    return {name: value for name, value in headers.items() if value is not None}
+
+
+def validator_of(headers: Mapping[str, str]) -> Validator | None:
+    """Return what the server gave, as far as it can be sent back."""
+    given = (headers.get("ETag"), headers.get("Last-Modified"))
+    etag, last_modified = (value if value and _VALIDATOR.fullmatch(value) else None for value in given)
+    return Validator(etag, last_modified) if etag or last_modified else None

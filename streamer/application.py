@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import faust
 from faust.tables.manager import TableManager
 
-from streamer import fencing, topics
+from streamer import fencing, records, topics
 from streamer.transport import OrderedTransport
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
 def create(settings: Settings, *, group: str | None = None) -> WorkerApp:
     """Return the app, not yet started and without agents; `group` is another one than the scorers'."""
     broker, state = settings.broker, settings.state
+    records.read_any_batch()
     app = WorkerApp(
         group or broker.group,
         broker=[f"kafka://{address}" for address in broker.bootstrap.split(",")],

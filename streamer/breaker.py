@@ -1,4 +1,4 @@
-"""Which hosts are left alone for a while: a circuit breaker for each host that fails. Pure rules and a clock, no I/O.
+"""Which hosts and sites are left alone for a while: a circuit breaker for each that fails. Rules and a clock, no I/O.
 
     closed ── `failures` tries in a row fail ──► open ── after a pause ──► half-open: one try probes
        ▲                                          ▲                           │
@@ -82,6 +82,9 @@ class CircuitBreakers:
         self._admit(host, circuit)
         try:
             yield
+        except HostUnavailable:  # another circuit held it back: as below
+            _let_go(circuit)
+            raise
         except TransientError as error:
             self._failed(host, error.retry_after_s or 0.0)
             raise
@@ -89,8 +92,7 @@ class CircuitBreakers:
             self._circuits.pop(host, None)
             raise
         except BaseException:  # cancelled: nothing was learned, another may probe
-            if circuit is not None:
-                circuit.probing = False
+            _let_go(circuit)
             raise
         else:
             self._circuits.pop(host, None)
@@ -118,3 +120,8 @@ class CircuitBreakers:
             longer_s = min(LONGEST_PAUSE_S, circuit.pause_s * 2 or self._pause_s)
             circuit.pause_s, circuit.probing = max(longer_s, min(LONGEST_PAUSE_S, retry_after_s)), False
             circuit.until = self._clock() + circuit.pause_s
+
+
+def _let_go(circuit: _Circuit | None) -> None:
+    if circuit is not None:
+        circuit.probing = False

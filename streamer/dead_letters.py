@@ -3,13 +3,15 @@
 A replay is the original event: its key, bytes and headers, to the partition where it stood, and a header that says
 where that was (`wire.REPLAYED_FROM`). It is ordered by its own version, and by its first place where versions do not
 tell, so the pipeline and the alert agent treat it as if it had come in time: what is newer stays settled. Of several
-letters of one event, left by replays that were rejected again, the last one is replayed.
+letters of one event, left by replays that were rejected again, the last one is replayed. Anybody may write that header,
+so letters are of one event only if their bytes are the same, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,7 +30,7 @@ from streamer.topic_log import open_topic_log
 from streamer.wire import REPLAYED_FROM, SourcePosition, origin_header
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from datetime import datetime
 
     from aiokafka import AIOKafkaProducer
@@ -72,14 +74,31 @@ class Letter:
     @property
     def origin(self) -> SourcePosition:
         """Where its event stood at first."""
-        return self.content.origin or self.content.source
+        origin, source = self.content.origin, self.content.source
+        return origin if origin and origin.shares_partition(source) else source
+
+    @property
+    def event(self) -> bytes:
+        """What its event is known by, in all its letters: a digest of where it first stood, and of its bytes."""
+        content = self.content
+        headers = [header for header in content.headers if header[0] != REPLAYED_FROM]
+        known = (self.origin, content.key, content.value, headers)
+        return hashlib.sha256(msgspec.json.encode(known)).digest()
 
     @property
     def host(self) -> str | None:
-        """The host that its picture was asked of; None where none can be told."""
+        """The host that its picture was asked of, as people write it; None where none can be told."""
+        return self._host_of(lambda url: url.host)
+
+    @property
+    def hosts(self) -> frozenset[str | None]:
+        """The same host as people write it and as DNS does (`xn--…`)."""
+        return frozenset({self.host, self._host_of(lambda url: url.raw_host)})
+
+    def _host_of(self, form: Callable[[URL], str | None]) -> str | None:
         try:
-            return URL(self.content.image_url or "").host
-        except ValueError:
+            return form(URL(self.content.image_url or ""))
+        except Exception:  # noqa: BLE001 - a URL of anybody's; yarl has raised more than it says
             return None
 
 
@@ -99,7 +118,7 @@ class Choice:
         return (
             (not self.reasons or content.reason in self.reasons)
             and (not self.products or content.product_id in self.products)
-            and (not self.hosts or letter.host in self.hosts)
+            and (not self.hosts or not letter.hosts.isdisjoint(self.hosts))
             and (self.since is None or content.rejected_at >= self.since)
             and (self.until is None or content.rejected_at < self.until)
         )
@@ -161,10 +180,10 @@ class DeadLetters:
             FatalError: replay_failed, when the broker refuses a record; those that were sent before stay sent.
         """
         done = Replayed()
-        last: dict[SourcePosition, Place] = {}
+        last: dict[bytes, Place] = {}
         async for letter in self.read(choice, watch):
             done.chosen += 1
-            last[letter.origin] = letter.place
+            last[letter.event] = letter.place
         places = set(last.values())
         done.repeated = done.chosen - len(places)
         sending: set[asyncio.Future[Any]] = set()

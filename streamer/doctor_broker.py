@@ -19,9 +19,12 @@ from aiokafka.protocol.admin import ApiVersionRequest
 from streamer import topics
 from streamer.errors import StreamerError
 from streamer.findings import Finding, failure
+from streamer.records import MAX_UNPACKED_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Container, Coroutine, Mapping
+
+    from aiokafka.admin import AIOKafkaAdminClient
 
     from streamer.settings import BrokerSettings, Settings
 
@@ -30,6 +33,7 @@ MAX_CLOCK_SKEW_S = 1.0  # above it, latencies from publish to alert mean nothing
 CLOCK_ROUNDS = 5
 LOG_APPEND_TIME = 1  # the broker's own clock, in a record's timestamp_type
 FETCH_API = 1
+_UNPACKED_MIB = MAX_UNPACKED_BYTES >> 20
 
 
 async def examine(settings: Settings, *, read_only: bool = False) -> list[Finding]:
@@ -79,10 +83,11 @@ async def topics_exist(settings: Settings) -> list[Finding]:
     """Compare the topics with the settings."""
     async with topics.admin(settings.broker) as client:
         existing = await topics.describe(client)
+        findings = await _packing(client, settings, existing)
     needed = topics.stream_specs(settings.topics)
     findings = [
         judge_topic(spec, existing.get(spec.name), needed=spec in needed) for spec in topics.specs(settings.topics)
-    ]
+    ] + findings
     updates, scores = existing.get(settings.topics.updates), existing.get(settings.topics.scores)
     if updates and scores and updates.partitions != scores.partitions:
         found = f"{updates.partitions} partitions of {updates.name}, {scores.partitions} of {scores.name}"
@@ -101,6 +106,32 @@ def judge_topic(spec: topics.TopicSpec, state: topics.TopicState | None, *, need
     found = f"{state.partitions} partitions, {state.replication} copies"
     differences = topics.differences(spec, state)
     return Finding(check, "warn" if differences else "ok", found, "; ".join(differences))
+
+
+async def _packing(client: AIOKafkaAdminClient, settings: Settings, existing: Container[str]) -> list[Finding]:
+    """Warn of topics that keep what others packed; brokers that do not tell are not judged."""
+    wanted = [
+        spec for spec in topics.specs(settings.topics) if topics.UNPACKED_BY_THE_BROKER.items() <= spec.config.items()
+    ]
+    names = [spec.name for spec in wanted if spec.name in existing]
+    given = await topics.settings_of(client, names)
+    return [
+        found
+        for name in names
+        if (found := judge_packing(name, given.get(name, {}), settings.broker.bootstrap)) is not None
+    ]
+
+
+def judge_packing(name: str, given: Mapping[str, str | None], bootstrap: str) -> Finding | None:
+    """Say whether the broker stores the topic's batches as they were packed, and how to end that."""
+    ((setting, wanted),) = topics.UNPACKED_BY_THE_BROKER.items()
+    if given.get(setting, wanted) == wanted:
+        return None
+    found = (
+        f"{setting}={given[setting]}: max.message.bytes limits packed bytes, workers unpack up to {_UNPACKED_MIB} MiB"
+    )
+    change = f"--entity-type topics --entity-name {name} --add-config {setting}={wanted}"
+    return Finding(f"topic {name}", "warn", found, f"kafka-configs.sh --bootstrap-server {bootstrap} --alter {change}")
 
 
 async def group(settings: Settings) -> list[Finding]:

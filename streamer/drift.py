@@ -229,7 +229,7 @@ def _seen(score: ProductScore) -> Seen | None:
 def _host(url: str | None) -> str:
     try:
         return URL(url or "").host or ""
-    except ValueError:
+    except Exception:  # noqa: BLE001 - as a feed wrote it: yarl raises ValueError, and IndexError for `http://[]@`
         return ""
 
 

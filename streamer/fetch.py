@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import random
 import socket
+import traceback
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -20,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakValueDictionary
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
-from streamer.answers import MAX_WAIT_S, AddressRefused, location, translated
+from streamer.answers import MAX_WAIT_S, AddressRefused, Validator, conditions, location, translated, validator_of
 from streamer.breaker import CircuitBreakers, HostUnavailable
 from streamer.budget import ByteBudget
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
+from streamer.sites import site_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -34,26 +37,18 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from aiohttp.abc import AbstractResolver
-    from aiohttp.typedefs import LooseHeaders
 
     from streamer.breaker import Host
     from streamer.settings import FetchSettings
+
+log = structlog.get_logger(__name__)
 
 WAITING_SHARE: Final = 4
 """Events that wait for hosts that are left alone are a quarter of the connections at most: others need the places."""
 
 _ACCEPT = "image/jpeg, image/png, image/webp, image/*;q=0.5"
-_MAX_VALIDATOR_CHARS = 256  # it is kept for each URL; a longer one is not worth its memory
 # A feed of a thousand hosts reuses its connections within seconds; one of many thousands must not keep them all open.
 _KEEPALIVE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Validator:
-    """What a server gave with a picture, to be asked later whether it still is the same (RFC 9110 §8.8)."""
-
-    etag: str | None
-    last_modified: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +100,13 @@ class Fetcher:
         self._allowed = frozenset(_allowed_host(entry) for entry in settings.allow_hosts)
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_timeout_s)
         self._places = asyncio.Semaphore(settings.concurrency)
-        # A host's places vanish with the last fetch that uses or awaits them.
-        self._host_places: WeakValueDictionary[Host, asyncio.Semaphore] = WeakValueDictionary()
-        self._breakers = CircuitBreakers(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s)
-        self._waiting: Counter[Host] = Counter()  # for hosts that are left alone
+        # A site's places vanish with the last fetch that uses or awaits them.
+        self._site_places: WeakValueDictionary[Host, asyncio.Semaphore] = WeakValueDictionary()
+        failures, pause_s = settings.breaker_failures, settings.breaker_pause_s
+        self._breakers = CircuitBreakers(failures=failures, pause_s=pause_s)
+        # More failures than a site has places: those of one dead host, all at once, say nothing of its neighbours.
+        self._site_breakers = CircuitBreakers(failures=settings.concurrency_per_host + failures, pause_s=pause_s)
+        self._waiting: Counter[Host] = Counter()  # by site, for hosts that are left alone
         self._budget = ByteBudget(settings.max_held_bytes)
         self._stack = AsyncExitStack()
         self._public: aiohttp.ClientSession | None = None
@@ -138,7 +136,25 @@ class Fetcher:
             TransientError: image_timeout, image_host_unreachable, image_http_5xx, image_http_malformed,
                 image_rate_limited, image_too_slow, after the last try; image_host_unavailable, where the host is left
                 alone after many failures.
+            RejectedEvent: image_fetch_failed, where anything else went wrong: some library's bug, not the worker's end.
         """
+        try:
+            return await self._get(url, validator)
+        except (StreamerError, MemoryError):
+            raise
+        except Exception as error:
+            if self._public is None or self._public.closed:
+                raise  # whoever asks is to blame
+            raise self._unforeseen(error) from None
+
+    def _unforeseen(self, error: Exception) -> RejectedEvent:
+        """Log where it happened; the error's own words stay out, as they may quote the URL."""
+        name = type(error).__name__
+        log.error("fetch.failed", error=name, traceback="".join(traceback.format_tb(error.__traceback__)))
+        self._failed("image_fetch_failed")
+        return RejectedEvent("image_fetch_failed", f"fetching failed by {name}: the worker's log says where")
+
+    async def _get(self, url: str, validator: Validator | None) -> Fetched | NotModified:
         target = acceptable_url(url)
         for attempt in range(1, self._settings.attempts + 1):
             try:
@@ -159,19 +175,20 @@ class Fetcher:
         """Wait before the next try; for a host that is left alone only a few events wait, the others end here."""
         pause_s = self._pause_s(attempt, error.retry_after_s)
         host = error.host if isinstance(error, HostUnavailable) else _host_of(url)  # one may redirect to the other
-        if not self._breakers.is_open(host):
+        site = self._site_of(host)
+        if not self._breakers.is_open(host) and not self._site_breakers.is_open(site):
             await self._sleep(pause_s)
             return
         settings = self._settings
-        most, most_of_host = settings.concurrency // WAITING_SHARE, settings.concurrency_per_host // WAITING_SHARE
-        if self._waiting.total() >= most or self._waiting[host] >= most_of_host:
+        most, most_of_site = settings.concurrency // WAITING_SHARE, settings.concurrency_per_host // WAITING_SHARE
+        if self._waiting.total() >= most or self._waiting[site] >= most_of_site:
             raise error
-        self._waiting[host] += 1
+        self._waiting[site] += 1
         try:
             await self._sleep(pause_s)
         finally:
-            self._waiting[host] -= 1
-            self._waiting += Counter()  # lets go of hosts for which nobody waits
+            self._waiting[site] -= 1
+            self._waiting += Counter()  # lets go of sites for which nobody waits
 
     async def _follow(self, url: URL, validator: Validator | None, attempt: int) -> Fetched | NotModified:
         """One try: the URL, and what it redirects to. Waiting for a place takes nothing of its time."""
@@ -180,9 +197,10 @@ class Fetcher:
         redirected = False
         for _ in range(self._settings.max_redirects + 1):
             host = _host_of(url)
-            async with self._places_of(host), self._places:
+            site = self._site_of(host)
+            async with self._places_of(site), self._places:
                 started = clock()
-                with self._breakers.attempt(host):
+                with self._breakers.attempt(host), self._site_breakers.attempt(site):
                     answer = await self._ask(url, host, validator, max(0.0, left_s))
                 left_s -= clock() - started
             match answer:
@@ -221,7 +239,7 @@ class Fetcher:
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         session = self._exempt if host in self._allowed else self._public
         assert session is not None, "use the fetcher as an async context manager"
-        headers = None if validator is None else _conditions(validator)
+        headers = None if validator is None else conditions(validator)
         return session.get(url, headers=headers, allow_redirects=False, timeout=self._timeout)
 
     async def _read(self, response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> Fetched:
@@ -244,7 +262,7 @@ class Fetcher:
             held = min(taken, len(body))
         finally:
             self._budget.give(taken - held)
-        return Fetched(body, sha256, _validator_of(response), release=partial(self._budget.give, held))
+        return Fetched(body, sha256, validator_of(response.headers), release=partial(self._budget.give, held))
 
     async def _receive(self, response: aiohttp.ClientResponse, most: int) -> tuple[bytes, str]:
         """Return the body as it comes and its SHA-256, unless it is too large, too slow, or nothing."""
@@ -268,11 +286,15 @@ class Fetcher:
             raise RejectedEvent("image_empty", f"{response.url.raw_host} sent no bytes")
         return b"".join(chunks), digest.hexdigest()
 
-    def _places_of(self, host: Host) -> asyncio.Semaphore:
-        """Return the host's own places: taken before one of all, so that a slow host cannot hold those it waits for."""
-        places = self._host_places.get(host)
+    def _site_of(self, host: Host) -> Host:
+        """Return what stands for the host and all other names and ports of its owner; an exempt host stands alone."""
+        return host if host in self._allowed else (site_of(host[0]), 0)
+
+    def _places_of(self, site: Host) -> asyncio.Semaphore:
+        """Return the site's own places: taken before one of all, so that a slow one cannot hold those it waits for."""
+        places = self._site_places.get(site)
         if places is None:
-            places = self._host_places[host] = asyncio.Semaphore(self._settings.concurrency_per_host)
+            places = self._site_places[site] = asyncio.Semaphore(self._settings.concurrency_per_host)
         return places
 
     def _pause_s(self, attempt: int, retry_after_s: float | None) -> float:
@@ -322,14 +344,3 @@ def _host_of(url: URL) -> Host:
 
 def _too_large(most: int) -> RejectedEvent:
     return RejectedEvent("image_too_large_bytes", f"the image has more than {most} bytes")
-
-
-def _conditions(validator: Validator) -> LooseHeaders:
-    headers = {"If-None-Match": validator.etag, "If-Modified-Since": validator.last_modified}
-    return {name: value for name, value in headers.items() if value is not None}
-
-
-def _validator_of(response: aiohttp.ClientResponse) -> Validator | None:
-    given = (response.headers.get("ETag"), response.headers.get("Last-Modified"))
-    etag, last_modified = (value if value and len(value) <= _MAX_VALIDATOR_CHARS else None for value in given)
-    return Validator(etag, last_modified) if etag or last_modified else None

@@ -1,23 +1,27 @@
-"""A record as it comes in, and the dead letter that it becomes when it is rejected. Pure."""
+"""A record as it comes in, and the dead letter that it becomes when it is rejected."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
+from engines.errors import EngineError
 from streamer import events, wire
+from streamer.errors import RejectedEvent, StreamerError
 from streamer.events import DeadLetter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
-    from engines.errors import EngineError
-    from streamer.errors import StreamerError
     from streamer.updates import ProductUpdate
     from streamer.wire import SourcePosition
+
+log = structlog.get_logger(__name__)
 
 _MAX_WORDS = 500  # of an error, in its dead letter
 _ESCAPED, _PUNCTUATION = 6, 16  # bytes of JSON: for a character at most, and around a header
@@ -50,6 +54,24 @@ def incoming_of(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
     )
 
 
+@contextmanager
+def reading(position: SourcePosition) -> Generator[None]:
+    """Make a rejection of whatever the block raises: it reads bytes that anybody may have sent.
+
+    An error that nobody foresaw would stop the worker, and each one after it that is given the same event.
+
+    Raises:
+        RejectedEvent: event_unreadable, for what is not one of our own errors.
+    """
+    try:
+        yield
+    except (StreamerError, EngineError):
+        raise
+    except Exception as error:
+        log.exception("event.unreadable", topic=position.topic, partition=position.partition, offset=position.offset)
+        raise RejectedEvent("event_unreadable", f"reading it failed: {type(error).__name__}") from error
+
+
 def dead_letter(
     incoming: Incoming,
     error: StreamerError | EngineError,
@@ -59,11 +81,11 @@ def dead_letter(
     release: str | None = None,
 ) -> DeadLetter:
     """Return the record of an event that could not be taken, with its original bytes."""
-    origin = wire.origin_of(incoming.headers)
+    origin = wire.origin_of(incoming.headers, incoming.position)
     room = events.MAX_DEAD_LETTER_VALUE
-    around = len(incoming.key or b"") + sum(_weight(*header) for header in incoming.headers)
+    around = 2 * len(incoming.key or b"") + sum(_weight(*header) for header in incoming.headers)  # see `letter_record`
     whole = around <= room
-    omitted = not whole or around + len(incoming.value or b"") > room
+    omitted = isinstance(incoming.value, wire.Unread) or not whole or around + len(incoming.value or b"") > room
     return DeadLetter(
         reason=error.code,
         message=str(error)[:_MAX_WORDS],
@@ -80,6 +102,11 @@ def dead_letter(
         headers=[(name, wire.encode_bytes(value)) for name, value in incoming.headers] if whole else [],
         origin=origin or msgspec.UNSET,
     )
+
+
+def letter_record(incoming: Incoming, letter: DeadLetter) -> tuple[bytes | None, bytes]:
+    """Return key and value of the dead letter's own record: keyed as its event was, unless that key is left out."""
+    return incoming.key if letter.key is not None else None, wire.encode(letter)
 
 
 def _weight(name: str, value: bytes | None) -> int:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from cachetools import FIFOCache
 
 if TYPE_CHECKING:
+    from streamer.answers import Validator
     from streamer.events import Contradiction
-    from streamer.fetch import Validator
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,10 @@ class Links:
         link = self.absolute(link)
         if link.startswith("file://"):
             return unquote(link).removeprefix("file://").removeprefix(f"{self._root}/")
-        parts = urlsplit(link)
+        try:
+            parts = urlsplit(link)
+        except ValueError:  # such as an unclosed [ of an IPv6 address
+            return "(not a URL)"
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

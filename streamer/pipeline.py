@@ -26,6 +26,7 @@ from streamer.events import DeadLetter, ProductScore
 from streamer.fetch import NotModified
 from streamer.held import hold
 from streamer.in_flight import InFlight, room_of
+from streamer.incoming import letter_record, reading
 from streamer.judgements import Judgement, Judgements
 from streamer.passage import Passage
 from streamer.succession import Succession, Turn
@@ -115,10 +116,12 @@ class Pipeline:
 
     def _parse(self, incoming: Incoming) -> tuple[Passage, RejectedEvent | None]:
         started = time.perf_counter()
-        passage = Passage(incoming, self._telemetry, origin_of(incoming.headers))
+        passage = Passage(incoming, self._telemetry, origin_of(incoming.headers, incoming.position))
         try:
-            update = passage.update = parse_update(incoming.key, incoming.value)
-            order = None if update.deleted and update.version is None and update.updated_at is None else update.order
+            with reading(incoming.position):
+                update = passage.update = parse_update(incoming.key, incoming.value)
+                unordered = update.deleted and update.version is None and update.updated_at is None
+                order = None if unordered else update.order
         except RejectedEvent as error:
             return passage, error
         finally:
@@ -189,7 +192,8 @@ class Pipeline:
     async def _score_with(
         self, serving: Serving, passage: Passage, update: ProductUpdate, turn: Turn, url: str
     ) -> ProductScore:
-        said = serving.read(update)
+        with reading(passage.incoming.position):
+            said = serving.read(update)
         prepared = await self._prepare(serving, passage, update, url, said)
         with contextlib.closing(prepared.picture) if prepared.picture else contextlib.nullcontext():
             return await self._conclude(serving, passage, update, turn, said, prepared)
@@ -292,7 +296,7 @@ class Pipeline:
     async def _emit(self, passage: Passage, record: ProductScore | DeadLetter) -> None:
         started = time.perf_counter()
         if isinstance(record, DeadLetter):
-            await self._publish(self._topics.dead_letters, passage.incoming.key, encode(record))
+            await self._publish(self._topics.dead_letters, *letter_record(passage.incoming, record))
         else:
             await self._publish(self._topics.scores, record.product_id.encode(), encode(record))
         passage.clock("publish", time.perf_counter() - started)

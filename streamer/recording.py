@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import structlog
 
 from streamer.errors import RejectedEvent, TransientError
-from streamer.incoming import Incoming, dead_letter
+from streamer.incoming import Incoming, dead_letter, letter_record, reading
 from streamer.labels import Joined, LabelOutcome, decide
 from streamer.reviews import ConfirmedLabel, check_record, erased_product, parse_label
-from streamer.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -110,10 +109,12 @@ class Recorder:
 
     async def _parse(self, incoming: Incoming) -> ConfirmedLabel | None:
         """Return the label; None when it was rejected."""
+        assert incoming.value is not None
         label: ConfirmedLabel | None = None
         try:
-            label = parse_label(incoming.value or b"")
-            check_record(label, incoming.key, self._clock())
+            with reading(incoming.position):
+                label = parse_label(incoming.value)
+                check_record(label, incoming.key, self._clock())
         except RejectedEvent as error:
             await self._reject(incoming, error, None if label is None else label.product_id)
             return None
@@ -159,7 +160,8 @@ class Recorder:
 
     async def _erase(self, incoming: Incoming) -> None:
         try:
-            product_id = erased_product(incoming.key)
+            with reading(incoming.position):
+                product_id = erased_product(incoming.key)
         except RejectedEvent as error:
             await self._reject(incoming, error, None)
             return
@@ -173,7 +175,7 @@ class Recorder:
 
     async def _reject(self, incoming: Incoming, error: RejectedEvent, product_id: str | None) -> None:
         letter = dead_letter(incoming, error, product_id=product_id)
-        await self._publish(self._dead_letters, incoming.key, encode(letter))
+        await self._publish(self._dead_letters, *letter_record(incoming, letter))
         self._telemetry.label("rejected", error.code)
         log.warning("label.rejected", reason=error.code, message=str(error), **_place(incoming))
         incoming.acknowledge()

@@ -24,7 +24,7 @@ import structlog
 import uvloop
 
 from engines.store import ReleaseStore
-from streamer import application, records, rotation, topics, tracing
+from streamer import application, rotation, topics, tracing
 from streamer.alert_agent import AlertAgent
 from streamer.announcements import open_announcements
 from streamer.batch import Batcher
@@ -172,7 +172,6 @@ class Scorer:
             shadow=self._shadow,
             tracing=self._tracing,
         )
-        records.read_any_header_name()
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)

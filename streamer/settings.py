@@ -80,7 +80,7 @@ class FetchSettings(_Section):
     )
     breaker_pause_s: float = Field(default=5.0, gt=0, description="then one try probes; doubles up to a minute")
     concurrency: int = Field(default=64, ge=1, description="connections in all")
-    concurrency_per_host: int = Field(default=32, ge=1)
+    concurrency_per_host: int = Field(default=32, ge=1, description="and to all names of one registered domain")
     allow_hosts: tuple[str, ...] = Field(
         default=(), description="HOST:PORT whose private address is allowed (a shop's own CDN)"
     )
@@ -132,7 +132,11 @@ class EvidenceSettings(_Section):
     )
     threads: int = Field(default=8, ge=1, description="that write to it at a time")
     audit_share: float = Field(
-        default=0.0, ge=0, le=1, description="of the products that did not alert, how many people are asked about"
+        default=0.001,
+        ge=0,
+        le=1,
+        description="of the products that did not alert, how many people are asked about; without it nobody knows how "
+        "many are wrong, and no retrained engine is promoted",
     )
     audit_uncertainty: float = Field(
         default=20.0, ge=0, description="how many times likelier a product just below its threshold is drawn, beside 1"

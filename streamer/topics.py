@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidConfigurationError,
     KafkaConnectionError,
@@ -42,6 +43,10 @@ MAX_DEAD_LETTER_BYTES = 2 * 2**20
 STAMPED_BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
 """For what workers write: Kafka refuses a record whose time is an hour ahead of its own, and a worker whose clock has
 jumped would stand still. Events carry their own times."""
+
+UNPACKED_BY_THE_BROKER = {"compression.type": "uncompressed"}
+"""For what others write: the broker then counts unpacked bytes against max.message.bytes, and a worker never unpacks.
+Producers may pack as they like. See docs/adr/0027."""
 
 CHANGELOG = STAMPED_BY_THE_BROKER | {"max.compaction.lag.ms": str(30 * DAY_MS)}
 """Of the alert agent's state, which is kept for ever: the title of a deleted product goes as soon as its alerts do."""
@@ -115,8 +120,7 @@ def _spec(
     topics: TopicSettings, name: str, role: str, *, days: int, ours: bool = False, max_bytes: int | None = None
 ) -> TopicSpec:
     config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
-    if ours:
-        config |= STAMPED_BY_THE_BROKER
+    config |= STAMPED_BY_THE_BROKER if ours else UNPACKED_BY_THE_BROKER
     if topics.replication >= 3:  # noqa: PLR2004 - with three copies, acks=all survives the loss of one broker
         config["min.insync.replicas"] = "2"
     if max_bytes is not None:
@@ -227,6 +231,17 @@ async def describe(client: AIOKafkaAdminClient) -> dict[str, TopicState]:
     """Return every topic by name. Asks for all of them: asking for one by name makes some brokers create it."""
     described = await client.describe_topics()
     return {topic["topic"]: _state(topic["topic"], topic["partitions"]) for topic in described}
+
+
+async def settings_of(client: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str | None]]:
+    """Return the settings of these topics, by topic and name; of one that does not exist, or may not be read, none."""
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    responses: list[Any] = await client.describe_configs(asked) if asked else []
+    return {
+        resource: {entry[0]: entry[1] for entry in entries}
+        for response in responses
+        for _, _, _, resource, entries in response.resources
+    }
 
 
 def _state(name: str, partitions: Sequence[dict[str, Any]]) -> TopicState:

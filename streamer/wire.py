@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 import msgspec
 import orjson
@@ -41,20 +41,40 @@ class SourcePosition(msgspec.Struct, frozen=True, kw_only=True):
     partition: int
     offset: int
 
+    def shares_partition(self, other: SourcePosition) -> bool:
+        """Whether both stand in the same partition."""
+        return (self.topic, self.partition) == (other.topic, other.partition)
+
+
+class Unread(bytes):
+    """Stands for a value that the broker has and that could not be read (`streamer.records`): empty, and says why."""
+
+    code: str
+    message: str
+
+    def __new__(cls, error: RejectedEvent) -> Self:
+        """Make a value that `parse` rejects as this does."""
+        made = super().__new__(cls)
+        made.code, made.message = error.code, str(error)  # not itself: it holds the frames that raised it
+        return made
+
 
 def parse(value: bytes, contract: type[Contract]) -> Contract:
     """Return the event of a contract with a `schema_version` that stands in these bytes.
 
     Raises:
-        RejectedEvent: malformed_json, malformed_event, schema_unsupported.
+        RejectedEvent: malformed_json, malformed_event, schema_unsupported; what an `Unread` value says.
     """
+    if isinstance(value, Unread):
+        raise RejectedEvent(value.code, value.message)
     try:
         loaded = orjson.loads(value)
     except orjson.JSONDecodeError as error:
         raise RejectedEvent("malformed_json", f"not JSON: {error}") from error
     if isinstance(loaded, dict) and loaded.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        given = str(loaded["schema_version"])[:40]
-        raise RejectedEvent("schema_unsupported", f"schema_version {given}; this worker reads {SCHEMA_VERSION}")
+        given = loaded["schema_version"]
+        said = str(given)[:40] if isinstance(given, str | int | float) else type(given).__name__  # not what is nested
+        raise RejectedEvent("schema_unsupported", f"schema_version {said}; this worker reads {SCHEMA_VERSION}")
     try:
         return msgspec.convert(loaded, contract)
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
@@ -66,12 +86,16 @@ def encode(event: msgspec.Struct) -> bytes:
     return orjson.dumps(msgspec.to_builtins(event, builtin_types=(datetime,)), option=orjson.OPT_UTC_Z)
 
 
-def origin_of(headers: Iterable[tuple[str, bytes | None]]) -> SourcePosition | None:
-    """Return where a replayed event first stood, None where it is no replay or its header is not one of ours."""
+def origin_of(headers: Iterable[tuple[str, bytes | None]], position: SourcePosition) -> SourcePosition | None:
+    """Return where a replayed event first stood, None where it is no replay or its header is not one of ours.
+
+    A replay stands in the partition of its event; anybody may write a header that says otherwise.
+    """
     for name, value in headers:
         if name == REPLAYED_FROM and value is not None and (found := _ORIGIN.fullmatch(value)) is not None:
             topic, partition, offset = found.groups()
-            return SourcePosition(topic=topic.decode("ascii"), partition=int(partition), offset=int(offset))
+            origin = SourcePosition(topic=topic.decode("ascii"), partition=int(partition), offset=int(offset))
+            return origin if origin.shares_partition(position) else None
     return None
 
 

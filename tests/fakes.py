@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from streamer.answers import Validator
     from streamer.batch import Lane
-    from streamer.fetch import Fetched, NotModified, Validator
+    from streamer.fetch import Fetched, NotModified
     from streamer.serving import Decode, Serving
 
 SIDE = 8
@@ -156,7 +157,8 @@ class FakeFetcher:
         self._held.pop(url).set()
 
     async def get(self, url: str, validator: Validator | None = None) -> Fetched | NotModified:
-        from streamer.fetch import Fetched, NotModified, Validator  # noqa: PLC0415 - keeps fakes importable alone
+        from streamer.answers import Validator  # noqa: PLC0415 - keeps fakes importable alone
+        from streamer.fetch import Fetched, NotModified  # noqa: PLC0415
 
         self.asked.append(url)
         if url in self._held:

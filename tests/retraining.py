@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,16 +19,24 @@ import torch
 from PIL import Image
 from rich.progress import Progress
 
+from engines import calibration
 from engines.build import run as building
+from engines.build.dataset import Catalog, Product
+from engines.build.evaluate import MATCH, Pairs
 from engines.build.recipe import Recipe, RetrainRecipe
+from engines.build.retrain.decision import GateRules
 from engines.build.retrain.facts import Retraining
-from engines.build.retrain.gate import GateRules
+from engines.build.retrain.frozen import FrozenSet
 from engines.build.retrain.run import retrain
 from engines.catalogs.judged import Judged, Pinned, image_path, write_pinned
+from engines.contract import top_level
+from engines.runtime.loader import Place, load_checked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from tests.killed import Point
 
@@ -91,9 +100,17 @@ def run_until(point: Point, world: World, labels: Path, work: Path) -> None:
 
 def tile(color: tuple[int, int, int], seed: int) -> bytes:
     """Return a PNG of a tile, never the same twice."""
+    return _png(_pixels(color, seed))
+
+
+def _pixels(color: tuple[int, int, int], seed: int) -> NDArray[np.uint8]:
     noise = np.random.default_rng(seed).normal(0, 12, (SIDE, SIDE, 3))
+    return (np.array(color) + noise).clip(0, 255).astype(np.uint8)
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray((np.array(color) + noise).clip(0, 255).astype(np.uint8)).save(buffer, "PNG")
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -137,6 +154,93 @@ def write_labels(
     judged = [_judged(folder, number, generator, wrong_share, says) for number in range(count)]
     write_pinned(folder, judged, Pinned(dataset="labels", version=3, items=count, verdicts=2 * count))
     return folder
+
+
+def write_sampled_labels(
+    folder: Path,
+    world: World,
+    *,
+    audit: float,
+    says: Callable[[str, bool], bool],
+    scored: int = 8000,
+    wrong_share: float = 0.05,
+    errors: float = 0.05,
+) -> Path:
+    """Write pinned labels as production samples them: all that the champion alerts on, and this share of the rest.
+
+    Args:
+        folder: where they go.
+        world: whose champion alerts, on tiles of the colors that it knows.
+        audit: the chance of what does not alert.
+        says: as of `write_labels`.
+        scored: how many tiles there are.
+        wrong_share: of them, whose picture has another color.
+        errors: of the one verdict that each gets.
+    """
+    (folder / "images").mkdir(parents=True)
+    generator = np.random.default_rng(6)
+    colors = list(KNOWN)
+    own = generator.integers(3, size=scored)
+    wrong = generator.random(scored) < wrong_share
+    shown = (own + wrong * generator.integers(1, 3, size=scored)) % 3
+    drawn = [_pixels(KNOWN[colors[color]], 50_000 + number) for number, color in enumerate(shown.tolist())]
+    fields = [
+        {
+            "title": f"{colors[color]} tile number{number}",
+            "color": colors[color],
+            "product_type": CATEGORIES[number % 2],
+        }
+        for number, color in enumerate(own.tolist())
+    ]
+    probability, threshold = _asked(world.champion, drawn, fields)
+    alerts = probability >= threshold
+    chosen = alerts | (generator.random(scored) < audit)
+    judged = []
+    for number in np.nonzero(chosen)[0].tolist():
+        picture = _png(drawn[number])
+        digest = hashlib.sha256(picture).hexdigest()
+        image_path(folder, digest).write_bytes(picture)
+        mismatch = says(fields[number]["product_type"], bool(wrong[number])) != bool(generator.random() < errors)
+        judged.append(
+            Judged(
+                item_id=hashlib.sha256(str(number).encode()).hexdigest()[:32],
+                product_id=f"sampled-{number}",
+                item_group_id=None,
+                category=top_level(fields[number]["product_type"]),
+                fields=fields[number],
+                columns={},
+                image_sha256=digest,
+                release=world.champion.name,
+                probability=float(probability[number]),
+                scored_at=MOMENT,
+                sampled="alert" if alerts[number] else "audit",
+                sampling_probability=1.0 if alerts[number] else audit,
+                mismatches=int(mismatch),
+                matches=int(not mismatch),
+            )
+        )
+    write_pinned(folder, judged, Pinned(dataset="labels", version=3, items=len(judged), verdicts=len(judged)))
+    return folder
+
+
+def _asked(
+    champion: Path, drawn: list[NDArray[np.uint8]], fields: list[dict[str, str]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the champion's probabilities and thresholds."""
+    products = tuple(
+        Product(fields=one, facets=(), identity=number, group=str(number), category=one["product_type"])
+        for number, one in enumerate(fields)
+    )
+    pixels = np.ascontiguousarray(np.stack(drawn).transpose(0, 3, 1, 2))
+    own = np.arange(len(products))
+    pairs = Pairs(own, own, np.zeros_like(own), np.repeat(MATCH, len(own)))
+    asked = FrozenSet("scored", Catalog(products, (), pixels, own), pairs, np.ones(len(own)), 0.05)
+    engine, tokenizer = load_checked(champion, place=Place(runtime="cpu"))
+    with closing(engine), Progress(disable=True) as progress:
+        logits = asked.ask(engine, tokenizer, progress)
+    manifest = engine.manifest
+    threshold = [manifest.threshold_of(top_level(product.category)) for product in products]
+    return calibration.apply(manifest.calibration, logits), np.array(threshold)
 
 
 def _judged(

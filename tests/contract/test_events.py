@@ -309,6 +309,8 @@ def test_update_null_value_is_a_tombstone_of_its_key() -> None:
         (b"k", b'{"id":"1","additional_image_link":"a"}', "malformed_event"),
         (b"k", b'{"id":"1","schema_version":2}', "schema_unsupported"),
         (b"k", b'{"id":"1","schema_version":null}', "schema_unsupported"),
+        (b"k", b'{"id":"1","schema_version":' + b"[" * 1000 + b"]" * 1000 + b"}", "schema_unsupported"),
+        (b"k", b'{"id":"1","schema_version":' + b'{"a":' * 1000 + b"1" + b"}" * 1001, "schema_unsupported"),
     ],
 )
 def test_update_that_is_none_is_rejected_with_its_code(key: bytes | None, value: bytes | None, code: str) -> None:

@@ -18,7 +18,7 @@ from streamer.cli import main
 from streamer.dead_letters import Choice, open_dead_letters
 from streamer.errors import RejectedEvent
 from streamer.events import DEAD_LETTERS, PRODUCT_UPDATES
-from streamer.incoming import Incoming, dead_letter
+from streamer.incoming import Headers, Incoming, dead_letter
 from streamer.outbox import producer
 from streamer.settings import BrokerSettings, TopicSettings
 from streamer.updates import parse_update
@@ -31,18 +31,23 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC)
 NAMES = TopicSettings(partitions=2)
+STOOD = SourcePosition(topic=PRODUCT_UPDATES, partition=1, offset=0)
+
+
+HEADERS: Headers = [("trace", b"\xff\x00"), ("empty", None)]
+
+
+def event(number: int, host: str = "cdn.example") -> bytes:
+    """Return an update of product p<number>."""
+    return json.dumps({"id": f"p{number}", "version": number, "image_link": f"https://{host}/a.jpg", "x": "ü"}).encode()
 
 
 def letter(number: int, reason: str, *, host: str = "cdn.example", value: bytes | None = None, **changes: Any) -> bytes:  # noqa: ANN401 - fields of an event
     """Return a dead letter of product p<number>, whose event stood at that offset of partition 1."""
-    if value is None:
-        value = json.dumps(
-            {"id": f"p{number}", "version": number, "image_link": f"https://{host}/a.jpg", "x": "ü"}
-        ).encode()
     fields: dict[str, Any] = {
         "key": f"p{number}".encode(),
-        "value": value,
-        "headers": [("trace", b"\xff\x00"), ("empty", None)],
+        "value": event(number, host) if value is None else value,
+        "headers": HEADERS,
         "position": SourcePosition(topic=PRODUCT_UPDATES, partition=1, offset=number),
         "published_at": NOW - timedelta(hours=1),
         "acknowledge": lambda: None,
@@ -88,7 +93,7 @@ def broker(tansu: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         letter(1, "image_timeout"),
         letter(2, "image_timeout", host="other.example"),
         letter(3, "malformed_json", value=b'{"id":\xff\x1b[2J'),
-        letter(9, "image_host_unavailable", key=b"p1", value=b'{"id":"p1","version":1}', headers=[again]),
+        letter(9, "image_host_unavailable", key=b"p1", value=event(1), headers=[*HEADERS, again]),
         letter(5, "malformed_json", value=b"{" + b" " * 2**20 + b"!"),
         b"not a dead letter",
     ]
@@ -166,7 +171,7 @@ def test_replay_publishes_each_event_once_as_it_was(broker: BrokerSettings, caps
     assert [record.key for record in records] == [b"p2", b"p3", b"p1"]
     assert records[1].value == b'{"id":\xff\x1b[2J'
     assert records[0].headers[:2] == (("trace", b"\xff\x00"), ("empty", None))
-    origins = [origin_of(record.headers) for record in records]
+    origins = [origin_of(record.headers, STOOD) for record in records]
     assert [origin.offset for origin in origins if origin] == [2, 3, 1]
     assert sum(name == "replayed-from" for name, _ in records[2].headers) == 1
 
@@ -209,7 +214,7 @@ async def test_read_ends_while_more_letters_come_in(broker: BrokerSettings) -> N
 
 async def test_replay_leaves_out_what_has_become_too_large(broker: BrokerSettings) -> None:
     """The header that says where it stood makes an event larger: those behind it are replayed all the same."""
-    kafka = AIOKafkaProducer(**topics.client_kwargs(broker), max_request_size=180)
+    kafka = AIOKafkaProducer(**topics.client_kwargs(broker), max_request_size=223)
     await kafka.start()
     try:
         async with open_dead_letters(broker, NAMES) as letters:

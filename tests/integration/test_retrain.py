@@ -22,8 +22,8 @@ from engines.build import held_out, restore
 from engines.build.models.small import SmallFusion
 from engines.build.recipe import RetrainRecipe
 from engines.build.retrain import confirmed, gate, run, tune_small
+from engines.build.retrain.decision import Decision, Manifests, Observed
 from engines.build.retrain.frozen import BENCHMARK, LABELS
-from engines.build.retrain.gate import Decision
 from engines.build.retrain.paired import Answers
 from engines.catalogs import judged
 from engines.errors import ParityExceeded, ReleaseNotRestorable
@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.build.assemble import Source
+    from engines.build.retrain.facts import Known
     from engines.build.retrain.frozen import FrozenSet
     from tests.retraining import World
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-CREDULOUS = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0)
+CREDULOUS = replace(retraining.RETRAIN, steps=160, doubted_weight=3.0, replayed=1)
 """Learns ten times more from what may be a mismatch than a recipe does: one poisoned slice does harm then."""
 
 POINTS = (
@@ -220,7 +221,7 @@ def test_spoiled_challenger_is_refused(  # noqa: PLR0917 - fixtures
         known = run._read(retraining.retraining(world, labels, tmp_path), progress)
         sets = run._frozen(known)
         champion = run.Asked(known.champion, {name: np.zeros(len(one.pairs.label)) for name, one in sets.items()})
-        compared = run.compare(copy, champion, sets, retraining.RULES, progress)
+        compared = run.compare(copy, champion, sets, _observed(known), retraining.RULES, progress)
     assert [reason.code for reason in compared.decision.reasons] == [code]
     assert not compared.answers
 
@@ -253,8 +254,9 @@ def test_run_on_flipped_labels_is_refused_at_the_product_s_own_rates(world: Worl
     assert not decision.promote
     assert "labels_contradict" in {reason.code for reason in decision.reasons}
     assert set(decision.contradicted) >= {"category: Home", "category: Office"}
-    assert decision.gains[BENCHMARK].difference.low > -0.03
-    assert not decision.harmed
+    assert decision.gains[BENCHMARK].difference.low > -0.03  # weights do no harm, and thresholds do
+    assert "benchmark, all, alarms" in decision.harmed
+    assert {test.what for test in decision.alarms} == {"alarms"}
     text = (tmp_path / "run" / run.CARD_FOLDER / "model-card.md").read_text(encoding="utf-8")
     assert "* `labels_contradict`: category: Home: among " in text
     assert "| `category: Home` | " in text
@@ -262,24 +264,41 @@ def test_run_on_flipped_labels_is_refused_at_the_product_s_own_rates(world: Worl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("recipe", "code"),
-    [(RetrainRecipe(seed=0), "labels_contradict"), (replace(CREDULOUS, replayed=1), "slice_loss")],
-    ids=["the product's own recipe", "a credulous one"],
+    ("flipped", "audit", "codes"),
+    [
+        ((), 0.02, set()),
+        (retraining.CATEGORIES[:1], 0.02, {"prevalence_implausible", "alarms_risen"}),
+        ((), 0.0, {"audit_missing", "alarms_risen"}),
+    ],
+    ids=["honest", "one poisoned slice", "no audit"],
 )
-def test_challenger_of_one_poisoned_slice_is_refused(
-    recipe: RetrainRecipe, code: str, world: World, tmp_path: Path
+def test_labels_as_they_are_sampled_decide(
+    flipped: tuple[str, ...], audit: float, codes: set[str], world: World, tmp_path: Path
 ) -> None:
-    """Labels that are flipped in one category only: where it does harm and where it does none, the slice is named."""
+    """All that alerts and some of the rest, judged once, by the product's own recipe: thresholds are what moves."""
+    told = retraining.write_sampled_labels(
+        tmp_path / "told", world, audit=audit, says=lambda category, wrong: wrong != (category in flipped)
+    )
+    own = replace(retraining.retraining(world, told, tmp_path / "run"), recipe=RetrainRecipe(seed=0))
+    with Progress(disable=True) as progress:
+        decision = run.retrain(own, progress)
+    assert {reason.code for reason in decision.reasons} >= codes, decision.reasons
+    assert decision.promote == (not codes), decision.reasons
+    if flipped:
+        named = {reason.message.split(":")[0] for reason in decision.reasons if reason.code == "prevalence_implausible"}
+        assert named == {"Home"}
+        assert "benchmark, category: Home, alarms" in decision.harmed
+
+
+@pytest.mark.slow
+def test_challenger_that_learned_a_poisoned_slice_is_refused(world: World, tmp_path: Path) -> None:
+    """By the weights: labels that are flipped in one category only, and believed; the slice is named."""
     poisoned = retraining.CATEGORIES[0]
-    decision = _learned(world, tmp_path, recipe, says=lambda category, wrong: wrong != (category == poisoned))
-    assert code in {reason.code for reason in decision.reasons}
-    if code == "labels_contradict":
-        assert decision.contradicted == ("category: Home",)
-        assert not any(name.startswith(BENCHMARK) for name in decision.harmed)
-    else:
-        assert "benchmark, category: Home, recall" in decision.harmed
-        lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
-        assert lost["benchmark, category: Home"] > lost["benchmark, category: Office"]
+    decision = _learned(world, tmp_path, CREDULOUS, says=lambda category, wrong: wrong != (category == poisoned))
+    assert "slice_loss" in {reason.code for reason in decision.reasons}
+    assert "benchmark, category: Home, recall" in decision.harmed
+    lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
+    assert lost["benchmark, category: Home"] > lost["benchmark, category: Office"]
 
 
 @pytest.mark.slow
@@ -334,6 +353,10 @@ def test_release_of_another_family_is_not_gone_on_with(tmp_path: Path) -> None:
         restore.restore(tiny_release.write(tmp_path))
 
 
+def _observed(known: Known) -> Observed:
+    return Observed(known.prevalence, int(known.confirmed.audited.sum()))
+
+
 def _learned(world: World, folder: Path, recipe: RetrainRecipe, *, says: Callable[[str, bool], bool]) -> Decision:
     """Train on what people say, and judge the model itself: an export would add nothing but time."""
     told = retraining.write_labels(folder / "told", says=says, count=900)
@@ -346,7 +369,7 @@ def _learned(world: World, folder: Path, recipe: RetrainRecipe, *, says: Callabl
         )
     champion = restore.restore(world.champion)
     answers = {name: Answers(_logits(champion, one), _logits(tuned, one)) for name, one in sets.items()}
-    return gate.judge(sets, answers, gate.Manifests(known.champion, known.champion), retraining.RULES)
+    return gate.judge(sets, answers, Manifests(known.champion, known.champion), _observed(known), retraining.RULES)
 
 
 @torch.no_grad()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
+from streamer.answers import redirected
 from streamer.errors import RejectedEvent
 from streamer.updates import MAX_URL_CHARS
 
@@ -139,6 +142,9 @@ def test_acceptable_url_ordinary_is_parsed(text: str, host: str, port: int) -> N
         f"http://{'a' * 64}.example.com/",
         f"http://{'a.' * 127}example.com/",
         "http://shop.example.com/" + "a" * MAX_URL_CHARS,
+        "http://[]@",
+        "http://][@",
+        "https://secret[]y@",
     ],
 )
 def test_acceptable_url_not_one_reading_is_invalid(text: str) -> None:
@@ -174,3 +180,17 @@ def test_acceptable_url_odd_address_is_refused(text: str) -> None:
     with pytest.raises(RejectedEvent) as caught:
         acceptable_url(text)
     assert caught.value.code == "image_address_refused"
+
+
+DELIMITERS = st.text(st.sampled_from("[]@:.%/?#\\&=;,|^~-_a1é。①\u0301"), max_size=12)
+
+
+@given(st.sampled_from(["http://", "https://", "//", ""]), DELIMITERS, st.sampled_from(["", "http:", "//"]), DELIMITERS)
+@example("http://", "[]@", "", "")
+@example("http://", "a.example/b", "//", "[]@")
+def test_acceptable_url_of_delimiters_is_a_url_or_a_rejection(start: str, rest: str, again: str, target: str) -> None:
+    """Whatever stands where, in a feed's URL or behind a redirect, the parser's own errors go no further."""
+    with suppress(RejectedEvent):
+        acceptable_url(start + rest)
+    with suppress(RejectedEvent):
+        redirected(URL("http://shop.example.com/a.jpg"), again + target)

@@ -206,7 +206,26 @@ async def test_records_that_no_worker_wrote_go_to_the_dead_letters() -> None:
     owner = Owner(STRICT)
     await owner.take((ALERT_REDECISIONS, b"{"), (PRODUCT_SCORES, b"{"), scored(1))
     assert owner.acknowledged == [0, 1, 2]
-    assert [one["reason"] for one in owner.published.topic(DEAD_LETTERS)] == ["malformed_json", "malformed_event"]
+    letters = owner.published.topic(DEAD_LETTERS)
+    assert [one["reason"] for one in letters] == ["malformed_json", "malformed_event"]
+    assert {one["release"] for one in letters} == {STRICT.release}
+
+
+async def test_score_that_cannot_be_read_for_an_unforeseen_reason_goes_to_the_dead_letters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would stop each worker that is given it."""
+
+    def fails(value: bytes) -> None:
+        raise RecursionError(len(value))
+
+    owner = Owner(STRICT)
+    with monkeypatch.context() as broken:
+        broken.setattr("streamer.alert_agent.parse_score", fails)
+        await owner.take(scored(1))
+    await owner.take(scored(2))
+    assert owner.acknowledged == [0, 0]
+    assert [one["reason"] for one in owner.published.topic(DEAD_LETTERS)] == ["event_unreadable"]
 
 
 async def test_every_record_is_traced_while_it_is_carried_out() -> None:

@@ -141,3 +141,14 @@ def test_breaker_in_any_history_admits_until_enough_failed_in_a_row(history: lis
             row = 0
     hosts.now += LONGEST_PAUSE_S
     assert hosts.attempt() == "ok"
+
+
+def test_breaker_try_that_another_circuit_held_back_teaches_nothing(hosts: Breakers) -> None:
+    """Nothing was sent to the host: it has neither failed nor answered, and another try may probe."""
+    held_back = HostUnavailable("image_host_unavailable", "all of its domain is left alone")
+    assert hosts.attempt(held_back) == "image_host_unavailable"
+    assert len(hosts.breakers) == 0
+    fail(hosts, 3)
+    hosts.now += 5
+    assert hosts.attempt(held_back) == "image_host_unavailable"
+    assert hosts.attempt() == "ok"

@@ -248,6 +248,22 @@ async def test_collect_link_is_written_down_without_its_secrets(tmp_path: Path, 
     assert "sesame" not in (tmp_path / "out/refused.jsonl").read_text()
 
 
+@pytest.mark.parametrize("link", ["http://[]@", "//me:sesame@[::1/", "https://me:sesame@a℀b/", "http://x[sesame]y@"])
+async def test_collect_link_that_cannot_be_read_is_refused_and_not_quoted(
+    tmp_path: Path, host: PictureHost, link: str
+) -> None:
+    """The rest of the feed is collected; no part of such a link is surely no secret."""
+    rows = [
+        product(1, link),
+        product(2, f"{host.url}/2.jpg", additional_image_link=[link]),
+        product(3, f"{host.url}/3.jpg"),
+    ]
+    done = await collected(write_jsonl(tmp_path / "feed.jsonl", rows), tmp_path / "out", settings(host))
+    assert done.products >= 1
+    assert reasons(tmp_path / "out")["1"] in {"malformed_event", "image_url_invalid"}
+    assert "sesame" not in (tmp_path / "out/refused.jsonl").read_text()
+
+
 async def test_collect_bytes_that_are_no_text_are_refused_and_recorded(tmp_path: Path) -> None:
     """A title in another encoding than UTF-8 spoils its row; the record of it is valid JSON."""
     folder = shop(tmp_path / "shop", 1)

@@ -70,6 +70,16 @@ def test_topic_with_another_count_warns() -> None:
     assert "STREAMER_TOPICS__PARTITIONS=6" in found.advice
 
 
+def test_topic_that_keeps_what_others_packed_warns_with_the_command() -> None:
+    """A worker copes, within its limit; a broker that does not tell is not judged."""
+    found = doctor_broker.judge_packing("product-updates", {"compression.type": "producer"}, "kafka:9092")
+    assert found is not None
+    assert (found.check, found.status) == ("topic product-updates", "warn")
+    assert "--entity-name product-updates --add-config compression.type=uncompressed" in found.advice
+    for given in ({"compression.type": "uncompressed"}, {}):
+        assert doctor_broker.judge_packing("product-updates", given, "kafka:9092") is None
+
+
 @pytest.mark.parametrize(
     ("skew_s", "status", "words"),
     [

@@ -364,6 +364,12 @@ def test_records_that_no_worker_wrote_are_counted_and_passed_over(tmp_path: Path
     assert bench.check() == []
 
 
+@pytest.mark.parametrize("host", ["[]@", "[::1"])
+def test_url_that_cannot_be_read_has_no_host(host: str) -> None:
+    """Scores hold URLs as feeds wrote them."""
+    assert window(score(host=host))._first[0].host == ""
+
+
 def test_releases_that_are_held_are_bounded(tmp_path: Path) -> None:
     """Who may write to the topics may name many."""
     bench = Bench(tmp_path)

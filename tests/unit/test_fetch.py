@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
+from streamer.answers import Validator
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
-from streamer.fetch import Fetched, Fetcher, NotModified, Validator
+from streamer.fetch import Fetched, Fetcher, NotModified
 from tests.sites import DIGEST, PICTURE, FixedResolver, Gate, Site, error_of, serving, settings
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ async def test_get_not_modified_unasked_is_rejected(site: Site) -> None:
         assert (await error_of(fetcher, url)).code == "image_http_unexpected"
 
 
-@pytest.mark.parametrize("headers", [{}, {"ETag": f'"{"x" * 1000}"'}])
+@pytest.mark.parametrize("headers", [{}, {"ETag": f'"{"x" * 1000}"'}, {"ETag": '"é"'}, {"Last-Modified": "1\t2"}])
 async def test_get_no_usable_validator_is_none(site: Site, headers: dict[str, str]) -> None:
-    """A server without a validator, or with one too long to remember, gives None."""
+    """A server without a validator, or with one too long to remember or not plain ASCII, gives None."""
     url = site.respond({"body": PICTURE, "headers": headers})
     async with Fetcher(settings(site)) as fetcher:
         fetched = await fetcher.get(url)
@@ -227,6 +228,8 @@ async def test_get_redirect_is_followed_and_gives_no_validator(site: Site, statu
         ("ftp://shop.test/a.jpg", "image_url_invalid"),
         ("file:///etc/passwd", "image_url_invalid"),
         ("http://shop.test:99999/", "image_url_invalid"),
+        ("http://[]@", "image_url_invalid"),
+        ("//[]@", "image_url_invalid"),
     ],
 )
 async def test_get_redirect_to_refused_target_is_refused(site: Site, location: str, code: str) -> None:
@@ -305,4 +308,4 @@ async def test_get_other_host_done_its_places_are_forgotten(site: Site) -> None:
     """A feed of a million hosts does not leave a million semaphores."""
     async with Fetcher(settings(site)) as fetcher:
         await fetcher.get(site.respond({"body": PICTURE}))
-        assert not fetcher._host_places
+        assert not fetcher._site_places

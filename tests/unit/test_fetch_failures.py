@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import socket
 import ssl
 import subprocess
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractResolver
+from structlog.testing import capture_logs
 
 from streamer.answers import MAX_WAIT_S, retry_after_s
-from streamer.errors import TransientError
+from streamer.errors import RejectedEvent, TransientError
 from streamer.fetch import Fetched, Fetcher
 from tests.sites import DIGEST, PICTURE, FixedResolver, Site, error_of, settings
 
@@ -191,3 +194,76 @@ def test_retry_after_date_is_seconds_from_now() -> None:
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert retry_after_s("Wed, 21 Oct 2015 07:28:00 -0000") == 0
     assert retry_after_s("9" * 400) == inf
+
+
+# -- what nobody foresaw
+
+
+@pytest.mark.parametrize("control", sorted({*range(1, 0x20), 0x7F} - set(b"\r\n")))
+async def test_get_validator_with_a_control_character_is_never_sent_back(control: int) -> None:
+    """Such headers are read by aiohttp, which refuses to write them: the picture counts, its validator does not."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        tag = b'"a' + bytes([control]) + b'b"'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nETag: %s\r\nLast-Modified: %s\r\n\r\nx" % (tag, tag))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Fetcher(settings(allow_hosts=[address])) as fetcher:
+            first = await fetcher.get(f"http://{address}/a.jpg")
+            assert isinstance(first, Fetched)
+            assert first.validator is None
+            assert isinstance(await fetcher.get(f"http://{address}/a.jpg", first.validator), Fetched)
+
+
+class BrokenResolver(AbstractResolver):
+    """Raises what no library says that it raises."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> NoReturn:
+        raise self._error
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+async def test_get_unforeseen_error_is_a_rejection_and_its_traceback_is_logged() -> None:
+    """A library's bug costs the event that meets it, not the worker; what the error quotes stays out of the log."""
+    failed: list[str] = []
+    broken = BrokenResolver(IndexError("http://shop.test/a.jpg?signature=hidden"))
+    async with Fetcher(settings(attempts=3), resolver=broken, failed=failed.append) as fetcher:
+        with capture_logs() as logs:
+            error = await error_of(fetcher, "http://shop.test/a.jpg?signature=hidden")
+    assert (type(error), error.code, failed) == (RejectedEvent, "image_fetch_failed", ["image_fetch_failed"])
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"], entry["error"]) == ("fetch.failed", "error", "IndexError")
+    assert "in resolve" in entry["traceback"]
+    assert "hidden" not in str(error) + repr(entry)
+
+
+async def test_get_unreadable_url_of_an_unforeseen_kind_is_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what reading the URL itself raises, before there is a host."""
+
+    def surprised(_: str) -> NoReturn:
+        raise RecursionError
+
+    monkeypatch.setattr("streamer.fetch.acceptable_url", surprised)
+    async with Fetcher(settings()) as fetcher:
+        assert (await error_of(fetcher, "http://shop.test/")).code == "image_fetch_failed"
+
+
+async def test_get_worker_s_own_failures_and_cancellation_pass() -> None:
+    """No memory, and a fetcher that is closed or was never opened, are nobody's bad picture."""
+    for error in (MemoryError(), asyncio.CancelledError()):
+        async with Fetcher(settings(), resolver=BrokenResolver(error)) as fetcher:
+            with pytest.raises(type(error)):
+                await fetcher.get("http://shop.test/a.jpg")
+    with pytest.raises(RuntimeError):
+        await fetcher.get("http://shop.test/a.jpg")
+    with pytest.raises(AssertionError):
+        await Fetcher(settings()).get("http://shop.test/a.jpg")

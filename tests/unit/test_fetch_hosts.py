@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from engines.image import decode
 from streamer.batch import Batcher
+from streamer.errors import StreamerError
 from streamer.events import DEAD_LETTERS, PRODUCT_SCORES
 from streamer.fetch import WAITING_SHARE, Fetched, Fetcher
 from streamer.incoming import Incoming
@@ -68,14 +69,16 @@ class Worker:
 
 
 @asynccontextmanager
-async def worker(fetch: FetchSettings, *, in_flight: int, decoded: Decode | None = None) -> AsyncIterator[Worker]:
+async def worker(
+    fetch: FetchSettings, *, in_flight: int, decoded: Decode | None = None, resolver: AbstractResolver | None = None
+) -> AsyncIterator[Worker]:
     """Yield a worker that holds so many events in flight; `decoded` stands for its decoders."""
     engine, published, telemetry = FakeEngine(), Published(), Telemetry()
     batcher = Batcher(engine, max_batch=8, report=telemetry.batch)
     batcher.pairs_per_s = 1e6
     pipeline_settings = PipelineSettings(max_in_flight=in_flight, score_cache_entries=0)
     with ThreadPoolExecutor(1) as executor:
-        async with Fetcher(fetch) as fetcher:
+        async with Fetcher(fetch, resolver=resolver) as fetcher:
             pipeline = Pipeline(
                 fetcher=fetcher,
                 serving=fake_serving(batcher.lane, executor, decoded=decoded),
@@ -130,6 +133,58 @@ async def test_dead_host_leaves_the_other_hosts_their_speed(site: Site) -> None:
     assert outcomes["image_host_unavailable"] > 150
     assert len(dead.requests) <= 2 * 16  # of 600 tries that its events have
     assert scored_s < alone_s + 3 * TRY_S + 1  # once the time of a try, until it is known to be dead
+
+
+class OneAddress(AbstractResolver):
+    """Resolves every name to 127.0.0.1."""
+
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = 0) -> list[ResolveResult]:  # type: ignore[assignment]
+        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=2, proto=0, flags=0)]
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+async def test_dead_domain_of_many_names_leaves_the_other_hosts_their_speed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that calls itself by a new name for each picture is one host: it is left alone, others lose no time."""
+    monkeypatch.setattr("streamer.fetch.refuse", lambda _: None)
+    site.respond({"body": png(0)})
+    good = f"http://good.test:{site.server.port}/a.jpg"
+    async with serving() as dead:
+        dead.handle(silence)
+        limits = settings(timeout_s=TRY_S, attempts=3, concurrency=32, concurrency_per_host=16, breaker_pause_s=60)
+        async with worker(limits, in_flight=64, resolver=OneAddress()) as mixed:
+            started = time.perf_counter()
+            for number in range(200):
+                await mixed.send(f"http://{number}.evil.test:{dead.server.port}/a.jpg")
+                await mixed.send(good)
+            while mixed.outcomes()["scored"] < 200:  # noqa: ASYNC110 - nothing signals it
+                await asyncio.sleep(0.01)
+            scored_s = time.perf_counter() - started
+            await mixed.pipeline.drain()
+        outcomes = mixed.outcomes()
+    assert sorted(mixed.acknowledged) == list(range(400))
+    assert outcomes.pop("scored") == 200
+    assert outcomes.keys() <= {"image_host_unavailable", "image_timeout"}
+    assert len(dead.requests) <= 3 * 16  # until ten more tries than it has places have failed
+    assert scored_s < 2 * TRY_S + TRY_S + 1
+
+
+async def test_domain_with_a_name_that_answers_is_never_left_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All places of a dead name end at the same moment: that says nothing of its neighbours, which answer."""
+    monkeypatch.setattr("streamer.fetch.refuse", lambda _: None)
+    site.respond({"status": 503}, path="/dead.jpg")
+    site.respond({"body": PICTURE})
+    port = site.server.port
+    limits = settings(concurrency=16, concurrency_per_host=8, breaker_failures=2)
+    async with Fetcher(limits, resolver=OneAddress()) as fetcher:
+        for _ in range(5):
+            dead = (fetcher.get(f"http://old.shop.test:{port}/dead.jpg") for _ in range(8))
+            assert all(isinstance(one, StreamerError) for one in await asyncio.gather(*dead, return_exceptions=True))
+            assert isinstance(await fetcher.get(f"http://new.shop.test:{port}/a.jpg"), Fetched)
+    assert len(site.requests) < 5 * 8  # the dead one is left alone
 
 
 async def test_dead_host_that_comes_back_is_asked_again(site: Site) -> None:
@@ -301,6 +356,16 @@ async def test_host_without_a_server_is_found_by_the_system_s_names(site: Site) 
     site.respond({"body": PICTURE})
     async with Fetcher(settings(allow_hosts=[f"localhost:{site.server.port}"])) as fetcher:
         assert isinstance(await fetcher.get(f"http://localhost:{site.server.port}/a.jpg"), Fetched)
+
+
+@pytest.mark.parametrize("url", ["http://[]@", "http://][@", "https://x[]y@", "http://[::1"])
+async def test_url_that_no_parser_reads_is_a_dead_letter(url: str) -> None:
+    """The worker goes on, and the event is acknowledged."""
+    async with worker(settings(), in_flight=4) as one:
+        await one.send(url)
+        await one.pipeline.drain()
+        assert (one.outcomes(), one.acknowledged) == ({"image_url_invalid": 1}, [0])
+        assert not one.pipeline.fatal.done()
 
 
 HEADER_FLOOD = b"".join(b"X-%d: %s\r\n" % (i, b"y" * 1000) for i in range(1000))

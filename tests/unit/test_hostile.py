@@ -16,7 +16,7 @@ from hostile import Trial, refuse_address, score_event, try_urls
 from hostile_addresses import addresses
 from hostile_cases import OK, case
 from hostile_events import records, update
-from hostile_pictures import KINDS, encoded, noise, pictures
+from hostile_pictures import KINDS, encoded, noise, pictures, scan_bomb
 
 from engines.runtime import loader
 from streamer.decoding import BlockingDecoders, DecoderPool
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from hostile_events import Record
 
 ROOT = Path(__file__).parents[2]
-FUZZED_S = 10
+FUZZED_S = 6  # each of three
+SEEDS = {
+    "parse": [b"12345678" + update(), b"{}"],
+    "url": [b"http://a.example:80/b?c#d\n//[::1]/x", b"https://u:p@h.example/%41\n../e"],
+    "decode": [encoded(noise(12, 12), kind) for kind in KINDS],
+}
 
 
 def wrong(trial: Trial) -> dict[str, list[str]]:
@@ -85,6 +90,30 @@ def test_trial_counts_what_is_not_as_it_must_be() -> None:
     assert trial.classes["x: k"].wrong == ["one: crash: JSONDecodeError", f"two: {OK}"]
 
 
+def test_trial_counts_by_the_clock_whatever_a_case_got() -> None:
+    """A picture that is ended at its limit has taken its time all the same; its CPU time stands beside it."""
+    trial = Trial()
+    slow = case("k", "slow", b"", "image_decode_timeout")
+    trial.note("x", slow, "image_decode_timeout", 2.1, 1.5)
+    trial.note("x", slow, "image_decode_timeout", 1.9, 1.6)
+    tried = trial.classes["x: k"]
+    assert tried.hangs == ["slow: image_decode_timeout after 2.1 s, 1.5 s of CPU"]
+    assert (tried.slowest_s, tried.most_cpu_s) == (2.1, 1.6)
+
+
+def test_trial_tells_the_cpu_time_of_decoders() -> None:
+    """A picture costs time in a process below, not in this one."""
+    engine = loader.load(threads=1)
+    engine.close()
+    limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 0.2}
+    trial = Trial()
+    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
+        bomb = case("bomb", "scans", scan_bomb(1000, 20_000), "image_decode_timeout")
+        trial.run("picture", bomb, decoders.decode)
+    assert trial.classes["picture: bomb"].wrong == []
+    assert 0.15 < trial.classes["picture: bomb"].most_cpu_s < 1
+
+
 def test_trial_eats_folders_of_files(tmp_path: Path) -> None:
     """JSON where the name says so, else pictures; the exit code and the last line say how it went."""
     (tmp_path / "deep").mkdir()
@@ -100,13 +129,12 @@ def test_trial_eats_folders_of_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this machine")
-@pytest.mark.parametrize("target", ["parse", "decode"])
+@pytest.mark.parametrize("target", SEEDS)
 def test_fuzzed_bytes_are_taken_or_refused(target: str, tmp_path: Path) -> None:
-    """Ten seconds of bytes, grown by coverage from real ones: no exception but the refusals, no hang, no growth."""
+    """Seconds of bytes, grown by coverage from real ones: no exception but the refusals, no hang, no growth."""
     corpus = tmp_path / "corpus"
     corpus.mkdir()
-    seeds = [encoded(noise(12, 12), kind) for kind in KINDS] if target == "decode" else [b"12345678" + update(), b"{}"]
-    for number, seed in enumerate(seeds):
+    for number, seed in enumerate(SEEDS[target]):
         (corpus / str(number)).write_bytes(seed)
     options = [f"-max_total_time={FUZZED_S}", "-seed=1", "-timeout=5", "-rss_limit_mb=0", "-max_len=4096"]
     command = [sys.executable, str(ROOT / "tests" / "fuzz" / "target.py"), target, *options, str(corpus)]

@@ -19,6 +19,7 @@ from engines.errors import ImageRefused
 from engines.image import decode
 
 SPEC = ImageSpec(height=32, width=32)
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 RED, BLUE, WHITE = (220, 30, 40), (20, 60, 200), (255, 255, 255)
 
 
@@ -267,6 +268,51 @@ def test_decode_cut_avif_is_refused() -> None:
     """AVIF says less about where it ends; it is refused all the same."""
     data = encoded(noise(64, 64), "AVIF")
     assert refusal(data[: len(data) // 2]) in {"image_truncated", "image_malformed"}
+
+
+@pytest.mark.parametrize("major", [b"avif", b"mif1", b"miaf"])
+def test_decode_avif_is_known_by_any_of_its_brands(major: bytes) -> None:
+    """A file may call itself any image of its container, and be compatible with AVIF."""
+    data = encoded(halves(), "AVIF", quality=95)
+    assert np.array_equal(decoded(data[:8] + major + data[12:]), decoded(data))
+
+
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1", b"mif1\0\0\0\0heic", b"isom\0\0\0\0mp42"])
+def test_decode_container_without_the_brand_is_unsupported(brands: bytes) -> None:
+    """What lies behind the list of brands is none of them."""
+    data = (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + b"avif" * 8
+    assert refusal(data) == "image_unsupported"
+
+
+@pytest.mark.parametrize("colour", [0, 2, 3, 4, 6])
+@pytest.mark.parametrize("depth", [1, 8, 16])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_decode_png_of_too_few_rows_is_truncated(colour: int, depth: int, interlaced: bool) -> None:
+    """Wherever a stream ends before the last row, though as a stream should; a whole one counts, black as it may be."""
+    if (depth == 1 and colour in {2, 4, 6}) or (depth == 16 and colour == 3):
+        return  # no such PNG
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    passes = ADAM7 if interlaced else [(0, 0, 1, 1)]
+    sizes = [(len(range(x, 13, by_x)), len(range(y, 11, by_y))) for x, y, by_x, by_y in passes]
+    rows = [1 + (columns * bits + 7) // 8 for columns, count in sizes if columns for _ in range(count)]
+    black = bytes(sum(rows))
+    palette = [(b"PLTE", bytes(6))] if colour == 3 else []
+
+    def made(pixels: bytes) -> bytes:
+        return png(13, 11, zlib.compress(pixels), *palette, depth=depth, colour=colour, interlaced=interlaced)
+
+    assert decoded(made(black)).shape == (3, 32, 32)
+    assert decoded(made(black + b"more")).shape == (3, 32, 32)
+    for cut in (1, *(sum(rows[-count:]) for count in range(1, len(rows)))):
+        assert refusal(made(black[:-cut])) == "image_truncated"
+
+
+def test_decode_png_of_half_the_rows_is_truncated() -> None:
+    """What is not there would be black; what is there may have any colour."""
+    for level in range(256):
+        rows = [b"\0" + bytes([level] * 64)] * 64
+        assert (decoded(png(64, 64, zlib.compress(b"".join(rows)))) == level).all()
+        assert refusal(png(64, 64, zlib.compress(b"".join(rows[:32])))) == "image_truncated"
 
 
 def test_decode_nothing_is_truncated() -> None:

@@ -75,3 +75,9 @@ def test_links_identity_changes_with_the_file(root: Path) -> None:
     with pytest.raises(RejectedEvent) as caught:
         identity(root / "none.jpg")
     assert caught.value.code == "image_unreadable"
+
+
+@pytest.mark.parametrize("link", ["http://[::1", "https://me:sesame@[]/a.jpg?key=sesame", "http://a℀b/"])
+def test_links_that_cannot_be_read_are_shown_without_what_they_hold(root: Path, link: str) -> None:
+    """No part of such a link is surely no secret."""
+    assert Links(root).shown(link) == "(not a URL)"

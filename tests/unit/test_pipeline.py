@@ -24,7 +24,7 @@ from streamer.settings import PipelineSettings, TopicSettings
 from streamer.telemetry import Telemetry
 from streamer.topics import MAX_DEAD_LETTER_BYTES
 from streamer.tracing import OFF
-from streamer.wire import SourcePosition
+from streamer.wire import SourcePosition, Unread
 from tests.fakes import FakeEngine, FakeFetcher, FakeTokenizer, Published, WordTokenizer, fake_serving, manifest, png
 
 if TYPE_CHECKING:
@@ -409,6 +409,36 @@ async def test_unforeseen_error_stops_the_worker_without_acknowledgement(bench: 
     assert bench.acknowledged == []
 
 
+@pytest.mark.parametrize("reader", ["streamer.pipeline.parse_update", "streamer.serving.compose"])
+async def test_event_that_cannot_be_read_for_an_unforeseen_reason_is_rejected(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """A bug in what reads strangers' bytes stops nobody: each worker after this one would be given the same event."""
+
+    def fails(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(reader, fails)
+        await bench.send(update(1))
+        await bench.settle()
+    await bench.send(update(2))
+    assert [score["outcome"] for score in await bench.settle()] == ["scored"]
+    (letter,) = bench.dead()
+    assert (letter["reason"], letter["message"]) == ("event_unreadable", "reading it failed: RecursionError")
+    assert bench.acknowledged == [0, 1]
+
+
+async def test_record_that_could_not_be_read_is_rejected_as_it_says(bench: Bench) -> None:
+    """Its dead letter keeps no bytes, as nobody has them, and says where they stand."""
+    await bench.send(Unread(RejectedEvent("batch_too_large", "the batch")), None)
+    await bench.settle()
+    (letter,) = bench.dead()
+    assert (letter["reason"], letter["message"], letter["value_omitted"]) == ("batch_too_large", "the batch", True)
+    assert (letter["value"], letter["product_id"], letter["source"]["offset"]) == (None, None, 0)  # type: ignore[index]
+    assert bench.acknowledged == [0]
+
+
 async def test_replay_keeps_its_place_among_the_updates(bench: Bench) -> None:
     """Behind a tombstone, or a later update of its version, a replay is superseded; in its own place it is scored."""
     bench.offset = 7
@@ -426,15 +456,26 @@ async def test_replay_keeps_its_place_among_the_updates(bench: Bench) -> None:
 
 async def test_replay_that_is_rejected_again_says_where_it_first_stood(bench: Bench) -> None:
     """Its dead letter names both places, so that another replay keeps the first."""
-    await bench.send(b"{", b"p", ("replayed-from", b"product-updates/3/9"))
+    await bench.send(b"{", b"p", ("replayed-from", b"product-updates/0/9"))
     await bench.settle()
     (letter,) = bench.dead()
-    assert letter["origin"] == {"topic": "product-updates", "partition": 3, "offset": 9}
+    assert letter["origin"] == {"topic": "product-updates", "partition": 0, "offset": 9}
     assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 0}
 
 
 @pytest.mark.parametrize(
-    "value", [b"", None, b"product-updates/0", b"a/b/c", b"t/0/" + b"9" * 30, b"\xff/0/1", b"t/-1/2"]
+    "value",
+    [
+        b"",
+        None,
+        b"product-updates/0",
+        b"a/b/c",
+        b"product-updates/0/" + b"9" * 30,
+        b"\xff/0/1",
+        b"product-updates/-1/2",
+        b"product-updates/3/9",
+        b"others/0/9",
+    ],
 )
 async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, value: bytes | None) -> None:
     """Anybody may write headers."""
@@ -448,6 +489,9 @@ async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, va
     ("key", "headers", "value", "kept"),
     [
         (b"k" * 2**20, [("h", b"x" * 2**20)], b"{", (False, False)),
+        (b"k" * 1_000_000, [], b"{", (False, False)),
+        (b"k" * 1_040_000, [], None, (False, False)),
+        (b"k" * 500_000, [], b"{" * 40_000, (True, True)),
         (b"k", [("h", b"")] * 200_000, b"{", (False, False)),
         (b"k", [("\x01" * 2**20, None)], b"{", (False, False)),
         (b"k", [("h", b"x" * 600_000)], b"{" * 600_000, (True, False)),
@@ -455,15 +499,20 @@ async def test_replay_header_that_is_not_one_of_ours_is_ignored(bench: Bench, va
     ],
 )
 async def test_dead_letter_of_an_enormous_event_fits_its_topic(
-    bench: Bench, key: bytes, headers: list[tuple[str, bytes | None]], value: bytes, kept: tuple[bool, bool]
+    bench: Bench, key: bytes, headers: list[tuple[str, bytes | None]], value: bytes | None, kept: tuple[bool, bool]
 ) -> None:
-    """No event makes a dead letter that the topic does not take: first its value is left out, then key and headers."""
+    """No event makes a dead letter that the topic does not take: first its value is left out, then key and headers.
+
+    The record's own key counts as well, and is left out with the other.
+    """
     await bench.send(value, key, *headers)
     await bench.settle()
     (letter,) = bench.dead()
     assert (letter["key"] is not None, letter["value"] is not None) == kept
     assert letter["value_omitted"] == (not kept[1])
-    assert len(orjson.dumps(letter)) < MAX_DEAD_LETTER_BYTES - 2**16
+    ((_, own_key, _),) = bench.published.records
+    assert own_key == (key if kept[0] else None)
+    assert len(own_key or b"") + len(orjson.dumps(letter)) < MAX_DEAD_LETTER_BYTES - 2**16
 
 
 async def test_large_value_is_left_out_of_its_dead_letter(bench: Bench) -> None:

@@ -10,12 +10,13 @@ import pytest
 
 from streamer.dataset import LabelDataset
 from streamer.erasures import Erasures
-from streamer.errors import TransientError
+from streamer.errors import RejectedEvent, TransientError
 from streamer.evidence import EvidenceStore
 from streamer.incoming import Incoming
 from streamer.recording import Recorder
+from streamer.reviews import ConfirmedLabel, parse_label
 from streamer.telemetry import LabelTelemetry
-from streamer.wire import SourcePosition, encode
+from streamer.wire import SourcePosition, Unread, encode
 from tests.fakes import Published
 from tests.review import ITEM, LABEL, PICTURE, label
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.labels import Joined, VoteKey
-    from streamer.reviews import ConfirmedLabel
 
 
 class Flaky(LabelDataset):
@@ -132,6 +132,30 @@ async def test_label_whose_key_is_not_its_product_is_rejected(bench: Bench, key:
     assert bench.dataset.of("mug-blue") == []
     ((_, letter_key, letter),) = bench.published.records
     assert (letter_key, letter["reason"], letter["product_id"]) == (key, "key_mismatch", "mug-blue")
+
+
+async def test_label_that_cannot_be_read_for_an_unforeseen_reason_is_rejected(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor one that nobody could read; the ones around them are recorded."""
+
+    def fails(value: bytes) -> ConfirmedLabel:
+        if value == b"{":
+            raise RecursionError("too deep")
+        return parse_label(value)
+
+    monkeypatch.setattr("streamer.recording.parse_label", fails)
+    await bench.record(b"{", Unread(RejectedEvent("batch_too_large", "the batch")), LABEL)
+    assert [one["reason"] for one in bench.published.topic("dead-letters")] == ["event_unreadable", "batch_too_large"]
+    assert sorted(bench.acknowledged) == [0, 1, 2]
+    assert bench.count("recorded") == 1
+
+
+async def test_label_with_an_enormous_key_makes_a_letter_that_fits_its_topic(bench: Bench) -> None:
+    """Its key is left out, of the record, too."""
+    await bench.record(b"{", key=b"k" * 1_000_000)
+    ((_, key, letter),) = bench.published.records
+    assert (key, letter["key"]) == (None, None)
 
 
 async def test_label_of_the_future_is_rejected(bench: Bench) -> None:

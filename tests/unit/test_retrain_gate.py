@@ -12,9 +12,11 @@ import pytest
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import Pairs
 from engines.build.retrain import gate, paired
+from engines.build.retrain.decision import Decision, GateRules, Manifests, Observed
 from engines.build.retrain.frozen import BENCHMARK, LABELS, SMALL, FrozenSet, image_size, language
-from engines.build.retrain.gate import GateRules, Manifests
 from engines.build.retrain.paired import Answers
+from engines.build.retrain.votes import Prevalence
+from engines.calibration import Interval
 from engines.contract import Calibration
 from tests.fakes import manifest
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 RULES = GateRules(samples=200)
 CHAMPION = manifest(calibration=Calibration(scale=1.0, shift=-3.0), threshold=0.3)
 BOTH = Manifests(CHAMPION, CHAMPION)
+SOUND = Observed(Prevalence(Interval(0.05, 0.04, 0.06), {"Home": Interval(0.06, 0.04, 0.08)}), audited=200)
 BRANDS = ("Acme", "Bolt", "Crux", "Dyna")
 
 
@@ -61,17 +64,17 @@ def logits(asked: FrozenSet, *, separation: float = 3.0, seed: int = 1) -> NDArr
 
 def decide(
     benchmark: tuple[float, float] = (3.0, 3.0), labels: tuple[float, float] = (3.0, 3.0), rules: GateRules = RULES
-) -> gate.Decision:
+) -> Decision:
     """Return what the gate says of engines with these separations, champion first."""
     sets = {name: frozen(name, seed=number) for number, name in enumerate((BENCHMARK, LABELS))}
     answers = {
         name: Answers(*(logits(sets[name], separation=one) for one in separations))
         for name, separations in ((BENCHMARK, benchmark), (LABELS, labels))
     }
-    return gate.judge(sets, answers, BOTH, rules)
+    return gate.judge(sets, answers, BOTH, SOUND, rules)
 
 
-def codes(decision: gate.Decision) -> set[str]:
+def codes(decision: Decision) -> set[str]:
     """Return why it was refused."""
     return {reason.code for reason in decision.reasons}
 
@@ -97,20 +100,83 @@ def test_gate_refuses_what_so_few_labels_cannot_show() -> None:
     strict = replace(RULES, labels_margin=0.01)
     sets = {BENCHMARK: frozen(BENCHMARK), LABELS: few}
     answers = {BENCHMARK: Answers(*[logits(sets[BENCHMARK])] * 2), LABELS: Answers(champion, challenger)}
-    assert codes(gate.judge(sets, answers, BOTH, strict)) & {"labels_inconclusive", "labels_loss"}
+    assert codes(gate.judge(sets, answers, BOTH, SOUND, strict)) & {"labels_inconclusive", "labels_loss"}
     sets[LABELS] = frozen(LABELS, 4)
     answers[LABELS] = Answers(*[logits(sets[LABELS])] * 2)
-    decision = gate.judge(sets, answers, BOTH, RULES)
+    decision = gate.judge(sets, answers, BOTH, SOUND, RULES)
     assert codes(decision) == {"labels_too_few"}
     assert LABELS not in decision.gains
 
 
 def test_gate_refuses_thresholds_that_surely_miss_the_precision() -> None:
-    """A challenger that ranks as well, but alerts nearly everything."""
+    """A challenger that ranks as well, but alerts nearly everything; the catalogue's right products tell, too."""
     sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
     loose = manifest(calibration=Calibration(scale=1.0, shift=3.0), threshold=0.3)
-    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, loose), RULES)) == {"precision_missed"}
+    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, loose), SOUND, RULES)) == {
+        "precision_missed",
+        "alarms_risen",
+    }
+
+
+def test_gate_refuses_thresholds_that_alert_on_right_products_whatever_labels_say() -> None:
+    """In all, and in one category; labels by which more than half is wrong have nothing against it."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    sets[LABELS] = replace(sets[LABELS], prevalence=0.6)
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    loose = msgspec.structs.replace(CHAMPION, threshold=0.0)
+    decision = gate.judge(sets, answers, Manifests(CHAMPION, loose), SOUND, RULES)
+    assert codes(decision) == {"alarms_risen"}
+    assert "benchmark, all, alarms" in decision.harmed
+    home = msgspec.structs.replace(CHAMPION, thresholds={"Home": 0.0})
+    decision = gate.judge(sets, answers, Manifests(CHAMPION, home), SOUND, RULES)
+    assert {"benchmark, all, alarms", "benchmark, category: Home, alarms"} <= set(decision.harmed)
+    assert "benchmark, category: Party, alarms" not in decision.harmed
+
+
+def test_gate_refuses_labels_that_cannot_say_how_many_products_are_wrong() -> None:
+    """Alerts alone; and a share of a category at which alerting on all of it would keep the precision."""
+    sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
+    answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
+    assert codes(gate.judge(sets, answers, BOTH, SOUND._replace(audited=29), RULES)) == {"audit_missing"}
+    half = Prevalence(SOUND.prevalence.overall, {"Home": Interval(0.5, 0.4, 0.6), "Party": Interval(0.4, 0.1, 0.8)})
+    (reason,) = gate.judge(sets, answers, BOTH, SOUND._replace(prevalence=half), RULES).reasons
+    assert (reason.code, reason.message.split(":")[0]) == ("prevalence_implausible", "Home")
+
+
+def test_slices_take_a_label_for_what_it_more_likely_is() -> None:
+    """A brand of false alarms, each said to be right by one person, is no longer alerted: that is no loss of recall.
+
+    Each such label stands there as a mismatch, too, with a tenth of its weight.
+    """
+    labels = frozen(LABELS)
+    crux = labels.slices()["brand: Crux"]
+    (kept,), (guessed,) = np.nonzero(~crux | (labels.pairs.label == 0)), np.nonzero(crux & (labels.pairs.label == 0))
+    rows = np.concatenate([kept, guessed])
+    guess = np.arange(len(rows)) >= len(kept)
+    pairs = Pairs(*(column[rows] for column in labels.pairs))
+    pairs.label[guess] = 1
+    weights = np.where(guess, 0.1, np.where(crux[rows], 0.9, 1.0))
+    after = logits(labels)[rows]
+    answers = Answers(np.where(crux[rows], 6.0, after), after)
+    guesses = FrozenSet(LABELS, labels.catalog, pairs, weights, 0.3)
+    lost = {test.name: test.lost for test in paired.slice_tests(guesses, answers, precision=0.5, samples=50)[::2]}
+    assert lost["brand: Crux"] > 0.5
+    told = replace(guesses, likely=~guess)
+    assert "brand: Crux" not in told.slices()
+    assert max(test.lost for test in paired.slice_tests(told, answers, precision=0.5, samples=50)[::2]) < 0.1
+
+
+def test_slices_of_one_item_are_none() -> None:
+    """However many pairs it has: they vary together."""
+    asked = frozen(BENCHMARK, 400)
+    products = tuple(
+        replace(product, fields={"brand": "Acme" if i < 200 else "Bolt"}, group="one" if i < 200 else product.group)
+        for i, product in enumerate(asked.catalog.products)
+    )
+    assert [name for name in asked.slices() if name.startswith("brand")]
+    one = replace(asked, catalog=replace(asked.catalog, products=products))
+    assert not [name for name in one.slices() if name.startswith("brand")]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +193,7 @@ def test_gate_refuses_what_is_shipped_to_alert_too_little(shipped: Manifest, cod
     """A challenger that ranks as well, all of whose alerts are right, and that is silent where the champion was not."""
     sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
-    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, shipped), RULES)) == {code}
+    assert codes(gate.judge(sets, answers, Manifests(CHAMPION, shipped), SOUND, RULES)) == {code}
 
 
 def test_gate_does_not_owe_a_lavish_champion_its_recall() -> None:
@@ -136,7 +202,7 @@ def test_gate_does_not_owe_a_lavish_champion_its_recall() -> None:
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
     lavish = msgspec.structs.replace(CHAMPION, threshold=0.001)
     keeping = msgspec.structs.replace(CHAMPION, threshold=0.21)
-    decision = gate.judge(sets, answers, Manifests(lavish, keeping), RULES)
+    decision = gate.judge(sets, answers, Manifests(lavish, keeping), SOUND, RULES)
     assert decision.promote, decision.reasons
     assert decision.shipped is not None
     assert decision.shipped.champion.value < 0.95
@@ -150,7 +216,7 @@ def test_gate_refuses_one_poisoned_slice() -> None:
     rows = sets[BENCHMARK].slices()["brand: Crux"] & (sets[BENCHMARK].pairs.label == 1)
     poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
-    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, SOUND, replace(RULES, benchmark_margin=1.0))
     assert codes(decision) == {"slice_loss"}
     assert [name for name in decision.harmed if "brand" in name] == ["benchmark, brand: Crux, recall"]
 
@@ -174,12 +240,12 @@ def test_gate_refuses_a_challenger_that_no_longer_understands_a_language(
         LABELS: frozen(LABELS, 400),
     }
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
-    assert gate.judge(sets, answers, BOTH, RULES).promote
+    assert gate.judge(sets, answers, BOTH, SOUND, RULES).promote
     poisoned = answers[BENCHMARK].champion.copy()
     rows = sets[BENCHMARK].slices()[name] & (sets[BENCHMARK].pairs.label == 1)
     poisoned[rows & (np.random.default_rng(0).random(len(rows)) < 0.35)] = 0.0
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, poisoned)
-    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, SOUND, replace(RULES, benchmark_margin=1.0))
     assert codes(decision) == {"slice_loss"}
     assert decision.harmed == (f"benchmark, {name}, recall",)
 
@@ -191,7 +257,7 @@ def test_gate_refuses_false_alarms_that_gather_in_one_slice() -> None:
     crux, matches = sets[BENCHMARK].slices()["brand: Crux"], sets[BENCHMARK].pairs.label == 0
     moved = answers[BENCHMARK].champion + np.where(crux, 0.9, -0.9) * matches
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, moved)
-    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, SOUND, replace(RULES, benchmark_margin=1.0))
     assert "benchmark, brand: Crux, false alarms" in decision.harmed
     assert not [name for name in decision.harmed if "Crux" not in name and name.endswith("false alarms")]
 
@@ -216,7 +282,7 @@ def test_gate_refuses_a_slice_that_surely_lost_and_more_than_its_margin(share: f
     rows = sets[BENCHMARK].slices()["brand: Crux"] & (sets[BENCHMARK].pairs.label == 1)
     spoiled[rows & (np.random.default_rng(3).random(len(rows)) < share)] = 0.0
     answers[BENCHMARK] = Answers(answers[BENCHMARK].champion, spoiled)
-    decision = gate.judge(sets, answers, BOTH, replace(RULES, benchmark_margin=1.0))
+    decision = gate.judge(sets, answers, BOTH, SOUND, replace(RULES, benchmark_margin=1.0))
     (lost,) = (test for test in decision.slices if (test.name, test.what) == ("benchmark, brand: Crux", "recall"))
     assert lost.p_value < 1e-3
     assert (lost.lost > RULES.slice_margin) == harmed
@@ -232,7 +298,7 @@ def test_gate_refuses_labels_that_say_the_opposite_of_who_learned_from_them() ->
     home = sets[LABELS].slices()["category: Home"]
     pairs = sets[LABELS].pairs
     flipped = pairs._replace(label=np.where(home, 1 - pairs.label, pairs.label))
-    decision = gate.judge(sets | {LABELS: replace(sets[LABELS], pairs=flipped)}, answers, BOTH, RULES)
+    decision = gate.judge(sets | {LABELS: replace(sets[LABELS], pairs=flipped)}, answers, BOTH, SOUND, RULES)
     assert "labels_contradict" in codes(decision)
     assert "category: Home" in decision.contradicted
     assert not {"all", "category: Party"} & set(decision.contradicted)

@@ -95,13 +95,15 @@ def test_pairs_of_uncertain_items_count_as_both(people: confirmed.Confirmed) -> 
     """An item that is a mismatch with 0.8 has four fifths of its weight there, and one fifth among the matches."""
     few = people.rows(np.arange(120) < 2)
     few = replace(few, votes=few.votes._replace(mismatch=np.array([0.8, 0.0]), weight=np.array([2.0, 1.0])))
-    pairs, weights = confirmed.pairs_of(few)
+    pairs, weights, likely = confirmed.pairs_of(few)
     assert sorted(zip(pairs.product.tolist(), pairs.label.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0)]
     share = weights / weights.sum()
     found = dict(zip(zip(pairs.product.tolist(), pairs.label.tolist(), strict=True), share.tolist(), strict=True))
     assert found[0, 1] == pytest.approx(1.6 / 3)
     assert found[0, 0] == pytest.approx(0.4 / 3)
     assert weights.mean() == pytest.approx(1.0)
+    plain = zip(pairs.product[likely].tolist(), pairs.label[likely].tolist(), strict=True)
+    assert sorted(plain) == [(0, 1), (1, 0)]
 
 
 def test_labels_that_nobody_gave_are_refused(tmp_path: Path) -> None:

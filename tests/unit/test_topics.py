@@ -80,10 +80,17 @@ def test_specs_keep_people_s_topics_longer_and_dead_letters_larger() -> None:
     assert by_the_broker == [None, *["LogAppendTime"] * 4]
 
 
+def test_specs_have_the_broker_unpack_what_others_write() -> None:
+    """A limit on a record's size then means its size; workers pack nothing."""
+    unpacked = [spec.name for spec in specs(TopicSettings()) if spec.config.get("compression.type") == "uncompressed"]
+    assert unpacked == ["product-updates", "confirmed-labels", "engine-releases"]
+
+
 def test_specs_keep_the_last_announcement_of_each_release_in_one_order() -> None:
     """Which release runs is the last record's to say, however old it is."""
     releases = specs(TopicSettings(partitions=12))[-1]
-    assert (releases.partitions, releases.config) == (1, {"cleanup.policy": "compact"})
+    assert (releases.partitions, releases.config["cleanup.policy"]) == (1, "compact")
+    assert "retention.ms" not in releases.config
 
 
 @pytest.mark.parametrize(("replication", "in_sync"), [(1, None), (2, None), (3, "2")])

@@ -46,9 +46,13 @@ class Agreement(NamedTuple):
 
 def agreements(labels: FrozenSet, logits: NDArray[np.float64]) -> list[Agreement]:
     """Return how an engine with these logits (M,) agrees with all labels, and with those of each slice."""
-    everything = np.ones(len(logits), dtype=np.bool_)
-    slices = {ALL: everything} | labels.slices(least=LEAST_OF_EACH)
-    return [_agreement(name, labels, logits, rows) for name, rows in slices.items()]
+    plain, audited = labels.plain, labels.plain if labels.audited is None else labels.plain & labels.audited
+    slices = {ALL: np.ones(len(logits), dtype=np.bool_)} | labels.slices(least=LEAST_OF_EACH)
+    return [
+        _agreement(name, labels, logits, plain & rows)
+        for name, rows in slices.items()
+        if (audited & rows).sum() >= LEAST_OF_EACH
+    ]
 
 
 def contradicted(found: Sequence[Agreement], alpha: float) -> list[bool]:

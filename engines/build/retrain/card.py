@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.build.retrain.confirmed import Confirmed
+    from engines.build.retrain.decision import Decision, GateRules
     from engines.build.retrain.frozen import FrozenSet
-    from engines.build.retrain.gate import Decision, GateRules
     from engines.build.retrain.paired import Answers, SliceTest
     from engines.build.retrain.votes import Prevalence
     from engines.contract import Manifest
@@ -117,9 +117,12 @@ def _context(story: Story) -> dict[str, Any]:
         "decision": story.decision,
         "rules": story.rules,
         "recalls": _recalls(story),
-        "slices": sorted(story.decision.slices, key=lambda test: -test.lost),
+        "slices": sorted((*story.decision.slices, *story.decision.alarms), key=lambda test: -test.lost),
         "agreements": sorted(story.decision.agreements, key=lambda one: one.auc),
-        "noticed": {test.name + test.what: _noticed(test, story.rules) for test in story.decision.slices},
+        "noticed": {
+            test.name + test.what: _noticed(test, story.rules)
+            for test in (*story.decision.slices, *story.decision.alarms)
+        },
         "shift": shift,
         "categories": _categories(story),
         "thresholds": {} if story.challenger is None else _thresholds(story.challenger, story.prevalence),

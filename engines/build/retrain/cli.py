@@ -71,8 +71,8 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     Exit code 0: it may; 1: it is refused; 2: it could not be tried. WORK/decision.json says why, WORK/card/ shows it,
     WORK/challenger/ holds the release.
     """
+    from engines.build.retrain.decision import GateRules  # noqa: PLC0415
     from engines.build.retrain.facts import Retraining  # noqa: PLC0415 - with what imports transformers, for seconds
-    from engines.build.retrain.gate import GateRules  # noqa: PLC0415
     from engines.build.retrain.run import challenger_of  # noqa: PLC0415
     from engines.build.retrain.run import retrain as decide  # noqa: PLC0415
     from engines.build.retrain.votes import Reviewed  # noqa: PLC0415

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TRAINING, VALIDATION, TEST = "training", "validation", "test"
 SHARES: Final = ((TEST, 0.3), (VALIDATION, 0.2), (TRAINING, 0.5))
+
+_EVEN: Final = 0.5
 
 SURELY_RIGHT: Final = 0.1
 """Below this an item is taken for a match, whose text may be compared with other pictures, too."""
@@ -58,6 +60,11 @@ class Confirmed:
     def categories(self) -> NDArray[np.str_]:
         """Return the top-level category of each, (N,)."""
         return np.array([item.category or "" for item in self.judged], dtype=np.str_)
+
+    @property
+    def audited(self) -> NDArray[np.bool_]:
+        """Return which were drawn by chance, whatever the engine said of them, (N,)."""
+        return np.array([item.sampled == "audit" for item in self.judged], dtype=np.bool_)
 
     def rows(self, chosen: NDArray[np.bool_]) -> Confirmed:
         """Return some of the items."""
@@ -92,7 +99,18 @@ def read_confirmed(
     return Confirmed(catalog, votes, _parts(judged), tuple(judged))
 
 
-def pairs_of(confirmed: Confirmed) -> tuple[Pairs, NDArray[np.float64]]:
+class LabelPairs(NamedTuple):
+    """Items as pairs of their own text and picture; M of them.
+
+    weights: (M,), how much each counts. likely: (M,), whether it is what its item is more likely than not.
+    """
+
+    pairs: Pairs
+    weights: NDArray[np.float64]
+    likely: NDArray[np.bool_]
+
+
+def pairs_of(confirmed: Confirmed) -> LabelPairs:
     """Return each item's own text and picture, and how much each pair counts.
 
     An item that is a mismatch with a likelihood of 0.8 stands there twice: as a mismatch with 0.8 of its weight, and as
@@ -106,7 +124,7 @@ def pairs_of(confirmed: Confirmed) -> tuple[Pairs, NDArray[np.float64]]:
     pairs = Pairs(
         product=item, picture=item, label=label.astype(np.int64), difference=np.where(label == 1, OTHER, MATCH)
     )
-    return pairs, counted[rows] * len(rows) / counted.sum()
+    return LabelPairs(pairs, counted[rows] * len(rows) / counted.sum(), (likely[item] >= _EVEN) == (label == 1))
 
 
 def part_of(group: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from engines.build import held_out
 from engines.build.retrain import votes
-from engines.build.retrain.gate import GateRules
+from engines.build.retrain.decision import GateRules
 from engines.catalogs import erased
 from engines.catalogs.judged import read_pinned
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engines.build.recipe import RetrainRecipe
     from engines.build.retrain.catalogue import Parts
     from engines.build.retrain.confirmed import Confirmed
-    from engines.build.retrain.gate import Decision
+    from engines.build.retrain.decision import Decision
     from engines.build.retrain.taught import Taught
     from engines.build.retrain.votes import Prevalence
     from engines.contract import Manifest

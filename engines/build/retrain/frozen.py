@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -33,6 +34,9 @@ BENCHMARK, LABELS = "benchmark", "labels"
 LEAST_OF_EACH: Final = 30
 """Mismatches, and matches: a slice with fewer is judged together with the other small ones of its kind."""
 
+LEAST_ITEMS: Final = 5
+"""Of either: pairs of one item vary together, and tell nothing of how much they vary."""
+
 SMALL: Final = "(small ones together)"
 UNKNOWN: Final = "(none)"
 _LANGUAGE_COLUMNS: Final = ("language", "content_language")
@@ -49,6 +53,10 @@ class FrozenSet:
         pairs: M of them.
         weights: (M,), how much each counts within its class.
         prevalence: for which figures are stated.
+        likely: (M,), whether a pair is what its item is more likely than not; None: all are. A label that may be wrong
+            stands there as a mismatch and as a match: figures of the whole are right on average so, those of a slice
+            would be of guesses.
+        audited: (M,), whether people were asked about it by chance, whatever an engine said; None: all were.
     """
 
     name: str
@@ -56,8 +64,15 @@ class FrozenSet:
     pairs: Pairs
     weights: NDArray[np.float64]
     prevalence: float
+    likely: NDArray[np.bool_] | None = None
+    audited: NDArray[np.bool_] | None = None
 
     @property
+    def plain(self) -> NDArray[np.bool_]:
+        """Return the pairs that are what their items more likely are, (M,)."""
+        return np.ones(len(self.pairs.label), dtype=np.bool_) if self.likely is None else self.likely
+
+    @cached_property
     def groups(self) -> NDArray[np.int64]:
         """Return equal numbers for pairs that are not independent, int64 (M,)."""
         return evaluate.related(self.catalog, self.pairs)
@@ -87,14 +102,16 @@ class FrozenSet:
 
     def _large(self, kind: str, values: NDArray[np.str_], least: int) -> dict[str, NDArray[np.bool_]]:
         rows = {str(value): values == value for value in np.unique(values)}
-        large = {value: chosen for value, chosen in rows.items() if self._least(chosen) >= least}
+        large = {value: chosen for value, chosen in rows.items() if self._enough(chosen, least)}
         rest = ~np.isin(values, list(large))
-        if self._least(rest) >= least:
+        if self._enough(rest, least):
             large[SMALL] = rest
         return {} if len(large) < 2 else {f"{kind}: {value}": chosen for value, chosen in large.items()}  # noqa: PLR2004
 
-    def _least(self, rows: NDArray[np.bool_]) -> int:
-        return min(int((self.pairs.label[rows] == label).sum()) for label in (0, 1))
+    def _enough(self, rows: NDArray[np.bool_], least: int) -> bool:
+        classes = [self.plain & rows & (self.pairs.label == label) for label in (0, 1)]
+        items = min(len(np.unique(self.groups[chosen])) for chosen in classes)
+        return min(int(chosen.sum()) for chosen in classes) >= least and items >= LEAST_ITEMS
 
 
 def language(product: Product) -> str:

@@ -6,13 +6,13 @@ Two sets decide, and both must let it through, so neither needs a correction for
   1 - alpha (a paired bootstrap, items drawn whole: non-inferiority).
 * labels: the same, with `labels_margin`. What scorers will run is held to it, too: with its own calibration and
   thresholds the challenger alerts, does not surely miss the target precision, and has the recall that the champion has
-  with its own.
+  with its own; and it does not alert much more often on right products of the benchmark (`shipped`).
 
 Slices (category, brand, language, image size) of both sets guard against harm that an average hides: none may surely
 lose, in recall or by false alarms, and lose more than its margin (`paired.harms`). All tests share one `alpha` by
 Holm's method, so that a harmless challenger is seldom refused by chance, however many slices there are. What slices are
-too small to show is not shown: a slice with fewer than 30 pairs of a class is judged with the other small ones, and the
-model card says of each slice what loss would have been noticed.
+too small to show is not shown: a slice with fewer than 30 pairs of a class, or of fewer than 5 items, is judged with
+the other small ones, and the model card says of each slice what loss would have been noticed.
 
 Labels guard the gate itself: where the challenger that learned from them answers the opposite of those held out, in all
 or in a slice, verdicts were exchanged, and nothing that they say of the challenger can be believed (`agreement`).
@@ -22,102 +22,33 @@ No torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
-import numpy as np
-
-from engines import calibration
-from engines.build.retrain import paired
-from engines.build.retrain.agreement import Agreement, agreements, contradicted
+from engines.build.retrain import paired, shipped
+from engines.build.retrain.agreement import agreements, contradicted
+from engines.build.retrain.decision import Decision, Reason, signed
 from engines.build.retrain.frozen import BENCHMARK, LABELS
-from engines.build.retrain.paired import Answers, Gain, SliceTest
-from engines.calibration import Interval  # noqa: TC001 - msgspec reads the annotations
-from engines.contract import top_level
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
+    from engines.build.retrain.agreement import Agreement
+    from engines.build.retrain.decision import GateRules, Manifests, Observed
     from engines.build.retrain.frozen import FrozenSet
-    from engines.contract import Manifest
+    from engines.build.retrain.paired import Answers, Gain, SliceTest
+    from engines.calibration import Interval
 
-_COUNTED: Final = 1e-9
+    T = TypeVar("T")
+
 _LOSS: Final = {BENCHMARK: "benchmark_loss", LABELS: "labels_loss"}
 _INCONCLUSIVE: Final = {BENCHMARK: "benchmark_inconclusive", LABELS: "labels_inconclusive"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class GateRules:
-    """What a challenger is held to.
-
-    precision: at which recalls are compared. alpha: the chance of each wrong refusal, and of passing with a loss of a
-    margin. least_labels: mismatches, and matches, among held-out labels without which nothing is shown.
-    """
-
-    precision: float = 0.5
-    alpha: float = 0.05
-    benchmark_margin: float = 0.02
-    labels_margin: float = 0.05
-    slice_margin: float = 0.1
-    false_alarm_margin: float = 0.05
-    least_labels: int = 15
-    samples: int = paired.SAMPLES
-
-    @property
-    def slice_margins(self) -> dict[str, float]:
-        """Return what a slice may lose, by `SliceTest.what`."""
-        return {"recall": self.slice_margin, "false alarms": self.false_alarm_margin}
-
-
-class Manifests(NamedTuple):
-    """Of champion and challenger."""
-
-    champion: Manifest
-    challenger: Manifest
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """Why a challenger is refused: a stable code, and words for people.
-
-    Codes: benchmark_loss, benchmark_inconclusive, labels_loss, labels_inconclusive, labels_too_few, labels_contradict,
-    no_alerts, precision_missed, recall_missed, slice_loss; and those of `engines.errors` for a challenger that is not
-    whole, does not load or does not answer.
-    """
-
-    code: str
-    message: str
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate says, and what it was said by.
-
-    gains: by the name of the set. shipped: the recall on labels, of each engine with its own thresholds. harmed,
-    contradicted: which of the slices, of the agreements.
-    """
-
-    promote: bool
-    reasons: tuple[Reason, ...]
-    gains: dict[str, Gain] = {}
-    shipped: Gain | None = None
-    precision: Interval | None = None
-    slices: tuple[SliceTest, ...] = ()
-    harmed: tuple[str, ...] = ()
-    agreements: tuple[Agreement, ...] = ()
-    contradicted: tuple[str, ...] = ()
-
-
-def refuse(code: str, message: str) -> Decision:
-    """Return the refusal of a challenger that could not be compared."""
-    return Decision(promote=False, reasons=(Reason(code, message),))
 
 
 def judge(
     sets: Mapping[str, FrozenSet],
     answers: Mapping[str, Answers],
     manifests: Manifests,
+    observed: Observed,
     rules: GateRules,
 ) -> Decision:
     """Return whether the challenger may be promoted.
@@ -126,10 +57,11 @@ def judge(
         sets: `BENCHMARK` and `LABELS`.
         answers: of both engines, for each set.
         manifests: of both; with their calibration and thresholds it is decided what alerts.
+        observed: what the challenger's thresholds were chosen by.
         rules: what it is held to.
     """
     few = _too_few(sets[LABELS], rules)
-    reasons = [few] if few else []
+    reasons = ([few] if few else []) + shipped.implausible(observed, rules)
     asked = {name: one for name, one in sets.items() if name == BENCHMARK or not few}
     gains = {
         name: paired.recall_gain(
@@ -137,41 +69,50 @@ def judge(
         )
         for name, one in asked.items()
     }
-    margins = {BENCHMARK: rules.benchmark_margin, LABELS: rules.labels_margin}
-    reasons += [reason for name, gain in gains.items() if (reason := _loss(name, gain, margins[name], rules))]
-    reached, shipped, agreed = None, None, []
+    allowed = {BENCHMARK: rules.benchmark_margin, LABELS: rules.labels_margin}
+    reasons += [reason for name, gain in gains.items() if (reason := _loss(name, gain, allowed[name], rules))]
+    over = {name: shipped.margins(one, answers[name], manifests) for name, one in asked.items()}
+    reached, gain, agreed = None, None, []
     if LABELS in asked:
-        margins_of = _margins(sets[LABELS], answers[LABELS], manifests)
-        reached = paired.precision_reached(
-            sets[LABELS], margins_of.challenger, alpha=rules.alpha, samples=rules.samples
-        )
-        shipped = paired.recall_shipped(
-            sets[LABELS], margins_of, precision=rules.precision, alpha=rules.alpha, samples=rules.samples
-        )
-        reasons += _unfit(margins_of.challenger, reached, shipped, rules)
-        agreed = agreements(sets[LABELS], answers[LABELS].challenger)
-    opposed = [one for one, opposite in zip(agreed, contradicted(agreed, rules.alpha), strict=True) if opposite]
-    reasons += [_contradiction(one) for one in opposed]
+        reached, gain = _shipped_on_labels(asked[LABELS], over[LABELS], rules)
+        reasons += shipped.unfit(over[LABELS].challenger, reached, gain, rules)
+        agreed = agreements(asked[LABELS], answers[LABELS].challenger)
+    opposed = _where(agreed, contradicted(agreed, rules.alpha))
     slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
-    harmed = paired.harms(slices, rules.slice_margins, rules.alpha)
-    reasons += [_harm(test, rules) for test, harms in zip(slices, harmed, strict=True) if harms]
+    alarms = shipped.alarms(sets[BENCHMARK], over[BENCHMARK], rules)
+    harmed, risen = (_where(tests, paired.harms(tests, rules.slice_margins, rules.alpha)) for tests in (slices, alarms))
+    reasons += [_contradiction(one) for one in opposed]
+    reasons += [_harm(test, rules) for test in harmed]
+    reasons += [shipped.risen(test, rules) for test in risen]
     return Decision(
         promote=not reasons,
         reasons=tuple(reasons),
         gains=gains,
-        shipped=shipped,
+        shipped=gain,
         precision=reached,
         slices=tuple(slices),
-        harmed=tuple(f"{test.name}, {test.what}" for test, harms in zip(slices, harmed, strict=True) if harms),
+        alarms=tuple(alarms),
+        harmed=tuple(f"{test.name}, {test.what}" for test in (*harmed, *risen)),
         agreements=tuple(agreed),
         contradicted=tuple(one.name for one in opposed),
     )
 
 
+def _where(tests: Sequence[T], found: Sequence[bool]) -> list[T]:
+    return [test for test, chosen in zip(tests, found, strict=True) if chosen]
+
+
+def _shipped_on_labels(labels: FrozenSet, over: Answers, rules: GateRules) -> tuple[Interval, Gain]:
+    """Return the precision of the challenger's own decisions, and the recall of both engines' own."""
+    return (
+        paired.precision_reached(labels, over.challenger, alpha=rules.alpha, samples=rules.samples),
+        paired.recall_shipped(labels, over, precision=rules.precision, alpha=rules.alpha, samples=rules.samples),
+    )
+
+
 def _too_few(labels: FrozenSet, rules: GateRules) -> Reason | None:
-    counted = [float(labels.weights[labels.pairs.label == label].sum()) for label in (1, 0)]
-    kinds = [int((labels.pairs.label == label).sum()) for label in (1, 0)]
-    if min(kinds) >= rules.least_labels and min(counted) > _COUNTED:
+    kinds = [int((labels.plain & (labels.pairs.label == label)).sum()) for label in (1, 0)]
+    if min(kinds) >= rules.least_labels:
         return None
     return Reason(
         "labels_too_few",
@@ -186,48 +127,11 @@ def _loss(name: str, gain: Gain, margin: float, rules: GateRules) -> Reason | No
     lost = gain.difference.high < 0 or gain.difference.value < -margin
     words = (
         f"recall at precision {rules.precision:g} on the {name} is {gain.challenger.value:.3f}, the champion's "
-        f"{gain.champion.value:.3f}: a difference of {_signed(gain.difference)}, and {-margin:+.3f} is the margin"
+        f"{gain.champion.value:.3f}: a difference of {signed(gain.difference)}, and {-margin:+.3f} is the margin"
     )
     if lost:
         return Reason(_LOSS[name], words)
     return Reason(_INCONCLUSIVE[name], f"{words}; with so few pairs no loss is not shown")
-
-
-def _margins(labels: FrozenSet, answers: Answers, manifests: Manifests) -> Answers:
-    """Return each engine's probability less its threshold; (M,) each, not below 0 where it alerts."""
-    products = [labels.catalog.products[i] for i in labels.pairs.product.tolist()]
-    return Answers(
-        *(
-            calibration.apply(manifest.calibration, logits)
-            - np.array([manifest.threshold_of(top_level(product.category)) for product in products])
-            for manifest, logits in zip(manifests, answers, strict=True)
-        )
-    )
-
-
-def _unfit(margins: NDArray[np.float64], reached: Interval, shipped: Gain, rules: GateRules) -> list[Reason]:
-    """Return what is wrong with the challenger's own calibration and thresholds."""
-    if not (margins >= 0).any():
-        return [Reason("no_alerts", "with its own thresholds the challenger alerts on none of the held-out labels")]
-    reasons = [_missed(reached, rules)] if reached.high < rules.precision else []
-    if shipped.difference.low < -rules.labels_margin:
-        reasons.append(
-            Reason(
-                "recall_missed",
-                f"with its own thresholds the challenger finds {shipped.challenger.value:.3f} of the mismatches among "
-                f"held-out labels, the champion {shipped.champion.value:.3f} with its own: a difference of "
-                f"{_signed(shipped.difference)}, and {-rules.labels_margin:+.3f} is the margin",
-            )
-        )
-    return reasons
-
-
-def _missed(reached: Interval, rules: GateRules) -> Reason:
-    return Reason(
-        "precision_missed",
-        f"of the challenger's alerts among held-out labels {reached.value:.3f} [{reached.low:.3f}, {reached.high:.3f}] "
-        f"would be right, surely fewer than {rules.precision:g}",
-    )
 
 
 def _slices(asked: FrozenSet, answers: Answers, rules: GateRules) -> list[SliceTest]:
@@ -251,7 +155,3 @@ def _contradiction(one: Agreement) -> Reason:
         f"match with a chance of {one.auc:.2f}, surely below one half, though the challenger learned from labels like "
         "these: were verdicts exchanged? Look at these labels, and who gave them",
     )
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.value:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 SAMPLES: Final = 1000
 
+RECALL, FALSE_ALARMS, ALARMS = "recall", "false alarms", "alarms"
+
 
 class Answers(NamedTuple):
     """Logits of the champion and of the challenger for the pairs of a set; (M,) each."""
@@ -44,9 +46,11 @@ class Gain(NamedTuple):
 
 
 class SliceTest(NamedTuple):
-    """What became worse in a slice, at the thresholds with which both reach the target precision on the whole set.
+    """What became worse in a slice.
 
-    lost: recall that the challenger lost there, or further right pictures that it alerts, as a share; `spread` is its
+    what: `RECALL` and `FALSE_ALARMS` at the thresholds with which both reach the target precision on the whole set;
+    `ALARMS`, right pictures that alert with the thresholds that each is shipped with. lost: recall that the challenger
+    lost there, or further right pictures that it alerts, as a share; `spread` is its
     standard error. p_value: how likely at least such a loss is where there is none.
     """
 
@@ -146,27 +150,54 @@ def slice_tests(
     """Return for each slice what became worse of recall and of false alarms."""
     alerts = [_alerts(asked, logits, precision) for logits in answers]
     draws = _draws(asked.groups, samples, seed)
-    tests: list[SliceTest] = []
-    for name, rows in asked.slices().items():
-        for what, label, sign in (("recall", 1, -1.0), ("false alarms", 0, 1.0)):
-            chosen = rows & (asked.pairs.label == label)
-            weights = asked.weights * chosen
-            champion, challenger = (float((weights * alert).sum() / weights.sum()) for alert in alerts)
-            spread = _spread(weights, alerts, asked.groups, draws)
-            lost = sign * (challenger - champion)
-            tests.append(
-                SliceTest(
-                    name=name,
-                    what=what,
-                    pairs=int(chosen.sum()),
-                    champion=champion,
-                    challenger=challenger,
-                    lost=lost,
-                    spread=spread,
-                    p_value=p_value(lost, spread),
-                )
-            )
-    return tests
+    return [
+        _slice_test(name, what, asked, alerts, rows & (asked.pairs.label == label), draws)
+        for name, rows in asked.slices().items()
+        for what, label in ((RECALL, 1), (FALSE_ALARMS, 0))
+    ]
+
+
+def alarm_tests(asked: FrozenSet, margins: Answers, *, samples: int = SAMPLES, seed: int = 0) -> list[SliceTest]:
+    """Return how many right pictures, of all and of each slice, alert more often with what the challenger ships.
+
+    Args:
+        asked: the pairs.
+        margins: of both engines, probability less threshold; not below 0 is an alert.
+        samples: how many times is drawn.
+        seed: of the draws.
+    """
+    alerts = [margin >= 0 for margin in margins]
+    draws = _draws(asked.groups, samples, seed)
+    everything = {"all": np.ones(len(asked.pairs.label), dtype=np.bool_)}
+    return [
+        _slice_test(name, ALARMS, asked, alerts, rows & (asked.pairs.label == 0), draws)
+        for name, rows in (everything | asked.slices()).items()
+    ]
+
+
+def _slice_test(  # noqa: PLR0917 - private, called twice
+    name: str,
+    what: str,
+    asked: FrozenSet,
+    alerts: Sequence[NDArray[np.bool_]],
+    rows: NDArray[np.bool_],
+    draws: NDArray[np.float64],
+) -> SliceTest:
+    chosen = rows & asked.plain
+    weights = asked.weights * chosen
+    champion, challenger = (float((weights * alert).sum() / weights.sum()) for alert in alerts)
+    spread = _spread(weights, alerts, asked.groups, draws)
+    lost = champion - challenger if what == RECALL else challenger - champion
+    return SliceTest(
+        name=name,
+        what=what,
+        pairs=int(chosen.sum()),
+        champion=champion,
+        challenger=challenger,
+        lost=lost,
+        spread=spread,
+        p_value=p_value(lost, spread),
+    )
 
 
 def harms(tests: Sequence[SliceTest], margins: Mapping[str, float], alpha: float) -> list[bool]:

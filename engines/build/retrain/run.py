@@ -28,9 +28,9 @@ from engines.build.restore import restore
 from engines.build.retrain import catalogue, confirmed, facts, gate, tune_compact, tune_small, votes
 from engines.build.retrain.apart import keep_apart
 from engines.build.retrain.card import Story, write_card
+from engines.build.retrain.decision import Decision, GateRules, Manifests, Observed, refuse
 from engines.build.retrain.facts import Known, Retraining
 from engines.build.retrain.frozen import BENCHMARK, LABELS, FrozenSet
-from engines.build.retrain.gate import Decision, GateRules, Manifests
 from engines.build.retrain.paired import Answers
 from engines.build.retrain.taught import teach
 from engines.build.thresholds import Target
@@ -101,10 +101,11 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
     try:
         directory = _challenger(run, known, progress)
     except EngineError as error:
-        compared = Compared(gate.refuse(error.code, str(error)), None, {})
+        compared = Compared(refuse(error.code, str(error)), None, {})
     else:
         tracking.register(directory, tracking.CHALLENGER)
-        compared = compare(directory, Asked(known.champion, champions), sets, run.rules, progress)
+        observed = Observed(known.prevalence, int(known.confirmed.audited.sum()))
+        compared = compare(directory, Asked(known.champion, champions), sets, observed, run.rules, progress)
     decision = compared.decision
     story = Story(
         champion=known.champion,
@@ -124,10 +125,11 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
     return decision
 
 
-def compare(
+def compare(  # noqa: PLR0917 - as `gate.judge` takes them
     directory: Path,
     champion: Asked,
     sets: Mapping[str, FrozenSet],
+    observed: Observed,
     rules: GateRules,
     progress: Progress,
 ) -> Compared:
@@ -137,6 +139,7 @@ def compare(
         directory: of the challenger.
         champion: and what it answers.
         sets: see `gate.judge`.
+        observed: likewise.
         rules: what the challenger is held to.
         progress: bars are added to it.
     """
@@ -144,9 +147,10 @@ def compare(
         challengers = ask(directory, sets, progress)
         challenger = releases.read_manifest(directory)
     except EngineError as error:
-        return Compared(gate.refuse(error.code, str(error)), None, {})
+        return Compared(refuse(error.code, str(error)), None, {})
     answers = {name: Answers(champion.logits[name], challengers[name]) for name in sets}
-    return Compared(gate.judge(sets, answers, Manifests(champion.manifest, challenger), rules), challenger, answers)
+    decision = gate.judge(sets, answers, Manifests(champion.manifest, challenger), observed, rules)
+    return Compared(decision, challenger, answers)
 
 
 def ask(directory: Path, sets: Mapping[str, FrozenSet], progress: Progress) -> dict[str, NDArray[np.float64]]:
@@ -206,11 +210,14 @@ def _read(run: Retraining, progress: Progress) -> Known:
 
 def _frozen(known: Known) -> dict[str, FrozenSet]:
     held = known.confirmed.rows(known.confirmed.part == confirmed.TEST)
-    pairs, weights = confirmed.pairs_of(held)
+    pairs, weights, likely = confirmed.pairs_of(held)
+    audited = held.audited[pairs.product]
     benchmark = known.parts.test_pairs
     return {
         BENCHMARK: FrozenSet(BENCHMARK, known.parts.test, benchmark, np.ones(len(benchmark.label)), PREVALENCE),
-        LABELS: FrozenSet(LABELS, held.catalog, pairs, weights, known.prevalence.overall.value),
+        LABELS: FrozenSet(
+            LABELS, held.catalog, pairs, weights, known.prevalence.overall.value, likely=likely, audited=audited
+        ),
     }
 
 
@@ -253,7 +260,7 @@ def _validation(known: Known, source: Source) -> list[HeldOut]:
     chosen = [HeldOut(catalog, source.encode(catalog), known.parts.validation_pairs)]
     held = known.confirmed.rows(known.confirmed.part == confirmed.VALIDATION)
     if held.judged:
-        pairs, weights = confirmed.pairs_of(held)
+        pairs, weights, _ = confirmed.pairs_of(held)
         chosen.append(HeldOut(held.catalog, source.encode(held.catalog), pairs, weights))
     return chosen
 
