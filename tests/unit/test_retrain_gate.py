@@ -269,7 +269,7 @@ def test_gate_seldom_refuses_a_harmless_challenger_for_any_of_its_slices() -> No
     for seed in range(40):
         answers = Answers(logits(asked, seed=100 + seed), logits(asked, seed=200 + seed))
         tests = paired.slice_tests(asked, answers, precision=0.5, samples=100, seed=seed)
-        refused += any(paired.harms(tests, RULES.slice_margins, 0.05))
+        refused += any(paired.harms(tests, RULES.slice_margins(0.05), 0.05))
     assert refused <= 2
 
 

@@ -95,7 +95,7 @@ def _plots(story: Story) -> dict[str, str]:
                 probabilities, asked.pairs.label, asked.prevalence, asked.weights
             )
     if story.decision.slices:
-        found["slices"] = charts.slices(story.decision.slices, story.rules.slice_margins)
+        found["slices"] = charts.slices(story.decision.slices, _margins(story))
     known, scored, weights = _scores(story)
     if len(known) and len(scored):
         found["drift"] = charts.drift(known, scored, weights)
@@ -116,11 +116,12 @@ def _context(story: Story) -> dict[str, Any]:
         "s": story,
         "decision": story.decision,
         "rules": story.rules,
+        "margins": _margins(story),
         "recalls": _recalls(story),
         "slices": sorted((*story.decision.slices, *story.decision.alarms), key=lambda test: -test.lost),
         "agreements": sorted(story.decision.agreements, key=lambda one: one.auc),
         "noticed": {
-            test.name + test.what: _noticed(test, story.rules)
+            test.name + test.what: _noticed(test, _margins(story))
             for test in (*story.decision.slices, *story.decision.alarms)
         },
         "shift": shift,
@@ -160,9 +161,13 @@ def _thresholds(challenger: Manifest, prevalence: Prevalence) -> dict[str, Inter
     return {"": overall} | {name: own.get(name, overall) for name in prevalence.by_category}
 
 
-def _noticed(test: SliceTest, rules: GateRules) -> float:
+def _margins(story: Story) -> dict[str, float]:
+    return story.rules.slice_margins(story.prevalence.overall.value)
+
+
+def _noticed(test: SliceTest, margins: Mapping[str, float]) -> float:
     """Return the loss that would have been noticed with a power of 80 %, were this the only slice."""
-    return max(rules.slice_margins[test.what], _Z_ALPHA * test.spread) + _Z_POWER * test.spread
+    return max(margins[test.what], _Z_ALPHA * test.spread) + _Z_POWER * test.spread
 
 
 def _categories(story: Story) -> list[tuple[str, float, float]]:

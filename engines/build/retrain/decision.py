@@ -24,7 +24,8 @@ class GateRules:
     precision: at which recalls are compared. alpha: the chance of each wrong refusal, and of passing with a loss of a
     margin. least_labels: mismatches, and matches, among held-out labels without which nothing is shown. least_audited:
     labels of the audit without which nobody knows how many products are wrong. alarm_margin: by how much the share of
-    right products that alert may rise, by the thresholds that are shipped.
+    right products that alert with the thresholds that are shipped may rise above what the precision allows where so
+    many products are wrong as labels tell, most_wrong at most.
     """
 
     precision: float = 0.5
@@ -33,18 +34,20 @@ class GateRules:
     labels_margin: float = 0.05
     slice_margin: float = 0.1
     false_alarm_margin: float = 0.05
-    alarm_margin: float = 0.1
+    alarm_margin: float = 0.05
+    most_wrong: float = 0.2
     least_labels: int = 15
     least_audited: int = 30
     samples: int = paired.SAMPLES
 
-    @property
-    def slice_margins(self) -> dict[str, float]:
-        """Return what a slice may lose, by `SliceTest.what`."""
+    def slice_margins(self, prevalence: float) -> dict[str, float]:
+        """Return what a slice may lose, by `SliceTest.what`, where this share of the products is wrong."""
+        wrong = min(prevalence, self.most_wrong)
+        allowed = wrong / (1 - wrong) * (1 - self.precision) / self.precision
         return {
             paired.RECALL: self.slice_margin,
             paired.FALSE_ALARMS: self.false_alarm_margin,
-            paired.ALARMS: self.alarm_margin,
+            paired.ALARMS: allowed + self.alarm_margin,
         }
 
 

@@ -1,4 +1,4 @@
-"""What champion and challenger are both asked: the same pairs, which neither has learned from, and their slices.
+"""What champion and challenger are both asked: the same pairs, which no retraining learns from, and their slices.
 
 benchmark   products of the catalogue that were held out, with wrong pictures made by exchanging them
 labels      confirmed labels that are held out by product group, each for as many products as it stands for

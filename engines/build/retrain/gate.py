@@ -80,10 +80,11 @@ def judge(
     opposed = _where(agreed, contradicted(agreed, rules.alpha))
     slices = [test for name, one in asked.items() for test in _slices(one, answers[name], rules)]
     alarms = shipped.alarms(sets[BENCHMARK], over[BENCHMARK], rules)
-    harmed, risen = (_where(tests, paired.harms(tests, rules.slice_margins, rules.alpha)) for tests in (slices, alarms))
+    may_lose = rules.slice_margins(observed.prevalence.overall.value)
+    harmed, risen = (_where(tests, paired.harms(tests, may_lose, rules.alpha)) for tests in (slices, alarms))
     reasons += [_contradiction(one) for one in opposed]
-    reasons += [_harm(test, rules) for test in harmed]
-    reasons += [shipped.risen(test, rules) for test in risen]
+    reasons += [_harm(test, may_lose[test.what]) for test in harmed]
+    reasons += [shipped.risen(test, may_lose[test.what]) for test in risen]
     return Decision(
         promote=not reasons,
         reasons=tuple(reasons),
@@ -139,8 +140,7 @@ def _slices(asked: FrozenSet, answers: Answers, rules: GateRules) -> list[SliceT
     return [test._replace(name=f"{asked.name}, {test.name}") for test in tests]
 
 
-def _harm(test: SliceTest, rules: GateRules) -> Reason:
-    margin = rules.slice_margins[test.what]
+def _harm(test: SliceTest, margin: float) -> Reason:
     return Reason(
         "slice_loss",
         f"{test.name}: {test.what} went from {test.champion:.3f} to {test.challenger:.3f} on {test.pairs} pairs: "
