@@ -139,7 +139,7 @@ def test_gate_refuses_labels_that_cannot_say_how_many_products_are_wrong() -> No
     sets = {name: frozen(name) for name in (BENCHMARK, LABELS)}
     answers = {name: Answers(*[logits(one)] * 2) for name, one in sets.items()}
     assert codes(gate.judge(sets, answers, BOTH, SOUND._replace(audited=29), RULES)) == {"audit_missing"}
-    half = Prevalence(SOUND.prevalence.overall, {"Home": Interval(0.5, 0.4, 0.6), "Party": Interval(0.4, 0.1, 0.8)})
+    half = Prevalence(SOUND.prevalence.overall, {"Home": Interval(0.4, 0.2, 0.6), "Party": Interval(0.2, 0.1, 0.4)})
     (reason,) = gate.judge(sets, answers, BOTH, SOUND._replace(prevalence=half), RULES).reasons
     assert (reason.code, reason.message.split(":")[0]) == ("prevalence_implausible", "Home")
 

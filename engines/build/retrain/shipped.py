@@ -1,8 +1,8 @@
 """Whether a challenger's calibration and thresholds may be shipped, and what they were chosen by can be believed.
 
 Weights that hardly moved can still be shipped with thresholds at which everything alerts: those are chosen for the
-share of wrong products that labels tell. So that share must be known (an audit was judged) and plausible (below the
-target precision, else alerting on everything keeps it, and no label can object); and whatever labels say, right
+share of wrong products that labels tell. So that share must be known (an audit was judged) and plausible (surely below
+the target precision, else alerting on everything may keep it, and no label can object); and whatever labels say, right
 products of the benchmark may not alert much more often than by the champion, in all or in a slice: more than the target
 precision allows where a fifth is wrong is for people to decide. No torch.
 """
@@ -44,12 +44,12 @@ def implausible(observed: Observed, rules: GateRules) -> list[Reason]:
     return [
         Reason(
             "prevalence_implausible",
-            f"{name}: by its labels {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] of the products are wrong, "
-            f"so that alerting on all of them has the target precision of {rules.precision:g}: were verdicts "
-            "exchanged? If it is so, promote by hand",
+            f"{name}: by its labels {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] of the products are wrong, not "
+            f"surely fewer than at which alerting on all of them has the target precision of {rules.precision:g}: were "
+            "verdicts exchanged? If it is so, promote by hand; if it is not, a larger audit shows it",
         )
         for name, share in shares.items()
-        if share.value >= rules.precision
+        if share.high >= rules.precision
     ]
 
 
