@@ -44,9 +44,9 @@ def implausible(observed: Observed, rules: GateRules) -> list[Reason]:
     return [
         Reason(
             "prevalence_implausible",
-            f"{name}: by its labels {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] of the products are wrong, not "
-            f"surely fewer than at which alerting on all of them has the target precision of {rules.precision:g}: were "
-            "verdicts exchanged? If it is so, promote by hand; if it is not, a larger audit shows it",
+            f"{name}: by its labels {share.value:.2f} [{share.low:.2f}, {share.high:.2f}] of the products are wrong, "
+            f"not surely fewer than at which alerting on all of them has the target precision of {rules.precision:g}: "
+            "were verdicts exchanged? If it is so, promote by hand; if it is not, a larger audit shows it",
         )
         for name, share in shares.items()
         if share.high >= rules.precision
