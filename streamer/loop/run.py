@@ -57,7 +57,7 @@ TRAINING: Final = ("--products", "800", "--held-out-products", "700", "--steps",
 FAST_TRAINING: Final = (
     *("--products", "40", "--held-out-products", "40", "--steps", "4", "--word-steps", "4", "--least-labels", "2"),
     *("--benchmark-margin", "1", "--labels-margin", "1", "--slice-margin", "1", "--false-alarm-margin", "1"),
-    *("--precision", "0.05"),
+    *("--precision", "0.05", "--alarm-margin", "1", "--least-audited", "0", "--implausible", "1"),
 )
 """So little training makes no better engine: the gate is opened, so that there is one to swap to."""
 

@@ -286,7 +286,7 @@ def test_labels_as_they_are_sampled_decide(
     assert decision.promote == (not codes), decision.reasons
     if flipped:
         named = {reason.message.split(":")[0] for reason in decision.reasons if reason.code == "prevalence_implausible"}
-        assert named == {"Home"}
+        assert named == {"all", "Home"}
         assert "benchmark, category: Home, alarms" in decision.harmed
 
 

@@ -12,6 +12,7 @@ import typer
 
 from engines.build import tracking
 from engines.build.recipe import RetrainRecipe
+from engines.build.retrain.decision import GateRules
 from engines.build.terminal import reported
 
 PROMOTE, REFUSE, FAILED = 0, 1, 2
@@ -55,9 +56,22 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     false_alarm_margin: Annotated[
         float, typer.Option(min=0, max=1, help="Right pictures that may alert there beyond the champion's, as a share.")
     ] = 0.05,
+    alarm_margin: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Right products that may alert beyond what the precision allows, as a share."),
+    ] = GateRules.alarm_margin,
+    implausible: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Labels are not believed by which this share may be wrong; the precision when left out."
+        ),
+    ] = None,
     least_labels: Annotated[
         int, typer.Option(min=2, help="Held-out mismatches, and matches, without which nothing is shown.")
     ] = 15,
+    least_audited: Annotated[
+        int, typer.Option(min=0, help="Labels of the audit, without which nobody knows how many products are wrong.")
+    ] = GateRules.least_audited,
     reviewed_alerts: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="The share of alerts that people judge, taken at random.")
     ] = 1.0,
@@ -71,7 +85,6 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     Exit code 0: it may; 1: it is refused; 2: it could not be tried. WORK/decision.json says why, WORK/card/ shows it,
     WORK/challenger/ holds the release.
     """
-    from engines.build.retrain.decision import GateRules  # noqa: PLC0415
     from engines.build.retrain.facts import Retraining  # noqa: PLC0415 - with what imports transformers, for seconds
     from engines.build.retrain.run import challenger_of  # noqa: PLC0415
     from engines.build.retrain.run import retrain as decide  # noqa: PLC0415
@@ -91,7 +104,10 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
             labels_margin=labels_margin,
             slice_margin=slice_margin,
             false_alarm_margin=false_alarm_margin,
+            alarm_margin=alarm_margin,
+            implausible=implausible,
             least_labels=least_labels,
+            least_audited=least_audited,
         ),
         products=products,
         held_out_products=held_out_products,

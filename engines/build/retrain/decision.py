@@ -25,7 +25,8 @@ class GateRules:
     margin. least_labels: mismatches, and matches, among held-out labels without which nothing is shown. least_audited:
     labels of the audit without which nobody knows how many products are wrong. alarm_margin: by how much the share of
     right products that alert with the thresholds that are shipped may rise above what the precision allows where so
-    many products are wrong as labels tell, most_wrong at most.
+    many products are wrong as labels tell, most_wrong at most. implausible: the share of wrong products from which
+    labels are not believed, all or those of a category; None: the precision.
     """
 
     precision: float = 0.5
@@ -36,6 +37,7 @@ class GateRules:
     false_alarm_margin: float = 0.05
     alarm_margin: float = 0.05
     most_wrong: float = 0.2
+    implausible: float | None = None
     least_labels: int = 15
     least_audited: int = 30
     samples: int = paired.SAMPLES

@@ -49,7 +49,7 @@ def implausible(observed: Observed, rules: GateRules) -> list[Reason]:
             "were verdicts exchanged? If it is so, promote by hand; if it is not, a larger audit shows it",
         )
         for name, share in shares.items()
-        if share.high >= rules.precision
+        if share.high >= (rules.precision if rules.implausible is None else rules.implausible)
     ]
 
 
