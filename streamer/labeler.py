@@ -34,7 +34,7 @@ from streamer.sweeping import sweep_for_ever
 from streamer.telemetry import HealthServer, LabelTelemetry, Liveness, configure_logging
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from streamer.application import WorkerApp
     from streamer.settings import Settings
@@ -75,8 +75,10 @@ class LabelWorker:
         """Start, serve until told to stop, drain, stop."""
         async with AsyncExitStack() as stack:
             recorder = await self._build(stack)
-            working = [asyncio.create_task(self._record(recorder), name="recording")]
-            working.append(asyncio.create_task(sweep_for_ever(self._evidence, self._erasures), name="sweeping"))
+            working = {
+                asyncio.create_task(self._record(recorder)): "recording_failed",
+                asyncio.create_task(sweep_for_ever(self._evidence, self._erasures)): "sweeping_failed",
+            }
             for task in working:
                 stack.callback(task.cancel)
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -179,7 +181,7 @@ class LabelWorker:
 
     # -- life
 
-    async def _serve(self, working: Sequence[asyncio.Task[None]]) -> None:
+    async def _serve(self, working: Mapping[asyncio.Task[None], str]) -> None:
         """Return when told to stop.
 
         Raises:
@@ -192,7 +194,7 @@ class LabelWorker:
         reason: BaseException | None = None
         if (failed := next((task for task in working if task.done()), None)) is not None:
             error = failed.exception()
-            wrapped = FatalError(f"{failed.get_name()}_failed", f"{type(error).__name__}: {error}")
+            wrapped = FatalError(working[failed], f"{type(error).__name__}: {error}")
             reason = error if isinstance(error, StreamerError) else wrapped
         elif crashed.done():
             reason = FatalError("consumer_crashed", f"Faust stopped: {crashed.result()!r}")
