@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import fsspec
 import hypothesis
 import pytest
 
@@ -37,6 +38,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka | GivenKaf
     """A real Apache Kafka, shared by the session; it must run when a test ends (`with kafka.stopped():` sees to it)."""
     with running_kafka(tmp_path_factory.mktemp("kafka")) as running:
         yield running
+
+
+@pytest.fixture(params=["folder", "object store"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Give where an empty store may be: a folder that is renamed into, and memory, which knows objects only."""
+    yield str(tmp_path / "store") if request.param == "folder" else "memory://bucket/store"
+    memory = fsspec.filesystem("memory")
+    if memory.exists("/bucket"):
+        memory.rm("/bucket", recursive=True)
 
 
 @pytest.fixture

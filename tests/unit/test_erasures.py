@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import fsspec
 import pytest
 
 from engines.catalogs import erased
@@ -17,19 +16,15 @@ from streamer.labels import Joined
 from tests.review import ITEM, LABEL, PICTURE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MUG = hashlib.sha256(b"mug-blue").hexdigest()
 
 
-@pytest.fixture(params=["folder", "object store"])
-def erasures(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Erasures]:
-    """Give an empty list in each kind of store."""
-    yield Erasures(str(tmp_path / "labels") if request.param == "folder" else "memory://bucket/labels")
-    memory = fsspec.filesystem("memory")
-    if memory.exists("/bucket"):
-        memory.rm("/bucket", recursive=True)
+@pytest.fixture
+def erasures(store_url: str) -> Erasures:
+    """Give an empty list of each kind."""
+    return Erasures(store_url)
 
 
 def test_list_has_what_was_added_until_it_is_removed(erasures: Erasures) -> None:

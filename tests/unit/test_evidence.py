@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import fsspec
 import msgspec
 import pytest
 
@@ -14,19 +12,13 @@ from streamer.errors import FatalError, RejectedEvent, TransientError
 from streamer.evidence import EvidenceStore
 from tests.review import IMAGE_SHA256, ITEM, LABEL, PICTURE, item, label
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 ALERT = "a" * 32
 
 
-@pytest.fixture(params=["folder", "object store"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EvidenceStore]:
+@pytest.fixture
+def store(store_url: str) -> EvidenceStore:
     """Give an empty store of each kind."""
-    yield EvidenceStore(str(tmp_path / "evidence") if request.param == "folder" else "memory://bucket/evidence")
-    memory = fsspec.filesystem("memory")
-    if memory.exists("/bucket"):
-        memory.rm("/bucket", recursive=True)
+    return EvidenceStore(store_url)
 
 
 def test_item_is_found_by_digests_and_by_its_alert(store: EvidenceStore) -> None:

@@ -39,13 +39,18 @@ def wrong(trial: Trial) -> dict[str, list[str]]:
     return {name: cases for name, cases in found.items() if cases}
 
 
-def test_hostile_pictures_give_pixels_or_a_typed_rejection() -> None:
-    """Damaged, lying, exhausting and disguised pictures, decoded as a worker decodes them, none of them for long."""
+def decoding(*, cpu_s: float) -> BlockingDecoders:
+    """Return a decoder as a worker has it, with that limit."""
     engine = loader.load(threads=1)
     engine.close()
-    limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 1.0}
+    limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": cpu_s}
+    return BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits))
+
+
+def test_hostile_pictures_give_pixels_or_a_typed_rejection() -> None:
+    """Damaged, lying, exhausting and disguised pictures, decoded as a worker decodes them, none of them for long."""
     trial = Trial()
-    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
+    with decoding(cpu_s=1.0) as decoders:
         for picture in pictures():
             trial.run("picture", picture, decoders.decode)
     assert {name: cases for name, cases in wrong(trial).items() if name != "picture: bomb"} == {}
@@ -103,11 +108,8 @@ def test_trial_counts_by_the_clock_whatever_a_case_got() -> None:
 
 def test_trial_tells_the_cpu_time_of_decoders() -> None:
     """A picture costs time in a process below, not in this one."""
-    engine = loader.load(threads=1)
-    engine.close()
-    limits: dict[str, Any] = {"max_bytes": 20 * 2**20, "max_pixels": 50_000_000, "memory_bytes": 2**30, "cpu_s": 0.2}
     trial = Trial()
-    with BlockingDecoders(DecoderPool(engine.manifest.image, size=1, **limits)) as decoders:
+    with decoding(cpu_s=0.2) as decoders:
         bomb = case("bomb", "scans", scan_bomb(1000, 20_000), "image_decode_timeout")
         trial.run("picture", bomb, decoders.decode)
     assert trial.classes["picture: bomb"].wrong == []

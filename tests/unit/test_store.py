@@ -18,7 +18,6 @@ from engines.store import ReleaseStore
 from tests import tiny_release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -28,13 +27,10 @@ def release(tmp_path: Path) -> Path:
     return tiny_release.write(tmp_path / "made")
 
 
-@pytest.fixture(params=["folder", "object store"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ReleaseStore]:
-    """Give an empty store: a folder that is renamed into, and fsspec's memory, which knows objects only."""
-    yield ReleaseStore(str(tmp_path / "store") if request.param == "folder" else "memory://bucket/releases")
-    memory = fsspec.filesystem("memory")
-    if memory.exists("/bucket"):
-        memory.rm("/bucket", recursive=True)
+@pytest.fixture
+def store(store_url: str) -> ReleaseStore:
+    """Give an empty store of each kind."""
+    return ReleaseStore(store_url)
 
 
 def test_store_gives_back_what_was_published(store: ReleaseStore, release: Path) -> None:

@@ -2,8 +2,9 @@
 
 Flipped labels that are learned show on the benchmark. Those that are not, because catalogue and champion outweigh them,
 do no harm and would pass. But then the challenger answers the opposite of what the held-out ones say, in all of them or
-in the slice that was flipped, and no sound retraining ends so: it has learned from labels like these. The champion is
-not asked: of a new kind of product it may well know less than chance. No torch.
+in the slice that was flipped. The champion is not asked: of a new kind of product it may well know less than chance. Of
+alerts alone nothing is said: all of them score high, and right products that are surest to alert stand above true ones.
+So a slice is asked that the audit has seen. No torch.
 """
 
 from __future__ import annotations
