@@ -6,49 +6,37 @@ import asyncio
 import json
 import multiprocessing
 import signal
-import sys
 from datetime import UTC, datetime, timedelta
-from io import StringIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from rich.console import Console
 
-from engines.catalogs import erased, judged
-from engines.catalogs.folder import read_folder
-from streamer import promotion, retrain_request, topics
+from engines.catalogs import judged
+from streamer import promotion
 from streamer import retrain as retraining_job
 from streamer.adapt import train
 from streamer.blobs import Blobs
 from streamer.cli import main
-from streamer.dataset import LabelDataset
 from streamer.drift import Limits
 from streamer.drift_telemetry import DriftTelemetry
 from streamer.drift_watch import DriftWatch
-from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.labels import Joined
-from streamer.pictures import INDEX_FILE, open_index
-from streamer.retrain import RetrainOptions, retrain
 from streamer.retrain_log import RetrainLog
-from streamer.retrain_request import RetrainRequest
-from streamer.retrain_runs import Runs, alone
-from streamer.settings import BrokerSettings, EngineSettings, LabelSettings, ReleaseSettings, RetrainSettings, Settings
+from streamer.retrain_runs import alone
+from streamer.settings import LabelSettings, RetrainSettings
 from streamer.wire import encode
-from tests import tiny_release
+from tests import retrain_place, tiny_release
 from tests.killed import Point
+from tests.retrain_place import ITEMS, Place, judge
 from tests.review import PICTURE, item, label
 from tests.unit.test_drift import LEAST, SIZE, drawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from streamer.demo.broker import EmbeddedBroker
     from streamer.events import EngineRelease, ProductScore
-
-PROGRAM = (sys.executable, str(Path(__file__).parent.parent / "fake_trainer.py"))
-ITEMS = 6
 
 POINTS = (
     Point("streamer.retrain", "pin", 1),
@@ -64,94 +52,10 @@ POINTS = (
 )
 
 
-class Place(NamedTuple):
-    """Where a job works."""
-
-    folder: Path
-    settings: Settings
-
-    @property
-    def log(self) -> RetrainLog:
-        return RetrainLog(str(self.folder / "store"))
-
-    @property
-    def dataset(self) -> LabelDataset:
-        return LabelDataset(str(self.folder / "labels"))
-
-    @property
-    def erasures(self) -> Erasures:
-        return Erasures(str(self.folder / "labels"))
-
-    def options(self, verdict: str = "promote", **changes: Any) -> RetrainOptions:  # noqa: ANN401 - of any type
-        given: dict[str, Any] = {"work": self.folder / "work", "passed": ["--verdict", verdict]}
-        return RetrainOptions(**(given | changes))
-
-    def retrain(self, verdict: str = "promote", **changes: Any) -> int:  # noqa: ANN401 - as above
-        """Run the job."""
-        console = Console(file=StringIO())
-        return retrain(self.options(verdict, **changes), self.settings, console, asyncio.run, program=PROGRAM, needs=())
-
-    def request(self, release: str | None, at: datetime | None = None) -> None:
-        """Ask for a retraining as the drift watcher does, or, without a release, as a person."""
-        moment = at or datetime.now(UTC)
-        wanted = RetrainRequest(
-            requested_by="drift",
-            reason="scores have moved",
-            requested_at=moment,
-            statistic=release and "value:score",
-            release=release,
-        )
-        retrain_request.write(Blobs(str(self.folder / "store"), setting="releases"), wanted)
-
-    def runs(self) -> list[Path]:
-        return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
-
-    def asked(self) -> list[list[str]]:
-        """Return what the training program was asked, about which release, and what lists what it leaves out."""
-        return [json.loads(line) for line in (self.folder / "work" / "asked.jsonl").read_text().splitlines()]
-
-    def roll_back(self) -> None:
-        """Announce the release that ran before, as `streamer releases rollback` does."""
-        target = asyncio.run(promotion.rollback_target(self.settings))
-        checked = promotion.check(promotion.open_store(self.settings), target)
-        asyncio.run(promotion.roll_back(self.settings, checked, by="ana", reason="too many alerts"))
-
-    def announced(self) -> tuple[str, str | None]:
-        """Return what runs, and what it would go back to."""
-        newest = asyncio.run(promotion.announced_release(self.settings))
-        assert newest is not None
-        return newest.release, newest.previous
-
-
 @pytest.fixture
 def place(tansu: EmbeddedBroker, tmp_path: Path) -> Place:
     """A broker with topics, a champion, and labels of some products."""
-    champion = tiny_release.write(tmp_path / "made")
-    settings = Settings(
-        broker=BrokerSettings(bootstrap=tansu.bootstrap, fetch_max_wait_ms=20),
-        engine=EngineSettings(release=champion),
-        releases=ReleaseSettings(store=str(tmp_path / "store")),
-        labels=LabelSettings(dataset=str(tmp_path / "labels")),
-        retrain=RetrainSettings(min_labels=ITEMS),
-    )
-    asyncio.run(topics.create(settings.broker, topics.specs(settings.topics)))
-    here = Place(tmp_path, settings)
-    judge(here, range(ITEMS))
-    return here
-
-
-def judge(place: Place, numbers: range) -> None:
-    """Let two people judge these products."""
-    joined = [
-        Joined(label(one, reviewer=who), one)
-        for number in numbers
-        for one in (item(f"p{number}", picture=PICTURE + bytes([number])),)
-        for who in ("ana", "ben")
-    ]
-    for one in joined:
-        number = int(one.item.product_id[1:])
-        place.dataset.keep(one.item.image_sha256, lambda number=number: PICTURE + bytes([number]))  # type: ignore[misc]
-    place.dataset.write({one.key: one for one in joined})
+    return retrain_place.make(tansu, tmp_path)
 
 
 def _killed(point: Point, place: Place) -> None:
@@ -345,136 +249,6 @@ def test_run_whose_product_was_erased_or_champion_replaced_is_given_up(place: Pl
     assert place.retrain("promote") == 0
     assert json.loads((current / "ended.json").read_text())["outcome"] == "given up"
     assert place.announced()[1] == other.stored.manifest.release
-
-
-def shop(place: Place) -> Path:
-    """Write a catalogue of three products and two pictures, as `streamer collect` leaves it; return its folder."""
-    folder = place.folder / "shop"
-    (folder / "images").mkdir(parents=True)
-    open_index(folder / INDEX_FILE).close()
-    names = [f"{str(number) * 64}.png" for number in (1, 2)]
-    for name in names:
-        (folder / "images" / name).write_bytes(b"png")
-    rows = [{"id": f"c{number}", "image_link": f"images/{names[number // 2]}"} for number in range(3)]
-    (folder / "catalog.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def erasing(place: Place, product_id: str, folder: Path) -> Callable[..., int]:
-    """Return a training of which the job hears when a product has been erased, and has left its folder, meanwhile."""
-
-    def trained(command: list[str], variables: dict[str, str] | None = None) -> int:
-        code = train(command, variables)
-        if "retrain" in command:
-            place.erasures.add(product_id)
-            rows = (folder / "catalog.jsonl").read_text().splitlines()
-            (folder / "catalog.jsonl").write_text("\n".join(row for row in rows if f'"{product_id}"' not in row))
-        return code
-
-    return trained
-
-
-def test_erased_products_leave_the_folder_and_the_training(place: Place) -> None:
-    """The list goes to the training program; the picture that another product shows stays."""
-    folder = shop(place)
-    for product_id in ("c0", "c2", "elsewhere"):
-        place.erasures.add(product_id)
-    assert place.retrain("fail", catalog=folder) == 2
-    (run,) = place.runs()
-    assert [item.id for item in read_folder(folder)] == ["c1"]
-    assert [path.name[0] for path in (folder / "images").iterdir()] == ["1"]
-    assert erased.read(run / "erased.txt") == {erased.digest(one) for one in ("c0", "c2", "elsewhere")}
-    assert place.asked()[-1] == ["retrain", tiny_release.write(place.folder / "made").name, str(run / "erased.txt")]
-    place.erasures.remove("c0")  # a run does not learn in its middle what it began without
-    assert place.retrain("fail") == 2
-    assert len(erased.read(run / "erased.txt")) == 3
-
-
-def test_erased_products_leave_the_folder_of_a_job_that_has_nothing_to_do(place: Place) -> None:
-    """They do not wait there until enough is judged."""
-    folder = shop(place)
-    place.erasures.add("c2")
-    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
-    assert place._replace(settings=patient).retrain(if_needed=True, catalog=folder) == 0
-    assert place.runs() == []
-    assert [item.id for item in read_folder(folder)] == ["c0", "c1"]
-    assert len(list((folder / "images").iterdir())) == 1
-
-
-def test_folder_that_cannot_be_purged_is_said_and_its_products_left_out(place: Place) -> None:
-    """Its owner is told where to delete them; training is given the list all the same."""
-    folder = shop(place)
-    for path in folder.glob(f"{INDEX_FILE}*"):
-        path.unlink()
-    place.erasures.add("c0")
-    said = StringIO()
-    options = place.options("fail", catalog=folder)
-    retrain(options, place.settings, Console(file=said), asyncio.run, program=PROGRAM, needs=())
-    assert f"1 erased products stand in {folder} still: delete them there" in said.getvalue()
-    (run,) = place.runs()
-    assert erased.read(run / "erased.txt") == {erased.digest("c0")}
-    assert len(read_folder(folder)) == 3
-
-
-@pytest.mark.parametrize("product_id", ["c1", "p3"], ids=["of its catalogue", "of its labels"])
-def test_run_that_has_learned_an_erased_product_is_given_up(
-    place: Place, monkeypatch: pytest.MonkeyPatch, product_id: str
-) -> None:
-    """Erased between two jobs, or while it trains, and gone from the folder by then: it is not promoted either way."""
-    folder = shop(place)
-    assert place.retrain("fail", catalog=folder) == 2
-    place.erasures.add("elsewhere")
-    assert place.retrain("fail", catalog=folder) == 2
-    assert len(place.runs()) == 1
-    place.erasures.add("c2")
-    assert place.retrain("fail", catalog=folder) == 2
-    first, second = place.runs()
-    assert json.loads((first / "ended.json").read_text())["outcome"] == "given up"
-    assert not (first / "champion").exists()
-    monkeypatch.setattr(retraining_job, "train", erasing(place, product_id, folder))
-    (second / "run.json").write_text((second / "run.json").read_text().replace('"fail"', '"promote"'))
-    assert place.retrain(catalog=folder) == 2
-    assert json.loads((second / "ended.json").read_text())["outcome"] == "given up"
-    assert asyncio.run(promotion.announced_release(place.settings)) is None
-    assert {path.name for path in second.iterdir()}.isdisjoint(
-        {"erased.txt", "learned.txt", "labels", "champion", "challenger"}
-    )
-    assert (second / "card" / "model-card.md").exists()
-
-
-def test_weights_of_a_run_that_is_killed_as_it_is_given_up_go_with_the_next_job(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It has learned from what was erased: marked as ended, its challenger still there."""
-    assert place.retrain("fail") == 2
-    (run,) = place.runs()
-    tiny_release.write(run / "challenger", bias=1.25)
-    place.erasures.add("p3")
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Runs, "tidy", killed)
-        with pytest.raises(KeyboardInterrupt):
-            place.retrain("fail")
-    assert (run / "challenger").exists()
-    assert place.retrain("fail") == 2
-    assert not (run / "challenger").exists()
-
-
-def test_job_that_has_nothing_to_do_and_nothing_erased_does_not_read_the_catalogue(place: Place) -> None:
-    """A folder that is not there, yet or any more, is no failure of a nightly job without a reason to train."""
-    patient = place.settings.model_copy(update={"retrain": RetrainSettings(min_labels=100)})
-    assert place._replace(settings=patient).retrain(if_needed=True, catalog=place.folder / "nowhere") == 0
-
-
-def test_label_on_an_erased_product_is_not_pinned(place: Place) -> None:
-    """One that a worker wrote at the very moment of the erasure stands in the data set and is not learned from."""
-    place.erasures.add("p3")
-    assert place.retrain("fail") == 2
-    (run,) = place.runs()
-    assert {one.product_id for one in judged.read_judged(run / "labels")} == {f"p{n}" for n in (0, 1, 2, 4, 5)}
 
 
 def test_challenger_is_not_announced_over_a_release_it_was_not_compared_with(
