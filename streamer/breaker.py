@@ -41,7 +41,11 @@ class _Circuit:
     probing: bool = False
 
 
-class HostUnavailable(TransientError):
+class NothingLearned(TransientError):
+    """The try failed for a reason that is not the host's: circuits stay as they were."""
+
+
+class HostUnavailable(NothingLearned):
     """The host is left alone: nothing was sent to it."""
 
     host: Host
@@ -73,7 +77,7 @@ class CircuitBreakers:
 
     @contextmanager
     def attempt(self, host: Host) -> Generator[None]:
-        """Let a try pass, and learn from how it ends: a TransientError is a failure, anything else an answer.
+        """Let a try pass, and learn from how it ends: a TransientError is a failure, any other error is an answer.
 
         Raises:
             HostUnavailable: image_host_unavailable, at once, while the host is left alone.
@@ -82,7 +86,7 @@ class CircuitBreakers:
         self._admit(host, circuit)
         try:
             yield
-        except HostUnavailable:  # another circuit held it back: as below
+        except NothingLearned:  # another circuit held it back, or nobody was there to see the answer: as below
             _let_go(circuit)
             raise
         except TransientError as error:

@@ -13,7 +13,7 @@ import random
 import socket
 import traceback
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
@@ -26,13 +26,14 @@ from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
 from streamer.answers import MAX_WAIT_S, AddressRefused, Validator, conditions, location, translated, validator_of
-from streamer.breaker import CircuitBreakers, HostUnavailable
+from streamer.breaker import CircuitBreakers, HostUnavailable, NothingLearned
 from streamer.budget import ByteBudget
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
+from streamer.loop_lag import LoopLag
 from streamer.sites import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -108,6 +109,7 @@ class Fetcher:
         self._site_breakers = CircuitBreakers(failures=settings.concurrency_per_host + failures, pause_s=pause_s)
         self._waiting: Counter[Host] = Counter()  # by site, for hosts that are left alone
         self._budget = ByteBudget(settings.max_held_bytes)
+        self._lag = LoopLag()
         self._stack = AsyncExitStack()
         self._public: aiohttp.ClientSession | None = None
         self._exempt: aiohttp.ClientSession | None = None
@@ -116,6 +118,8 @@ class Fetcher:
         if self._resolver is None:  # not the system's: it blocks a thread for each name, and there are few
             self._resolver = aiohttp.AsyncResolver(timeout=self._settings.connect_timeout_s, tries=2)
             self._stack.push_async_callback(self._resolver.close)
+        self._lag.start()
+        self._stack.callback(self._lag.stop)
         self._public = await self._stack.enter_async_context(self._open_session(_public_socket))
         if self._allowed:
             self._exempt = await self._stack.enter_async_context(self._open_session(None))
@@ -200,7 +204,7 @@ class Fetcher:
             site = self._site_of(host)
             async with self._places_of(site), self._places:
                 started = clock()
-                with self._breakers.attempt(host), self._site_breakers.attempt(site):
+                with self._breakers.attempt(host), self._site_breakers.attempt(site), self._unless_stalled(host):
                     answer = await self._ask(url, host, validator, max(0.0, left_s))
                 left_s -= clock() - started
             match answer:
@@ -213,6 +217,20 @@ class Fetcher:
             # Another resource may carry the same validator: only the URL that gave it is asked.
             redirected, validator = True, None
         raise RejectedEvent("image_redirects_exceeded", f"more than {self._settings.max_redirects} redirects")
+
+    @contextmanager
+    def _unless_stalled(self, host: Host) -> Generator[None]:
+        """Hold no failure against a host that this worker gave less than half of its time: it stood still itself."""
+        before_s = self._lag.lost_s()
+        try:
+            yield
+        except TransientError as error:
+            stalled_s = self._lag.lost_s() - before_s
+            if stalled_s < self._settings.timeout_s / 2:
+                raise
+            log.warning("fetch.stalled", host=host[0], stalled_s=round(stalled_s, 2), reason=error.code)
+            message = f"this worker stood still for {stalled_s:.1f} s while {host[0]} was to answer"
+            raise NothingLearned(error.code, message, retry_after_s=error.retry_after_s) from None
 
     async def _ask(
         self, url: URL, host: Host, validator: Validator | None, left_s: float

@@ -105,7 +105,8 @@ class Runs:
         What runs that have ended should not have kept, since they were killed as they ended, is removed, and so are
         challengers of long ago.
         """
-        runs = [_read(path, Run) for path in sorted(self.work.glob(f"*/{RUN_FILE}"))]
+        found = [_read(path, Run) for path in self.work.glob(f"*/{RUN_FILE}")]
+        runs = sorted(found, key=lambda run: run.began_at)  # names tell seconds only
         for run in (ended := [run for run in runs if (self.folder(run) / ENDED_FILE).exists()]):
             self.tidy(run)
         for run in ended[:-KEPT_CHALLENGERS]:

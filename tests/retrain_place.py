@@ -71,7 +71,9 @@ class Place(NamedTuple):
         retrain_request.write(Blobs(str(self.folder / "store"), setting="releases"), wanted)
 
     def runs(self) -> list[Path]:
-        return sorted(path.parent for path in (self.folder / "work").glob("*/run.json"))
+        """Return where the runs stand, in the order in which they began; names tell seconds only."""
+        began = {path.parent: json.loads(path.read_text())["began_at"] for path in self.folder.glob("work/*/run.json")}
+        return sorted(began, key=lambda run: datetime.fromisoformat(began[run]))
 
     def asked(self) -> list[list[str]]:
         """Return what the training program was asked, about which release, and what lists what it leaves out."""
