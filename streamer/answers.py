@@ -27,7 +27,7 @@ _TRANSIENT_STATUS = {408: "image_timeout", 425: "image_rate_limited", 429: "imag
 
 # A validator is kept for each URL: a longer one is not worth its memory. Control characters are read by aiohttp in a
 # header, and refused where it should send them.
-_VALIDATOR = re.compile(r"[\x20-\x7e]{1,256}")
+_VALIDATOR = re.compile(r"[\x20-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Imported by the composition roots only, as `streamer.transport` is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import faust
 from faust.tables.manager import TableManager
@@ -94,6 +94,10 @@ class WorkerApp(faust.App):  # type: ignore[misc] # Faust is untyped to mypy
         return reason
 
 
+BUFFERED_EVENTS: Final = 256
+"""Between the consumer and an agent. Faust's 4,096 may be 4 GB, and keep a quiet partition waiting for minutes."""
+
+
 def create(settings: Settings, *, group: str | None = None) -> WorkerApp:
     """Return the app, not yet started and without agents; `group` is another one than the scorers'."""
     broker, state = settings.broker, settings.state
@@ -114,6 +118,7 @@ def create(settings: Settings, *, group: str | None = None) -> WorkerApp:
         topic_disable_leader=True,
         table_standby_replicas=0,  # Faust's skip records, and are believed when they are promoted: ADR 2
         stream_wait_empty=True,
+        stream_buffer_maxsize=BUFFERED_EVENTS,
         web_enabled=False,
         Table=_Table,
         TableManager=_Tables,

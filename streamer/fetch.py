@@ -8,14 +8,12 @@ queries may be signed.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 import socket
 import traceback
 from collections import Counter
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakValueDictionary
@@ -26,8 +24,8 @@ from yarl import URL
 
 from streamer.addresses import acceptable_url, refuse
 from streamer.answers import MAX_WAIT_S, AddressRefused, Validator, conditions, location, translated, validator_of
+from streamer.bodies import BodyReader
 from streamer.breaker import CircuitBreakers, HostUnavailable, NothingLearned
-from streamer.budget import ByteBudget
 from streamer.errors import FatalError, RejectedEvent, StreamerError, TransientError
 from streamer.loop_lag import LoopLag
 from streamer.sites import site_of
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractResolver
 
+    from streamer.bodies import Body
     from streamer.breaker import Host
     from streamer.settings import FetchSettings
 
@@ -108,8 +107,9 @@ class Fetcher:
         # More failures than a site has places: those of one dead host, all at once, say nothing of its neighbours.
         self._site_breakers = CircuitBreakers(failures=settings.concurrency_per_host + failures, pause_s=pause_s)
         self._waiting: Counter[Host] = Counter()  # by site, for hosts that are left alone
-        self._budget = ByteBudget(settings.max_held_bytes)
+        self._bodies = BodyReader(settings)
         self._lag = LoopLag()
+        self._shortest_s = min(settings.timeout_s, settings.connect_timeout_s, settings.slow_after_s)
         self._stack = AsyncExitStack()
         self._public: aiohttp.ClientSession | None = None
         self._exempt: aiohttp.ClientSession | None = None
@@ -220,13 +220,13 @@ class Fetcher:
 
     @contextmanager
     def _unless_stalled(self, host: Host) -> Generator[None]:
-        """Hold no failure against a host that this worker gave less than half of its time: it stood still itself."""
+        """Hold no failure against a host while this worker stood still itself for half of its shortest limit."""
         before_s = self._lag.lost_s()
         try:
             yield
         except TransientError as error:
             stalled_s = self._lag.lost_s() - before_s
-            if stalled_s < self._settings.timeout_s / 2:
+            if stalled_s < self._shortest_s / 2:
                 raise
             log.warning("fetch.stalled", host=host[0], stalled_s=round(stalled_s, 2), reason=error.code)
             message = f"this worker stood still for {stalled_s:.1f} s while {host[0]} was to answer"
@@ -236,18 +236,18 @@ class Fetcher:
         self, url: URL, host: Host, validator: Validator | None, left_s: float
     ) -> Fetched | NotModified | URL:
         """Return what one request brings, within its time: a picture, that it has not changed, or where it is."""
-        fetched: Fetched | None = None
+        body: Body | None = None
         try:
             async with asyncio.timeout(left_s) as limit, self._request(url, host, validator) as response:
                 if response.status == 200:  # noqa: PLR2004 - OK
-                    fetched = await self._read(response, limit)
-                    return fetched  # noqa: RET504 - the handler below must know it
+                    body = await self._bodies.read(response, self._site_of(host), limit)
+                    return Fetched(body.data, body.sha256, validator_of(response.headers), release=body.release)
                 if response.status == 304 and validator is not None:  # noqa: PLR2004 - Not Modified
                     return NotModified()
                 return location(url, response)
         except BaseException as error:
-            if fetched is not None:  # it came, and then its time was up, or nobody wants it any more
-                fetched.release()
+            if body is not None:  # it came, and then its time was up, or nobody wants it any more
+                body.release()
             if isinstance(error, (aiohttp.ClientError, TimeoutError)):
                 raise translated(error, host[0]) from None  # aiohttp's words may quote the whole URL
             raise
@@ -259,50 +259,6 @@ class Fetcher:
         assert session is not None, "use the fetcher as an async context manager"
         headers = None if validator is None else conditions(validator)
         return session.get(url, headers=headers, allow_redirects=False, timeout=self._timeout)
-
-    async def _read(self, response: aiohttp.ClientResponse, limit: asyncio.Timeout) -> Fetched:
-        """Return the picture, when there is memory for it; waiting for that takes nothing of the time."""
-        encoding = response.headers.get("Content-Encoding", "identity")
-        if encoding.strip().lower() != "identity":
-            raise RejectedEvent("image_encoding_refused", f"{response.url.raw_host} sent a content encoding unasked")
-        most = self._settings.max_image_bytes
-        # What is declared may be a lie: it only saves reading what is too large by its own account.
-        if (response.content_length or 0) > most:
-            raise _too_large(most)
-        clock, until = asyncio.get_running_loop().time, limit.when()
-        left_s = 0.0 if until is None else until - clock()
-        limit.reschedule(None)
-        taken = await self._budget.take(most if response.content_length is None else response.content_length)
-        limit.reschedule(clock() + left_s)
-        held = 0
-        try:
-            body, sha256 = await self._receive(response, most)
-            held = min(taken, len(body))
-        finally:
-            self._budget.give(taken - held)
-        return Fetched(body, sha256, validator_of(response.headers), release=partial(self._budget.give, held))
-
-    async def _receive(self, response: aiohttp.ClientResponse, most: int) -> tuple[bytes, str]:
-        """Return the body as it comes and its SHA-256, unless it is too large, too slow, or nothing."""
-        settings, started = self._settings, asyncio.get_running_loop().time()
-        chunks: list[bytes] = []
-        digest = hashlib.sha256()  # chunk by chunk: of a large picture at once it would hold up the event loop
-        received = 0
-        try:
-            async with asyncio.timeout_at(started + settings.slow_after_s) as slowest:
-                while chunk := await response.content.readany():
-                    chunks.append(chunk)
-                    digest.update(chunk)
-                    received += len(chunk)
-                    if received > most:
-                        raise _too_large(most)
-                    slowest.reschedule(started + settings.slow_after_s + received / settings.min_bytes_per_s)
-        except TimeoutError:
-            message = f"{response.url.raw_host} sends less than {settings.min_bytes_per_s} bytes a second"
-            raise TransientError("image_too_slow", message) from None
-        if not received:
-            raise RejectedEvent("image_empty", f"{response.url.raw_host} sent no bytes")
-        return b"".join(chunks), digest.hexdigest()
 
     def _site_of(self, host: Host) -> Host:
         """Return what stands for the host and all other names and ports of its owner; an exempt host stands alone."""
@@ -358,7 +314,3 @@ def _allowed_host(entry: str) -> Host:
 
 def _host_of(url: URL) -> Host:
     return url.raw_host or "", url.port or 0
-
-
-def _too_large(most: int) -> RejectedEvent:
-    return RejectedEvent("image_too_large_bytes", f"the image has more than {most} bytes")

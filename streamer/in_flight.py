@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 DRAINED_WITHIN = 0.4
 """Of the drain's deadline: in flight is no more than the engine answers in it, so that a worker that leaves, or hands
 partitions over in a rebalance, keeps nobody waiting. The rest is for slow pictures and for other load."""
+
+MAX_BYTES: Final = 64 * 2**20
+"""Of the records of all events in flight; their text takes up to four times as much, letters outside of Latin."""
 
 
 class InFlight:
@@ -25,7 +28,8 @@ class InFlight:
 
     def __init__(self, room: Callable[[], int]) -> None:
         self._room = room
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], int] = {}
+        self._bytes = 0
         self._left = asyncio.Event()  # an event has left: there may be room
         self.depths = {"fetch": 0, "preprocess": 0}
         """Events in these two stages, or waiting for their turn in them."""
@@ -33,16 +37,17 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    async def wait_for_room(self) -> None:
-        """Return when another event may begin."""
-        while len(self._tasks) >= self._room():
+    async def wait_for_room(self, size: int) -> None:
+        """Return when another event, of so many bytes, may begin; one alone always may."""
+        while len(self._tasks) >= self._room() or (self._tasks and self._bytes + size > MAX_BYTES):
             self._left.clear()
             await self._left.wait()
 
-    def begin(self, way: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start an event on its way."""
+    def begin(self, way: Coroutine[Any, Any, None], size: int) -> asyncio.Task[None]:
+        """Start an event of so many bytes on its way."""
         task = asyncio.create_task(way)
-        self._tasks.add(task)
+        self._tasks[task] = size
+        self._bytes += size
         task.add_done_callback(self._leave)
         return task
 
@@ -68,7 +73,7 @@ class InFlight:
         await asyncio.gather(*abandoned, return_exceptions=True)
 
     def _leave(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._bytes -= self._tasks.pop(task)
         self._left.set()
 
 

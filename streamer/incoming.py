@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import structlog
@@ -26,6 +27,9 @@ log = structlog.get_logger(__name__)
 _MAX_WORDS = 500  # of an error, in its dead letter
 _ESCAPED, _PUNCTUATION = 6, 16  # bytes of JSON: for a character at most, and around a header
 
+LEAVING: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""What is raised to end the work, whatever it is at."""
+
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -39,6 +43,12 @@ class Incoming:
     position: SourcePosition
     published_at: datetime
     acknowledge: Callable[[], None]
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        around = sum(len(name) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + around
 
 
 def incoming_of(event: Any) -> Incoming:  # noqa: ANN401 - Faust's event
@@ -65,9 +75,9 @@ def reading(position: SourcePosition) -> Generator[None]:
     """
     try:
         yield
-    except (StreamerError, EngineError):
+    except (StreamerError, EngineError, *LEAVING):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic in a library written in Rust is no Exception
         log.exception("event.unreadable", topic=position.topic, partition=position.partition, offset=position.offset)
         raise RejectedEvent("event_unreadable", f"reading it failed: {type(error).__name__}") from error
 

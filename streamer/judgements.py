@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from cachetools import FIFOCache
 
+from streamer.fingerprint import fingerprint
+
 if TYPE_CHECKING:
     from streamer.answers import Validator
     from streamer.events import Contradiction
@@ -32,7 +34,7 @@ class Shown:
 
 
 class Judgements:
-    """Remembers judgements by picture, text and model, and pictures by URL.
+    """Remembers judgements by picture, text and model, and pictures by URL; what is long is kept as its fingerprint.
 
     Args:
         entries: of each, at most; 0 remembers nothing.
@@ -40,26 +42,23 @@ class Judgements:
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
-        self._judgements: FIFOCache[tuple[str, str, str], Judgement] = FIFOCache(max(entries, 1))
-        self._shown: FIFOCache[str, Shown] = FIFOCache(max(entries, 1))
+        self._judgements: FIFOCache[bytes, Judgement] = FIFOCache(max(entries, 1))
+        self._shown: FIFOCache[bytes, Shown] = FIFOCache(max(entries, 1))
 
     def known(self, image_sha256: str, text_sha256: str, model: str) -> Judgement | None:
         """Return what the model said of the picture and the text."""
-        try:
-            return self._judgements[image_sha256, text_sha256, model]
-        except KeyError:
-            return None
+        return self._judgements.get(fingerprint(image_sha256, text_sha256, model))
 
     def remember(self, image_sha256: str, text_sha256: str, model: str, judgement: Judgement) -> None:
         """Keep what the model says of the picture and the text."""
         if self._entries:
-            self._judgements[image_sha256, text_sha256, model] = judgement
+            self._judgements[fingerprint(image_sha256, text_sha256, model)] = judgement
 
     def shown(self, url: str) -> Shown | None:
         """Return what the URL last showed."""
-        return self._shown.get(url)
+        return self._shown.get(fingerprint(url))
 
     def shows(self, url: str, validator: Validator | None, image_sha256: str) -> None:
         """Keep what the URL shows, if its host says how to ask whether it still does."""
         if self._entries and validator is not None:
-            self._shown[url] = Shown(validator, image_sha256)
+            self._shown[fingerprint(url)] = Shown(validator, image_sha256)

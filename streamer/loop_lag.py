@@ -10,7 +10,7 @@ import asyncio
 from typing import Final
 
 BEAT_S: Final = 0.05
-STALL_S: Final = 0.25  # a beat that is less late than this is a busy loop's
+STALL_S: Final = 0.5  # a beat that is less late than this is a busy loop's
 
 
 class LoopLag:

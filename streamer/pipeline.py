@@ -26,7 +26,7 @@ from streamer.events import DeadLetter, ProductScore
 from streamer.fetch import NotModified
 from streamer.held import hold
 from streamer.in_flight import InFlight, room_of
-from streamer.incoming import letter_record, reading
+from streamer.incoming import LEAVING, letter_record, reading
 from streamer.judgements import Judgement, Judgements
 from streamer.passage import Passage
 from streamer.succession import Succession, Turn
@@ -108,9 +108,9 @@ class Pipeline:
 
     async def admit(self, incoming: Incoming) -> None:
         """Wait for room, then start the event on its way. Call in the order of the partition, one at a time."""
-        await self._in_flight.wait_for_room()
+        await self._in_flight.wait_for_room(incoming.size)
         passage, refused = self._parse(incoming)
-        task = self._in_flight.begin(self._traced(passage, refused))
+        task = self._in_flight.begin(self._traced(passage, refused), incoming.size)
         if passage.turn is not None:
             passage.turn.task = task
 
@@ -149,7 +149,9 @@ class Pipeline:
                 settled = isinstance(record, ProductScore) and record.outcome != "superseded"
                 await turn.comes()
             await self._emit(passage, record)
-        except Exception as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
+        except LEAVING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - nothing may leave unseen: the worker stops and commits nothing
             self._stop(error)
             return
         finally:
@@ -233,8 +235,9 @@ class Pipeline:
             pixels = await serving.decode(fetched.body)
             decoded = time.perf_counter()
             passage.clock("decode", decoded - started)
-            pair = serving.pair(pixels, said)
-            features = serving.features(pair)
+            with reading(passage.incoming.position):
+                pair = serving.pair(pixels, said)
+                features = serving.features(pair)
             passage.clock("tokenise", time.perf_counter() - decoded)
         picture = await self._hold(product_id, fetched.body)  # last: a picture that is refused is not held
         return _Prepared(fetched.sha256, pair, judgement, features, picture)

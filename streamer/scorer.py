@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -27,6 +28,7 @@ from engines.store import ReleaseStore
 from streamer import application, rotation, topics, tracing
 from streamer.alert_agent import AlertAgent
 from streamer.announcements import open_announcements
+from streamer.answers import MAX_WAIT_S
 from streamer.batch import Batcher
 from streamer.errors import FatalError
 from streamer.fetch import Fetcher
@@ -61,8 +63,17 @@ _THREADS = 2  # for what would hold up the event loop: finding claims to explain
 SHADOW_LEAVES_WITHIN_S = 1.0
 """For a challenger when its worker leaves; one that hangs ends with the process."""
 
-STALLED_AFTER_S = 120.0
-"""Longer than the slowest event may take: every try of a fetch at its timeout, and its pauses."""
+
+def stalled_after_s(settings: Settings) -> float:
+    """Return how long a partition may stand still: longer than the slowest event may take, however hostile the others.
+
+    Each of its tries waits until all in flight have had a place, one after the other to their timeouts; then it waits
+    until all in flight were decoded, each to its limit of CPU time. An engine that hangs has a deadline of its own.
+    """
+    fetch, pipeline = settings.fetch, settings.pipeline
+    turns = ceil(pipeline.max_in_flight / fetch.concurrency)
+    fetched_s = fetch.attempts * (turns * fetch.timeout_s + MAX_WAIT_S)
+    return fetched_s + pipeline.max_in_flight * pipeline.decode_cpu_s / pipeline.decoders
 
 
 def run(settings: Settings, *, engine: Engine | None = None) -> int:
@@ -117,7 +128,7 @@ class Scorer:
         self._alert_agent: AlertAgent
         self._redecider: Redecider
         self._stopping = asyncio.Event()
-        self._liveness = Liveness(STALLED_AFTER_S)
+        self._liveness = Liveness(stalled_after_s(settings))
 
     async def run(self) -> int:
         """Start, serve until told to stop, drain, stop."""

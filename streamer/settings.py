@@ -70,7 +70,9 @@ class FetchSettings(_Section):
     backoff_s: float = Field(default=0.5, ge=0, description="before the second try; doubles, with full jitter")
     max_image_bytes: int = Field(default=20 * 2**20, ge=1024)
     max_held_bytes: int = Field(
-        default=256 * 2**20, ge=1024, description="of all pictures between their first byte and their decoding"
+        default=256 * 2**20,
+        ge=1024,
+        description="of all pictures between their first byte and their decoding; those of one site take half at most",
     )
     slow_after_s: float = Field(default=3.0, gt=0, description="of a body; from then on min_bytes_per_s counts")
     min_bytes_per_s: int = Field(default=4096, ge=1)
@@ -217,7 +219,7 @@ class PipelineSettings(_Section):
     decode_cpu_s: float = Field(
         default=1.5, gt=0, description="CPU time that one picture may take to decode; 25 megapixels take up to 0.9"
     )
-    score_cache_entries: int = Field(default=200_000, ge=0, description="about 200 bytes each; 0 turns `unchanged` off")
+    score_cache_entries: int = Field(default=200_000, ge=0, description="about 1 kB each; 0 turns `unchanged` off")
     explained_share: float = Field(
         default=0.1,
         ge=0,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import FIFOCache
 
+from streamer.fingerprint import fingerprint
+
 if TYPE_CHECKING:
     from streamer.wire import SourcePosition
 
@@ -82,7 +84,7 @@ class Succession:
 
     def __init__(self, size: int) -> None:
         self._flight: dict[str, list[Turn]] = {}
-        self._settled: FIFOCache[str, tuple[int | None, SourcePosition]] = FIFOCache(size)
+        self._settled: FIFOCache[bytes, tuple[int | None, SourcePosition]] = FIFOCache(size)
 
     def enter(self, product: str, turn: Turn) -> None:
         """Take the next update of the product; call in the order of its partition."""
@@ -95,7 +97,7 @@ class Succession:
 
     def judge(self, product: str, turn: Turn) -> None:
         """Let the update be superseded if a newer one is settled by now."""
-        newest = self._settled.get(product)
+        newest = self._settled.get(fingerprint(product))
         if newest is not None and not turn.superseded and turn.older_than(*newest):
             turn.superseded, turn.superseded_by = True, newest[0]
 
@@ -107,6 +109,6 @@ class Succession:
             del self._flight[product]
         turn.before = ()
         if settled:
-            newest = self._settled.get(product)
+            newest = self._settled.get(fingerprint(product))
             if newest is None or not turn.older_than(*newest):
-                self._settled[product] = turn.order, turn.place
+                self._settled[fingerprint(product)] = turn.order, turn.place

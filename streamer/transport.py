@@ -8,6 +8,7 @@ delivery, and commits nothing when partitions are revoked (docs/adr/0002). This 
 * each partition has a `PartitionLedger`; what is committed is the first offset not acknowledged, in delivered order;
 * each fetch is stamped with the epoch in which it began; every seek and revocation begins a new epoch, and records of
   an older one, or records that could not be delivered, are thrown away and their partition is sought back;
+* where a log is found shorter than what was committed, or made anew, its records are taken from the earliest on;
 * a partition without a committed offset is sought to its earliest offset explicitly, once the broker has said for
   certain that there is none (`streamer.membership`);
 * when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
@@ -234,6 +235,10 @@ class OrderedConsumer(driver.Consumer):
                 self._behind.add(tp)
                 continue
             ledger = self._ledger_of(tp)
+            if record.offset < ledger.start and not self._is_changelog_tp(tp):
+                log.error("partition.cut_short", partition=str(tp), began_at=ledger.start, goes_on_at=record.offset)
+                self._start_at({tp: record.offset})
+                ledger = self._ledgers[tp]
             if record.offset >= ledger.next_offset:
                 ledger.deliver(record.offset)
                 await self.callback(self._to_message(tp, record))
@@ -329,7 +334,7 @@ class OrderedConsumer(driver.Consumer):
         abandoned = sum(not m.acked for m in list(self._unacked_messages))
         self._unacked_messages.clear()
         if abandoned:
-            log.warning("events.abandoned", events=abandoned, drain_timeout_s=self.drain_timeout_s)
+            log.warning("events.unfinished", events=abandoned, drain_timeout_s=self.drain_timeout_s)
             self.give_up()
         await self.commit()
 

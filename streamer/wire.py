@@ -89,13 +89,14 @@ def encode(event: msgspec.Struct) -> bytes:
 def origin_of(headers: Iterable[tuple[str, bytes | None]], position: SourcePosition) -> SourcePosition | None:
     """Return where a replayed event first stood, None where it is no replay or its header is not one of ours.
 
-    A replay stands in the partition of its event; anybody may write a header that says otherwise.
+    A replay stands in the partition of its event, behind it; anybody may write a header that says otherwise, and what
+    claims to come from the future would be newer than all that is yet to come.
     """
     for name, value in headers:
         if name == REPLAYED_FROM and value is not None and (found := _ORIGIN.fullmatch(value)) is not None:
             topic, partition, offset = found.groups()
             origin = SourcePosition(topic=topic.decode("ascii"), partition=int(partition), offset=int(offset))
-            return origin if origin.shares_partition(position) else None
+            return origin if origin.shares_partition(position) and origin.offset < position.offset else None
     return None
 
 

@@ -11,8 +11,10 @@ import pytest
 import typer
 
 from streamer import addresses, leaving, terminal, topics
+from streamer.application import BUFFERED_EVENTS
 from streamer.cli import app
 from streamer.decoding import SLOTS_PER_DECODER
+from streamer.in_flight import MAX_BYTES
 from streamer.settings import Settings, TopicSettings, load
 from tests.deploy.rendering import OVERLAYS, ROOT, find, render, validate
 
@@ -23,6 +25,8 @@ LARGEST_RELEASE_BYTES = 2 * 2**30
 """Twice FLAVA's graph in fp32, the largest that the README has a plan of. BLIP-2 at its published size needs more."""
 SWAPPING_WORKER_BYTES = 621_000_000
 """A worker on a CPU at most, while it swaps releases of `compact`. Source: benchmarks/swap.py --release."""
+CACHED_BYTES = 1_100
+"""Of one product, its judgement, and its URL with the longest validators that are kept, by tracemalloc."""
 NODE_LOCAL_DNS = "169.254.20.10/32"
 """Source: https://kubernetes.io/docs/tasks/administer-cluster/nodelocaldns/"""
 AUTOSCALER_CUTOFF = -10
@@ -211,7 +215,9 @@ def test_memory_limit_covers_a_swap_with_decoders_at_their_bound(overlay: str, m
     slots = SLOTS_PER_DECODER * settings.fetch.max_image_bytes
     decoders = 2 * settings.pipeline.decoders * (settings.pipeline.decode_memory_mib * 2**20 + slots)
     limit = _bytes(_container(overlay)["resources"]["limits"]["memory"])
-    assert limit >= decoders + settings.fetch.max_held_bytes + SWAPPING_WORKER_BYTES
+    events = BUFFERED_EVENTS * 2**20 + 5 * MAX_BYTES  # their bytes, and their text of four bytes a letter
+    cached = settings.pipeline.score_cache_entries * CACHED_BYTES
+    assert limit >= decoders + settings.fetch.max_held_bytes + SWAPPING_WORKER_BYTES + events + cached
 
 
 def test_release_finds_room_where_it_is_fetched_to(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:

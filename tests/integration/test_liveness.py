@@ -27,7 +27,7 @@ STALLED_AFTER_S = 2
 PATIENCE_S = 60.0
 PROGRAM = f"""
 from streamer import scorer
-scorer.STALLED_AFTER_S = {STALLED_AFTER_S}
+scorer.stalled_after_s = lambda settings: {STALLED_AFTER_S}
 from tests.chaos import worker
 worker.main()
 """

@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamer.budget import ByteBudget
+from streamer.budget import ByteBudget, SharedBudget
 
 
 async def test_budget_spent_makes_the_next_wait() -> None:
@@ -66,3 +66,37 @@ def test_budget_in_any_history_is_never_overdrawn_and_comes_back(wishes: list[tu
         assert budget.free == 10
 
     asyncio.run(run())
+
+
+async def test_shared_budget_keeps_half_for_others_and_forgets_owners() -> None:
+    """Whoever wants all gets half of it; a second wish of theirs waits, another's does not."""
+    budget = SharedBudget(10)
+    first = await budget.take("a", 100)
+    assert first.size == 5
+    more = asyncio.create_task(budget.take("a", 1))
+    other = await asyncio.wait_for(budget.take("b", 4), 1)
+    await asyncio.sleep(0)
+    assert not more.done()
+    assert budget.free == 1
+    first.shrink(2)
+    assert (await asyncio.wait_for(more, 1)).size == 1
+    for held in (first, other, more.result()):
+        held.shrink(0)
+        held.shrink(0)
+    assert budget.free == 10
+    del first, other, more, held
+    assert len(budget._shares) == 0
+
+
+async def test_shared_budget_cancelled_wait_gives_the_share_back() -> None:
+    """Who waits for the others' half and is cancelled has kept nothing of their own."""
+    budget = SharedBudget(10)
+    a, b = await budget.take("a", 5), await budget.take("b", 5)
+    waiting = asyncio.create_task(budget.take("c", 3))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    a.shrink(0)
+    b.shrink(0)
+    assert budget.free == 10
+    assert (await asyncio.wait_for(budget.take("c", 5), 1)).size == 5

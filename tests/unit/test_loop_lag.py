@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
 from aiohttp import web
 
 from streamer.fetch import Fetched, Fetcher
@@ -39,20 +40,26 @@ async def test_stalls_are_counted_and_a_busy_loop_is_none() -> None:
     assert lag.lost_s() == stopped
 
 
-async def test_hosts_are_not_left_alone_for_a_worker_that_stood_still(site: Site) -> None:
+@pytest.mark.parametrize("limits", [{"timeout_s": 1.0}, {"timeout_s": 4.0, "slow_after_s": 1.0}], ids=["try", "body"])
+async def test_hosts_are_not_left_alone_for_a_worker_that_stood_still(site: Site, limits: dict[str, float]) -> None:
     """All tries in flight run out of time at once: they are made again, and no circuit has opened."""
 
-    async def in_a_while(request: web.Request) -> web.Response:
+    async def in_a_while(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(PICTURE[:10])
         await asyncio.sleep(0.2)
-        return web.Response(body=PICTURE)
+        await response.write(PICTURE[10:])
+        return response
 
     url, failures = site.handle(in_a_while), Counter[str]()
-    limits = settings(site, timeout_s=1.0, attempts=2, breaker_failures=3, breaker_pause_s=60, backoff_s=0.01)
-    async with Fetcher(limits, failed=lambda code: failures.update([code])) as fetcher:
+    patient = settings(site, attempts=2, breaker_failures=3, breaker_pause_s=60, backoff_s=0.01, **limits)
+    async with Fetcher(patient, failed=lambda code: failures.update([code])) as fetcher:
         fetching = [asyncio.create_task(fetcher.get(url)) for _ in range(12)]
         while len(site.requests) < 12:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # their heads have come
         time.sleep(1.2)  # noqa: ASYNC251 - as a process that is stopped
         fetched = await asyncio.gather(*fetching)
     assert all(isinstance(one, Fetched) and one.attempts == 2 for one in fetched)
-    assert failures == {"image_timeout": 12}
+    assert failures == {"image_timeout" if "slow_after_s" not in limits else "image_too_slow": 12}

@@ -456,11 +456,19 @@ async def test_replay_keeps_its_place_among_the_updates(bench: Bench) -> None:
 
 async def test_replay_that_is_rejected_again_says_where_it_first_stood(bench: Bench) -> None:
     """Its dead letter names both places, so that another replay keeps the first."""
+    bench.offset = 12
     await bench.send(b"{", b"p", ("replayed-from", b"product-updates/0/9"))
     await bench.settle()
     (letter,) = bench.dead()
     assert letter["origin"] == {"topic": "product-updates", "partition": 0, "offset": 9}
-    assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 0}
+    assert letter["source"] == {"topic": "product-updates", "partition": 0, "offset": 12}
+
+
+async def test_replay_that_claims_a_place_to_come_closes_its_product_for_nobody(bench: Bench) -> None:
+    """A tombstone from the end of time would be newer than every update that follows."""
+    await bench.send(None, b"p", ("replayed-from", b"product-updates/0/999999999999999999"))
+    await bench.send(update(8))
+    assert [score["outcome"] for score in await bench.settle()] == ["deleted", "scored"]
 
 
 @pytest.mark.parametrize(
