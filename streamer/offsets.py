@@ -14,14 +14,12 @@ class PartitionLedger:
     """The delivered and not yet committed offsets of one partition, in order.
 
     Attributes:
-        start: where it began; the log has nothing older for this worker, unless it was cut short or made anew.
         next_offset: the smallest offset that may be delivered next.
         committed: where a successor would start: the group's committed offset, or, when it has none, the offset
             that this worker started from.
     """
 
     def __init__(self, start: int) -> None:
-        self.start = start
         self.next_offset = start
         self.committed = start
         self._delivered: deque[int] = deque()

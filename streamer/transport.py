@@ -235,13 +235,18 @@ class OrderedConsumer(driver.Consumer):
                 self._behind.add(tp)
                 continue
             ledger = self._ledger_of(tp)
-            if record.offset < ledger.start and not self._is_changelog_tp(tp):
-                log.error("partition.cut_short", partition=str(tp), began_at=ledger.start, goes_on_at=record.offset)
+            if record.offset < ledger.next_offset and self._is_cut_short(tp, ledger):
+                log.error("partition.cut_short", partition=str(tp), was_at=ledger.next_offset, goes_on_at=record.offset)
                 self._start_at({tp: record.offset})
                 ledger = self._ledgers[tp]
             if record.offset >= ledger.next_offset:
                 ledger.deliver(record.offset)
                 await self.callback(self._to_message(tp, record))
+
+    def _is_cut_short(self, tp: TP, ledger: PartitionLedger) -> bool:
+        """Whether the log ends before what was read of it: it has lost its end, or is another one of the same name."""
+        end = self.highwater(tp)
+        return end is not None and end < ledger.next_offset and not self._is_changelog_tp(tp)
 
     def _is_open(self, tp: TP, active: set[TP] | None) -> bool:
         """Whether the partition may deliver now.
