@@ -83,6 +83,7 @@ def check(history: History, faults: Sequence[Span] = ()) -> Verdict:
             *_mistold(history),
             *_altered(history),
             *_wrong_alerts(history),
+            *_wrong_states(history),
             *_ambiguous(history),
             *_taken_back(history),
         ],
@@ -184,6 +185,21 @@ def _wrong_alerts(history: History) -> list[str]:
             wrong.append(f"{name}: the alert is about {_about(told[name][-1])}, not {_shown(product.shows)}")
         if not _alternate(names):
             wrong.append(f"{name}: {names}")
+    return wrong
+
+
+def _wrong_states(history: History) -> list[str]:
+    """Return the products of which the alert agent remembers something else than a sequential run knows."""
+    in_order = [history.updates[at].event for at in sorted(history.updates)]
+    unversioned = {event.product for event in in_order if event.kind == "tombstone" and event.order is None}
+    wrong = []
+    for name, product in reference(in_order).items():
+        state = history.states.get(name, {})
+        expected, found = product.shows is not None, state.get("alert") is not None
+        if expected != found:
+            wrong.append(f"{name}: an alert is {'' if found else 'not '}remembered as open")
+        if name not in unversioned and product.order != state.get("order"):
+            wrong.append(f"{name}: {state.get('order')} is remembered as the newest, not {product.order}")
     return wrong
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Position = tuple[int, int]
 """Partition and offset."""
 
+CHANGELOG = "alert-state-changelog"
 OFFSETS_TOPIC = "__consumer_offsets"
 NUMBER = "number"
 """The header that names an event by its place in the traffic."""
@@ -60,6 +61,7 @@ class History:
     Attributes:
         updates: by position.
         commits: by topic, "updates" or "scores".
+        states: what the alert agent would know of each product if it began anew, by its table's changelog.
         lag: by partition, what was not committed when the run was over.
     """
 
@@ -68,6 +70,7 @@ class History:
     dead_letters: list[Record] = field(default_factory=list)
     alerts: list[Record] = field(default_factory=list)
     commits: dict[str, list[Commit]] = field(default_factory=lambda: defaultdict(list))
+    states: dict[str, dict[str, Any]] = field(default_factory=dict)
     lag: dict[str, int] = field(default_factory=dict)
 
 
@@ -85,8 +88,19 @@ async def read(bootstrap: str, topics: TopicSettings, group: str, events: list[E
         dead_letters=[_record(r) for r in dead],
         alerts=[_record(r) for r in alerts],
         commits=await _commits(bootstrap, group, {topics.updates: "updates", topics.scores: "scores"}),
+        states=_states(await brokers.read_all(bootstrap, f"{group}-{CHANGELOG}")),
         lag=await lag(bootstrap, topics, group),
     )
+
+
+def _states(changes: list[ConsumerRecord[Any, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what recovery keeps: of each product's changes the last one of the highest generation."""
+    states: dict[str, dict[str, Any]] = {}
+    for change in changes:
+        product, entry = orjson.loads(change.key), orjson.loads(change.value)
+        if entry["generation"] >= states.get(product, entry)["generation"]:
+            states[product] = entry
+    return states
 
 
 async def lag(bootstrap: str, topics: TopicSettings, group: str) -> dict[str, int]:

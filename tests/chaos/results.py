@@ -24,6 +24,8 @@ CODE = ("streamer", "engines", "tests/chaos")
 NOT_RUN = "engines/build"
 TIDY = (0, -signal.SIGTERM)
 """One that has just started dies of SIGTERM: it takes no signals yet, and has nothing to leave in order."""
+SPARED: tuple[Fault, ...] = ("pause", "broker", "cut", "images", "clock")
+"""Faults of others, that no worker ends for."""
 REDELIVERED_AT_MOST = 0.02
 """Of the events, outcomes that a planned rebalance repeats."""
 
@@ -79,6 +81,9 @@ class Result:
         found += [f"{verdict.lost} events without an outcome"] if verdict.lost else []
         found += [f"{verdict.lag} records not committed"] if verdict.lag else []
         found += [f"{self.untidy} workers did not leave in order"] if self.untidy else []
+        found += [f"{self.liveness_kills} workers failed their liveness"] if self.liveness_kills else []
+        if self.fault in SPARED and self.restarts:
+            found.append(f"{self.restarts} workers ended by themselves")
         late = [one for one in self.exits if self.fault in PLANNED and one.code not in TIDY]
         found += [f"{len(late)} workers did not drain in time"] if late else []
         if self.fault in PLANNED and verdict.duplicates > REDELIVERED_AT_MOST * verdict.events:

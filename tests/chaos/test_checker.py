@@ -66,6 +66,7 @@ def sound() -> History:
         scores=[score(0, 5, 1), score(1, 15, 2, mismatch=False)],
         alerts=[alert(0, 7, 1, "opened", "a"), alert(1, 17, 2, "resolved", "b")],
     )
+    history.states = {"p": {"order": 2, "generation": 1}}
     history.commits["updates"] = [Commit(0, 1, 6), Commit(0, 2, 16)]
     history.commits["scores"] = [Commit(0, 1, 8), Commit(0, 2, 18)]
     return history
@@ -131,9 +132,25 @@ def test_checker_finds_a_dead_letter_that_is_not_its_event_s(sound: History, cha
 def test_checker_finds_an_open_alert_about_another_picture_or_text(sound: History, change: dict[str, Any]) -> None:
     """A sequential run leaves the alert open about the last update that could be scored."""
     del sound.updates[0, 1], sound.scores[1], sound.alerts[1], sound.commits["updates"][1], sound.commits["scores"][1]
+    sound.states["p"] = {"order": 1, "alert": "a", "generation": 1}
     assert check(sound).wrong == []
     sound.alerts[0].body["data"] |= change
     assert any("is about" in line for line in check(sound).wrong)
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({"order": 2, "alert": "a"}, "p: an alert is remembered as open"),
+        ({"order": 1}, "p: 1 is remembered as the newest, not 2"),
+        ({}, "p: None is remembered as the newest, not 2"),
+    ],
+    ids=["an alert that was resolved", "an older update", "nothing"],
+)
+def test_checker_finds_a_state_that_is_behind_its_alert(sound: History, state: dict[str, Any], told: str) -> None:
+    """A commit that was ahead of its state shows there alone, where no update follows."""
+    sound.states["p"] = state
+    assert check(sound).wrong == [told]
 
 
 def test_checker_finds_a_commit_ahead_of_its_outcome(sound: History) -> None:

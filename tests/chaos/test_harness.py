@@ -150,6 +150,8 @@ def test_result_counts_what_a_planned_rebalance_must_not_do() -> None:
     assert result("kill", verdict=again).problems() == []
     assert len(result("scale", verdict=again).problems()) == 1
     assert len(result("terminate", exits=[Exit(0, 3, True, 9.0)]).problems()) == 1
+    assert len(result("images", exits=[Exit(0, 2, False, 9.0)]).problems()) == 1
+    assert len(result("kill", liveness_kills=1).problems()) == 1
     assert result("terminate", exits=[Exit(0, 0, True, 9.0), Exit(0, -15, True, 0.3)]).problems() == []
 
 
