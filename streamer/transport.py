@@ -12,6 +12,7 @@ delivery, and commits nothing when partitions are revoked (docs/adr/0002). This 
 * a partition without a committed offset is sought to its earliest offset explicitly, once the broker has said for
   certain that there is none (`streamer.membership`);
 * when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
+* a worker that leaves while others cause a rebalance does not wait for its own part of it;
 * a commit does not rely on Faust's flush, which may return before a table's last change has left: the alert agent
   acknowledges an event when the broker has the change (`streamer.scorer`).
 
@@ -35,7 +36,7 @@ from streamer.membership import make_strict
 from streamer.offsets import PartitionLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from faust.types import TP
 
@@ -43,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 _FETCH_WAIT_S = 1.0
 _DRAIN_POLL_S = 0.01
+_STOP_POLL_S = 0.1
 
 
 class _RebalanceListener(driver.ConsumerRebalanceListener):
@@ -66,6 +68,29 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         if not self.transport.app.client_only:
             make_strict(self._ensure_consumer())
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Let the app finish what is in flight."""
+        await self._unless_stopping(super().on_partitions_revoked(revoked))
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Let the app begin."""
+        await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))
+
+    async def _unless_stopping(self, told: Coroutine[Any, Any, None]) -> None:
+        """Wait for the app's part of a rebalance, but not for one that has finished, committed, and is leaving itself.
+
+        It would wait for this thread, and this thread for it. Polled: the consumer lives in another loop.
+        """
+        consumer: Any = self.consumer
+        telling = asyncio.ensure_future(told)
+        while not (telling.done() or consumer.should_stop):
+            await asyncio.wait({telling}, timeout=_STOP_POLL_S)
+        if telling.done():
+            telling.result()
+        else:
+            telling.cancel()
+            log.info("rebalance.left_alone", reason="the worker is leaving")
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         # Faust writes 1.5 s into the code; some brokers hold every fetch for the whole of it.

@@ -78,3 +78,16 @@ async def test_table_on_disk_keeps_its_offset_where_somebody_else_wrote_before_i
     table._on_changelog_sent(sent(3))
     table._on_changelog_sent(sent(5))
     assert table.data.persisted_offset(TP) == 3
+
+
+@pytest.mark.parametrize("told", ["on_partitions_revoked", "on_partitions_assigned"])
+async def test_rebalance_of_others_does_not_hold_a_worker_that_leaves(app: WorkerApp, told: str) -> None:
+    """The app's part of it would wait for the consumer's thread, and that, to end, for the app's part."""
+    consumer: Any = app.ordered
+    thread: Any = consumer._thread
+    thread.thread_loop = asyncio.get_running_loop()  # its method queue is not running: nobody answers
+    waiting = asyncio.create_task(getattr(thread, told)({TP}))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    consumer._stopped.set()
+    await asyncio.wait_for(waiting, 2)
