@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NOW = datetime.now(UTC)
 NAMES = TopicSettings(partitions=2)
-STOOD = SourcePosition(topic=PRODUCT_UPDATES, partition=1, offset=0)
+STOOD = SourcePosition(topic=PRODUCT_UPDATES, partition=1, offset=100)
 
 
 HEADERS: Headers = [("trace", b"\xff\x00"), ("empty", None)]
