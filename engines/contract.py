@@ -32,12 +32,19 @@ class ImageSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: int = 1
 
 
+TEXT_VERSION = 2
+"""Of `TextSpec`, for engines that are trained from now on; a runtime reads it and those before."""
+
+
 class TextSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a product's fields become `input_ids` (see `engines.text`): which fields, in which order, how many tokens."""
+    """How a product's fields become `input_ids` (see `engines.text`): which fields, in which order, how many tokens.
+
+    With version 1, tags and entities of HTML are read as words; with version 2 they are not.
+    """
 
     max_tokens: int
     fields: tuple[str, ...]
-    version: int = 1
+    version: int = TEXT_VERSION
 
 
 class AttributeColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

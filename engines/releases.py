@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engines.contract import MANIFEST_SCHEMA, Manifest
+from engines.contract import MANIFEST_SCHEMA, TEXT_VERSION, Manifest
 from engines.errors import ManifestInvalid, ReleaseCorrupt
 
 if TYPE_CHECKING:
@@ -163,6 +163,8 @@ def _check(manifest: Manifest, path: Path) -> None:
         raise ManifestInvalid(f"{path}: a threshold is a probability, 0..1")
     if manifest.max_batch < 1:
         raise ManifestInvalid(f"{path}: max_batch is {manifest.max_batch}")
+    if not 1 <= manifest.text.version <= TEXT_VERSION:
+        raise ManifestInvalid(f"{path} has texts of version {manifest.text.version}, known are 1 to {TEXT_VERSION}")
     _check_inputs(manifest, path)
 
 

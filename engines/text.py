@@ -1,7 +1,8 @@
 """A product's fields → `input_ids`: the ONE definition, used in training and in scoring.
 
 `compose` makes one text of the fields, `Tokenizer` makes ids of texts. Both bound their work by the spec, whatever
-length the fields have. No threads are started: callers bring their own.
+length the fields have. No threads are started: callers bring their own. A release is read as its `TextSpec.version` was
+trained: what that says is never changed, it gets a successor.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers
 
 from engines.errors import ManifestInvalid, TextRefused
+from engines.markup import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +38,8 @@ PAD_TOKEN: Final = "[PAD]"  # noqa: S105 - a token of text
 _WORD: Final = re.compile(r"\w")
 _MAX_NAME_CHARS: Final = 40
 _MAX_FIELD_CHARS: Final = 512
+_MAX_MARKUP_CHARS: Final = 8192  # of a field that may hold tags: most of a page is none of its text
+_PLAIN: Final = 2  # the version from which on tags and entities are not read
 _CHARS_PER_TOKEN: Final = 16  # above any tokenizer's average, so what is cut here would have been truncated anyway
 
 
@@ -43,7 +47,8 @@ def compose(fields: Mapping[str, str], spec: TextSpec) -> str:
     r"""Return the product's text: a line `name: value` for each field that `spec` asks for, in its order.
 
     Values are NFKC without control characters, each run of white space one space, so a line break always begins a
-    field. Truncation cuts the end: a spec names short decisive fields first and the description last.
+    field; from version 2 of the spec on they are what a browser shows of them, without tags and entities. Truncation
+    cuts the end: a spec names short decisive fields first and the description last.
 
     Raises:
         TextRefused: no field holds a letter or a digit.
@@ -114,7 +119,9 @@ def _chosen(fields: Mapping[str, str], spec: TextSpec) -> Iterator[tuple[str, st
     for wanted in spec.fields:
         names = [name for name in fields if name not in spec.fields] if wanted == OTHER_FIELDS else [wanted]
         for name in names:
-            yield _clean(name, _MAX_NAME_CHARS), _clean(fields.get(name, ""), _MAX_FIELD_CHARS)
+            value = fields.get(name, "")
+            shown = value if spec.version < _PLAIN else plain(value[:_MAX_MARKUP_CHARS])
+            yield _clean(name, _MAX_NAME_CHARS), _clean(shown, _MAX_FIELD_CHARS)
 
 
 def _clean(value: str, limit: int) -> str:

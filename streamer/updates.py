@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from engines.catalogs.folder import PRICE_HISTORY
 from engines.contract import top_level
+from engines.fields import NAMED_FIELDS, text_fields
 from streamer.errors import RejectedEvent
 from streamer.wire import SCHEMA_VERSION, parse
 
@@ -78,20 +78,11 @@ class ProductUpdate(msgspec.Struct, frozen=True, kw_only=True):
         return top_level(self.product_type or "")
 
     def text_fields(self) -> dict[str, str]:
-        """Return what the text says, by field, empty fields left out; `attributes` follow under their own names."""
-        named = {
-            "title": self.title,
-            "brand": self.brand,
-            "product_type": self.product_type,
-            "color": self.color,
-            "material": self.material,
-            "pattern": self.pattern,
-            "gender": self.gender,
-            "size": self.size,
-            "description": self.description,
-        }
-        extra = {k: _attribute_text(v) for k, v in self.attributes.items() if k not in named and k != PRICE_HISTORY}
-        return {k: v.strip() for k, v in (named | extra).items() if v and v.strip()}
+        """Return what the text says, by field, empty fields left out; `attributes` follow under their own names.
+
+        Attributes that are no text, such as links, codes and stock, are left out (`engines.fields`).
+        """
+        return text_fields(self.attributes | {name: getattr(self, name) for name in NAMED_FIELDS})
 
     def columns(self) -> dict[str, AttributeValue]:
         """Return everything that is known of the product by column, `attributes` beside the fields above."""
@@ -131,12 +122,6 @@ def microseconds(moment: datetime) -> int:
         raise RejectedEvent("malformed_event", "`updated_at` has no UTC offset: write 2026-01-31T12:00:00Z")
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
-
-
-def _attribute_text(value: Any) -> str:  # noqa: ANN401 - AttributeValue, as msgspec has checked
-    if isinstance(value, list):
-        return ", ".join(value)
-    return "" if value is None or isinstance(value, bool) else str(value)
 
 
 def _tombstone_id(key: bytes | None) -> str:

@@ -24,9 +24,9 @@ from engines.build.gather import Parts, gather_parts
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
-from engines.build.recipe import PREVALENCE, TEXT_FIELDS
+from engines.build.recipe import PREVALENCE
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
-from engines.build.texts import data_digest, encode
+from engines.build.texts import data_digest, encode, fields_to_read
 from engines.build.thresholds import Target
 from engines.contract import ImageSpec, TextSpec
 from engines.text import Tokenizer
@@ -133,9 +133,9 @@ def image_spec(recipe: AdaptRecipe) -> ImageSpec:
     return ImageSpec(height=side, width=side)
 
 
-def text_spec(recipe: AdaptRecipe) -> TextSpec:
+def text_spec(recipe: AdaptRecipe, training: Catalog) -> TextSpec:
     """Return the texts that the recipe's model reads."""
-    return TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
+    return TextSpec(max_tokens=recipe.max_tokens, fields=fields_to_read(training))
 
 
 def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: Progress) -> Prepared:
@@ -151,7 +151,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     Raises:
         ParityExceeded: the graph, as it would be exported, does not reproduce the model.
     """
-    text = text_spec(recipe)
+    text = text_spec(recipe, parts[0])
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))

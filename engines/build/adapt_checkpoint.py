@@ -20,7 +20,7 @@ from engines.build.gather import gather_parts
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.pretrained import PretrainedFusion
 from engines.build.recipe import PREVALENCE
-from engines.build.texts import data_digest
+from engines.build.texts import data_digest, fields_to_read
 from engines.build.thresholds import Target
 from engines.build.tune import LOGGED, Step, Tuner
 
@@ -72,6 +72,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     training = parts[0]
     if recipe.attributes:
         source = load(attributes=find_columns([product.columns for product in training.products]))
+    source = replace(source, text=msgspec.structs.replace(source.text, fields=fields_to_read(training)))
     source = replace(source, provenance=source.provenance | _facts(path.name, training, source, recipe))
     looks = [look(part, progress) for part in parts]
     texts = _read(source, training)

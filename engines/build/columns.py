@@ -1,6 +1,7 @@
 """Which of a catalogue's columns an engine may read as attributes, found in the training products. No torch.
 
-A column of numbers, or of few values that come again and again. Titles, ids and prose are neither.
+A column of numbers, or of few values that come again and again. Titles, ids and prose are neither; stock and its like
+would have each change scored anew.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from engines.attributes import category, number
-from engines.catalogs.folder import PRICE_HISTORY
 from engines.contract import AttributeColumns
+from engines.fields import PRICE_HISTORY, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,12 +20,8 @@ HISTORY_LENGTH: Final = 12
 MAX_COLUMNS: Final = 16  # of numbers, and of categories: those that most products have
 MAX_VALUES: Final = 64
 
-_NEVER: Final = frozenset(
-    {
-        "id", "schema_version", "version", "updated_at", "deleted", "attributes", "item_group_id", "title",
-        "description", "image_link", "additional_image_link", PRICE_HISTORY,
-    }
-)  # fmt: skip
+_NEVER: Final = frozenset({"title", "description", PRICE_HISTORY})
+_PRICES: Final = frozenset({"price", "sale_price"})
 _LEAST_KNOWN: Final = 0.05  # of the products
 _NUMERIC: Final = 0.95  # of a column's values are numbers
 _REPEATED: Final = 0.8  # of a column's values are among those that are kept
@@ -37,7 +34,7 @@ def find_columns(products: Sequence[Mapping[str, object]]) -> AttributeColumns:
     Args:
         products: of each product what is known by column.
     """
-    counts = Counter(name for values in products for name in values if name not in _NEVER)
+    counts = Counter(name for values in products for name in values if _may_be_read(name))
     names = [name for name, _ in counts.most_common() if counts[name] >= _LEAST_KNOWN * len(products)]
     numbers: list[str] = []
     categories: dict[str, tuple[str, ...]] = {}
@@ -54,6 +51,10 @@ def find_columns(products: Sequence[Mapping[str, object]]) -> AttributeColumns:
         history=PRICE_HISTORY if past else None,
         history_length=HISTORY_LENGTH if past else 0,
     )
+
+
+def _may_be_read(name: str) -> bool:
+    return name not in _NEVER and (name in _PRICES or is_text(name))
 
 
 def _is_numeric(values: list[object]) -> bool:

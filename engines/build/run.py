@@ -12,8 +12,8 @@ from engines.build import evaluate
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.gather import gather_parts, gather_rendered
 from engines.build.models import small
-from engines.build.recipe import PREVALENCE, TEXT_FIELDS
-from engines.build.texts import data_digest, written
+from engines.build.recipe import PREVALENCE
+from engines.build.texts import data_digest, fields_to_read, written
 from engines.build.thresholds import Target
 from engines.build.train import Step, count_steps, train
 from engines.build.vocabulary import train_tokenizer
@@ -78,7 +78,7 @@ def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, pro
 
 def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:
     """Return the trained model with all that a release of it says."""
-    text = TextSpec(max_tokens=recipe.max_tokens, fields=TEXT_FIELDS)
+    text = TextSpec(max_tokens=recipe.max_tokens, fields=fields_to_read(catalog))
     vocabulary = train_tokenizer(written(catalog, text), size=recipe.vocabulary_size)
     torch.manual_seed(recipe.seed)
     config = small.SmallConfig(

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from engines.attributes import AttributeReader
+from engines.build.recipe import TEXT_FIELDS
 from engines.contract import Batch
-from engines.text import compose
+from engines.fields import NAMED_FIELDS, CodeColumns
+from engines.text import OTHER_FIELDS, compose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +32,23 @@ class Texts(NamedTuple):
         """Return pictures (B, 3, H, W) beside what these products (B,) say."""
         attributes = None if self.attributes is None else self.attributes[products]
         return Batch(pixel_values, self.input_ids[products], self.attention_mask[products], attributes)
+
+
+def fields_to_read(training: Catalog) -> tuple[str, ...]:
+    """Return `TextSpec.fields` for an engine that is trained on these products: `TEXT_FIELDS`.
+
+    Where there are columns of codes, the others stand by name in the place of `OTHER_FIELDS`: a scorer, which sees one
+    product at a time, reads what was trained on.
+    """
+    said = [product.fields for product in training.products]
+    judged = CodeColumns()
+    for fields in said:
+        judged.add(fields)
+    codes = judged.found()
+    if not codes:
+        return TEXT_FIELDS
+    others = {name: None for fields in said for name in fields if name not in {*NAMED_FIELDS, *codes}}
+    return tuple(field for name in TEXT_FIELDS for field in (others if name == OTHER_FIELDS else (name,)))
 
 
 def written(catalog: Catalog, spec: TextSpec) -> list[str]:

@@ -16,42 +16,12 @@ import orjson
 
 from engines.catalogs import erased
 from engines.errors import CatalogInvalid
+from engines.fields import text_fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 CATALOG_FILE = "catalog.jsonl"
-
-NAMED_FIELDS = (
-    "title",
-    "brand",
-    "product_type",
-    "color",
-    "material",
-    "pattern",
-    "gender",
-    "size",
-    "description",
-)
-"""The text fields every catalogue shares, in the order in which a scorer reads them; others follow."""
-
-PRICE_HISTORY = "price_history"
-"""Past prices, the oldest first: never part of the text, an engine may read it as a history."""
-
-_NOT_TEXT = frozenset(
-    {
-        "id",
-        "schema_version",
-        "version",
-        "updated_at",
-        "deleted",
-        "item_group_id",
-        "price",
-        PRICE_HISTORY,
-        "image_link",
-        "additional_image_link",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -122,13 +92,6 @@ def read_folder(path: Path, *, without: Collection[str] = erased.NOTHING) -> lis
     if not items:
         raise CatalogInvalid(f"{path / CATALOG_FILE} holds no products; write one JSON object a line")
     return list(items.values())
-
-
-def text_fields(raw: dict[str, Any]) -> dict[str, str]:
-    """Return the non-empty text of a product's columns: the named fields in order, then the others as they stand."""
-    others = [name for name in raw if name not in NAMED_FIELDS and name not in _NOT_TEXT]
-    texts = ((name, _text(raw.get(name))) for name in (*NAMED_FIELDS, *others))
-    return {name: text for name, text in texts if text}
 
 
 def _lines(catalog: Path) -> list[bytes]:
@@ -203,11 +166,3 @@ def _picture(link: object, folder: Path, where: str) -> Path:
     if not picture.is_file():
         raise CatalogInvalid(f"{where}: there is no picture {link!r} in the folder; add it or remove the line")
     return picture
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list):
-        return ", ".join(str(part).strip() for part in cast("list[object]", value) if str(part).strip())
-    if value is None or isinstance(value, (bool, dict)):
-        return ""
-    return str(value).strip()

@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from engines.catalogs import erased
-from engines.catalogs.folder import NAMED_FIELDS, read_folder, text_fields
+from engines.catalogs.folder import read_folder
 from engines.errors import CatalogInvalid
+from engines.fields import NAMED_FIELDS, text_fields
 from streamer.updates import ProductUpdate
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from rich.progress import Progress
 
-from engines.catalogs.folder import NAMED_FIELDS, read_folder
+from engines.catalogs.folder import read_folder
 from engines.catalogs.rendered import (
     RenderedProduct,
     differing_attribute,
@@ -36,6 +36,7 @@ from engines.catalogs.rendered.attributes import (
     PATTERNS,
 )
 from engines.catalogs.rendered.wording import words_for
+from engines.fields import NAMED_FIELDS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -117,6 +117,7 @@ def test_read_manifest_other_directory_says_what_is_wrong(tmp_path: Path) -> Non
         ({"surprise": 1}, "surprise"),
         ({"files": {}}, "lacks"),
         ({"inputs": []}, "inputs"),
+        ({"text": {"max_tokens": 8, "fields": ["title"], "version": 3}}, "texts of version 3, known are 1 to 2"),
         ({"calibration": "none"}, "calibration"),
     ],
 )

@@ -15,10 +15,11 @@ from rich.progress import Progress
 
 from engines.catalogs.collection import Collection, Refusal
 from engines.catalogs.survey import take_survey, write_survey
-from engines.catalogs.survey.counts import Products, distribution, shared
+from engines.catalogs.survey.counts import distribution, shared
 from engines.catalogs.survey.figures import Survey
 from engines.catalogs.survey.notes import notes
 from engines.catalogs.survey.page import swatch
+from engines.catalogs.survey.products import Products
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:

@@ -58,6 +58,21 @@ def test_compose_nothing_to_read_is_refused(fields: dict[str, str]) -> None:
     assert caught.value.code == "text_empty"
 
 
+def test_compose_reads_html_as_its_version_says() -> None:
+    """An engine that was trained on tags and entities goes on reading them; from version 2 on none does."""
+    fields = {"title": "<b>Mug</b>&trade;", "description": "<p>Holds<br>tea.</p>"}
+    old = TextSpec(max_tokens=8, fields=SPEC.fields, version=1)
+    assert compose(fields, old) == "title: <b>Mug</b>&trade;\ndescription: <p>Holds<br>tea.</p>"
+    assert compose(fields, SPEC) == "title: MugTM\ndescription: Holds tea."
+    assert SPEC.version == 2
+
+
+def test_compose_text_behind_a_page_of_markup_is_read() -> None:
+    """A field is cut after its tags are gone, not in them."""
+    fields = {"description": "<div style='" + "x" * 1000 + "'>Holds tea.</div>"}
+    assert compose(fields, SPEC) == "description: Holds tea."
+
+
 def test_compose_huge_fields_stay_bounded() -> None:
     """A megabyte of text costs no more than what the engine reads."""
     text = compose({"description": "\ufdfa" * 1_000_000, "title": "x" * 1_000_000}, SPEC)

@@ -27,7 +27,7 @@ USUAL = tuple(KINDS)
 class RenderedProduct:
     """One product: what it truly is (`attributes`), what its text says (`fields`), and which photo it has.
 
-    `fields` are in the order of `engines.catalogs.folder.NAMED_FIELDS`, empty ones left out.
+    `fields` are in the order of `engines.fields.NAMED_FIELDS`, empty ones left out.
     """
 
     id: str

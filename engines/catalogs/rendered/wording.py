@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from engines.catalogs.folder import NAMED_FIELDS
 from engines.catalogs.rendered.attributes import SOLD, happens, pick
+from engines.fields import NAMED_FIELDS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,6 +5,7 @@ Needs jinja2 and matplotlib, which the extras `train` and `demo` bring.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,17 +14,29 @@ import numpy as np
 
 from engines.catalogs.collection import Refusal, read_collection, read_refusals
 from engines.catalogs.groups import connected
-from engines.catalogs.survey.counts import TOP, PictureTally, Products, ProductTally, distribution, shared
-from engines.catalogs.survey.figures import Reason, Survey
+from engines.catalogs.survey.counts import TOP, PictureTally, ProductTally, distribution, shared
+from engines.catalogs.survey.figures import Reason, Survey, TextTokens, Tokens
 from engines.catalogs.survey.page import render
+from engines.catalogs.survey.products import Products
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from rich.progress import Progress
 
 PAGE_FILE: Final = "index.html"
 FIGURES_FILE: Final = "survey.json"
 EXAMPLES: Final = 4  # of each reason for a refusal
 SAMPLES: Final = 48
+READ: Final = 2000  # products, as an engine would: enough for shares
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read: what counts the tokens of products, and how many of a text are kept."""
+
+    count: Callable[[Sequence[Mapping[str, str]]], list[TextTokens]]
+    max_tokens: int
 
 
 def write_survey(folder: Path, out: Path, *, progress: Progress, seed: int = 0) -> Path:
@@ -32,7 +45,15 @@ def write_survey(folder: Path, out: Path, *, progress: Progress, seed: int = 0) 
     Raises:
         CatalogInvalid: the folder, or the record of what was refused, cannot be read.
     """
-    survey = take_survey(folder, progress=progress, seed=seed)
+    return write_page(take_survey(folder, progress=progress, seed=seed), folder, out)
+
+
+def write_page(survey: Survey, folder: Path, out: Path) -> Path:
+    """Write the survey of a folder into `out`, page and figures, and return the page.
+
+    Raises:
+        CatalogInvalid: a product that it shows cannot be read any more.
+    """
     page = render(survey, Products(folder))
     out.mkdir(parents=True, exist_ok=True)
     figures = msgspec.json.format(msgspec.json.encode(survey), indent=2)
@@ -43,8 +64,10 @@ def write_survey(folder: Path, out: Path, *, progress: Progress, seed: int = 0) 
     return out / PAGE_FILE
 
 
-def take_survey(folder: Path, *, progress: Progress, seed: int = 0) -> Survey:
+def take_survey(folder: Path, *, progress: Progress, seed: int = 0, reading: Reading | None = None) -> Survey:
     """Return the figures; SAMPLES products are drawn for a look, the same for the same seed.
+
+    With a `reading`, READ of them are read as an engine would.
 
     Raises:
         CatalogInvalid: as `write_survey`.
@@ -56,7 +79,7 @@ def take_survey(folder: Path, *, progress: Progress, seed: int = 0) -> Survey:
     for path in progress.track(list(tally.picture_paths.values()), description="surveying pictures"):
         pictures.add(path)
     components = connected(tally.connecting_keys())
-    drawn = np.random.default_rng(seed).permutation(len(products))[:SAMPLES]
+    order = np.random.default_rng(seed).permutation(len(products)).tolist()
     collection = read_collection(folder)
     return Survey(
         catalog=folder.resolve().name if collection is None else Path(collection.feed).name,
@@ -84,7 +107,25 @@ def take_survey(folder: Path, *, progress: Progress, seed: int = 0) -> Survey:
         variants=distribution(tally.variants()),
         connected=shared(range(len(components)), components),
         components=len(set(components)),
-        sample=tuple(sorted(map(int, drawn))),
+        placeholders=tally.placeholders(folder),
+        tokens=None if reading is None else _tokens([products[index].fields for index in order[:READ]], reading),
+        sample=tuple(sorted(order[:SAMPLES])),
+    )
+
+
+def _tokens(products: Sequence[Mapping[str, str]], reading: Reading) -> Tokens | None:
+    read = reading.count(products)
+    lengths = distribution([one.tokens for one in read])
+    if lengths is None:
+        return None
+    pieces = max(1, sum(one.pieces for one in read))
+    return Tokens(
+        max_tokens=reading.max_tokens,
+        products=len(read),
+        unknown=sum(one.unknown for one in read) / pieces,
+        pieces=pieces / max(1, sum(one.words for one in read)),
+        cut=sum(one.tokens > reading.max_tokens for one in read) / len(read),
+        lengths=lengths,
     )
 
 

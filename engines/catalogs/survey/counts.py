@@ -1,8 +1,4 @@
-"""Counting a catalogue folder line by line.
-
-A product is remembered by a few numbers and the place of its line, so that hundreds of thousands of them take tens of
-MB; whoever wants to show one asks `Products` for it again.
-"""
+"""Counting a catalogue folder product by product: each is remembered by a few numbers, so that many take tens of MB."""
 
 from __future__ import annotations
 
@@ -17,67 +13,29 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
-from engines.catalogs.folder import CATALOG_FILE, NAMED_FIELDS, CatalogItem, read_item
-from engines.catalogs.survey.figures import Column, Distribution, Shared, SharedValue
-from engines.errors import CatalogInvalid
+from engines.catalogs.survey.figures import Column, Distribution, Placeholder, Shared, SharedValue
+from engines.fields import NAMED_FIELDS, CodeColumns
+from engines.markup import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from engines.catalogs.folder import CatalogItem
+
 TOP: Final = 20
 MAX_VALUES: Final = 50_000  # of one column that are told apart
 MAX_COLUMNS: Final = 200
+MAX_TEXT_CHARS: Final = 8192  # of a field that is searched for HTML
 MAX_VALUE_CHARS: Final = 80  # of a value that is kept to be shown
 MAX_BINS: Final = 30
 LARGEST: Final = 6  # of the values that products share
 SHOWN: Final = 8  # of the products that share one
+PLACEHOLDER_SHARE: Final = 0.01  # of the products
+PLACEHOLDER_TITLES: Final = 5
 
 _CONTENT_ADDRESSED = re.compile(r"[0-9a-f]{64}")
-_HTML = re.compile(r"&(?:[a-z]{2,8}|#\d{1,5});|</?[a-z][^>]{0,200}>", re.IGNORECASE)
 _STRUCTURE = ("item_group_id", "price", "additional_image_link")
-
-
-class Products:
-    """The products of a folder by position, read from its file whenever they are asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        """Find where each product's line begins.
-
-        Raises:
-            CatalogInvalid: there is no readable `catalog.jsonl`, or it holds no products.
-        """
-        self._folder = folder
-        self._file = folder / CATALOG_FILE
-        self._starts = array("Q")
-        position = 0
-        for line in self._lines():
-            if line.strip():
-                self._starts.append(position)
-            position += len(line)
-        if not self._starts:
-            raise CatalogInvalid(f"{self._file} holds no products; write one JSON object a line")
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> CatalogItem:
-        with self._file.open("rb") as file:
-            file.seek(self._starts[index])
-            return self._item(index, file.readline())
-
-    def __iter__(self) -> Iterator[CatalogItem]:
-        for index, line in enumerate(line for line in self._lines() if line.strip()):
-            yield self._item(index, line)
-
-    def _lines(self) -> Iterator[bytes]:
-        try:
-            with self._file.open("rb") as file:
-                yield from file
-        except OSError as error:
-            raise CatalogInvalid(f"cannot read {self._file}: {error.strerror}") from error
-
-    def _item(self, index: int, line: bytes) -> CatalogItem:
-        return read_item(line, self._folder, f"{self._file}, product {index + 1}")
+_RECORD = ("id", "image_link", "schema_version", "version", "updated_at", "deleted", "attributes")  # not counted
 
 
 class _ColumnTally:
@@ -112,6 +70,8 @@ class ProductTally:
         self._picture_owners, self._picture_keys = array("Q"), array("Q")
         self._first_color: dict[int, str] = {}
         self._conflicts: set[int] = set()
+        self._text_columns: set[str] = set()
+        self._codes = CodeColumns()
 
     def add(self, item: CatalogItem) -> None:
         """Count one product."""
@@ -123,12 +83,18 @@ class ProductTally:
             self._group_owners.append(self.products)
             self._group_keys.append(_key("group", item.item_group_id))
         self._add_pictures(item)
-        self.html_texts += any(_HTML.search(value) for value in item.fields.values())
+        self.html_texts += any(
+            plain(value[:MAX_TEXT_CHARS]) != value[:MAX_TEXT_CHARS] for value in item.fields.values()
+        )
         self.products += 1
 
     def _add_columns(self, item: CatalogItem) -> None:
-        structure = {name: str(item.raw[name]) for name in _STRUCTURE if item.raw.get(name) not in (None, "", [])}
-        for name, value in (item.fields | structure).items():
+        self._text_columns |= item.fields.keys()
+        self._codes.add(item.fields)
+        unread = item.raw.keys() - item.fields.keys() - {*_RECORD, *NAMED_FIELDS}
+        others = {name: str(item.raw[name]) for name in item.raw if name in unread}
+        said = {name: value for name, value in others.items() if value.strip() not in ("", "None", "[]")}
+        for name, value in (item.fields | said).items():
             if name in self._columns or len(self._columns) < MAX_COLUMNS:
                 self._columns[name].add(value)
 
@@ -160,6 +126,7 @@ class ProductTally:
     def _column(self, name: str, tally: _ColumnTally) -> Column:
         return Column(
             name=name,
+            text=name in NAMED_FIELDS or name in self._text_columns - self._codes.found(),
             filled=tally.filled,
             missing=self.products - tally.filled,
             distinct=len(tally.values),
@@ -197,6 +164,35 @@ class ProductTally:
         keys = self._picture_keys
         pairs = [(owner, keys[i]) for i, owner in enumerate(self._picture_owners) if keys[i] in self._conflicts]
         return shared([owner for owner, _ in pairs], [key for _, key in pairs])
+
+    def placeholders(self, folder: Path) -> tuple[Placeholder, ...]:
+        """Return the pictures that many products of different titles share, the most shared one first.
+
+        The products of one item group count as one title.
+        """
+        keys, counts = np.unique(np.asarray(self._picture_keys, dtype=np.uint64), return_counts=True)
+        many = set(keys[counts > max(PLACEHOLDER_SHARE * self.products, PLACEHOLDER_TITLES - 1)].tolist())
+        owners: defaultdict[int, list[int]] = defaultdict(list)
+        for owner, key in zip(self._picture_owners, self._picture_keys, strict=True):
+            if key in many:
+                owners[key].append(owner)
+        named = self._named({owner for own in owners.values() for owner in own})
+        found = [
+            Placeholder(
+                file=Path(self.picture_paths[key]).relative_to(folder).as_posix(),
+                products=len(own),
+                titles=len({named[owner] for owner in own}),
+            )
+            for key, own in owners.items()
+        ]
+        by_products = sorted(found, key=lambda one: (-one.products, one.file))
+        return tuple(one for one in by_products if one.titles >= PLACEHOLDER_TITLES)
+
+    def _named(self, products: set[int]) -> dict[int, int]:
+        """Return of each of these products the key of its item group, else of its title."""
+        groups = zip(self._group_owners, self._group_keys, strict=True)
+        titles = {product: self._title_keys[product] for product in products}
+        return titles | {owner: key for owner, key in groups if owner in products}
 
     def groups(self) -> Shared:
         """Return item groups of several products."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from engines.catalogs.collection import Collection, Refusal  # noqa: TC001 - msgspec reads the annotations
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one column is filled; `most_common` is a value that several products have, and how many."""
+    """How far one column is filled; `most_common` is a value that several products have, and how many.
+
+    `text` tells whether an engine reads it as text: columns of links, codes, stock and the like are none.
+    """
 
     name: str
+    text: bool
     filled: int
     missing: int
     distinct: int
@@ -54,6 +60,38 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     largest: tuple[SharedValue, ...]
 
 
+class Placeholder(msgspec.Struct, frozen=True, kw_only=True):
+    """A picture, by its place in the folder, that many products of different titles (or item groups) share."""
+
+    file: str
+    products: int
+    titles: int
+
+
+class TextTokens(NamedTuple):
+    """What a text encoder makes of one text: tokens, those that are of words, the unknown ones; and its words."""
+
+    tokens: int
+    pieces: int
+    unknown: int
+    words: int
+
+
+class Tokens(msgspec.Struct, frozen=True, kw_only=True):
+    """What a text encoder makes of `products`, some of the catalogue.
+
+    Of all tokens, `unknown` is the share that stands for words it cannot spell. `pieces` is how many tokens a word
+    has. `cut` is the share of the texts that have more than `max_tokens`.
+    """
+
+    max_tokens: int
+    products: int
+    unknown: float
+    pieces: float
+    cut: float
+    lengths: Distribution
+
+
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was counted.
 
@@ -88,4 +126,6 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     variants: Distribution | None
     connected: Shared
     components: int
+    placeholders: tuple[Placeholder, ...]
+    tokens: Tokens | None
     sample: tuple[int, ...]

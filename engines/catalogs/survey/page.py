@@ -16,12 +16,12 @@ from markupsafe import Markup
 from PIL import Image, ImageColor, ImageOps
 
 from engines.catalogs.survey.charts import histogram
-from engines.catalogs.survey.notes import notes
+from engines.catalogs.survey.notes import Note, notes
 
 if TYPE_CHECKING:
     from engines.catalogs.folder import CatalogItem
-    from engines.catalogs.survey.counts import Products
     from engines.catalogs.survey.figures import Distribution, Shared, Survey
+    from engines.catalogs.survey.products import Products
 
 SAMPLE_PX: Final = 220
 SMALL_PX: Final = 112
@@ -96,7 +96,7 @@ def _context(survey: Survey, products: Products) -> dict[str, Any]:
     return {
         "s": survey,
         "swatch": swatch,
-        "notes": notes(survey),
+        "notes": [(note, _note_picture(note, products)) for note in notes(survey)],
         "charts": _charts(survey),
         "variants": _chart("Variants of an item group", "variants", "groups", survey.variants),
         "sections": [
@@ -110,6 +110,10 @@ def _context(survey: Survey, products: Products) -> dict[str, Any]:
         ],
         "sample": [_card(products[index], SAMPLE_PX) for index in survey.sample],
     }
+
+
+def _note_picture(note: Note, products: Products) -> str | None:
+    return thumbnail(str(products.folder / note.picture), SMALL_PX) if note.picture else None
 
 
 def _charts(survey: Survey) -> list[Chart]:
