@@ -10,19 +10,22 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from engines.catalogs.collection import SURVEY_FOLDER, read_collection
 from streamer.collect import CollectOptions, collect
+from streamer.columns import Columns
 from streamer.erasures import Erasures
 from streamer.errors import FatalError
 from streamer.pictures import writing
 from streamer.purge import purge_if_possible
-from streamer.terminal import CollectBar
+from streamer.terminal import CollectBar, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -40,6 +43,7 @@ SURVEY_NEEDS: Final = ("jinja2", "matplotlib")
 TRAINING_NEEDS: Final = ("torch", "onnx", "accelerate", *SURVEY_NEEDS)
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+MAX_TOKENS: Final = 64  # of a text that compact reads, unless `--max-tokens` says otherwise
 COLLECTED_FOLDER: Final = "catalog"
 
 
@@ -58,6 +62,7 @@ class AdaptOptions:
     base_url: str | None = None
     pictures: Path | None = None
     limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
     passed: Sequence[str] = ()
 
 
@@ -96,12 +101,13 @@ def adapt(
                 base_url=options.base_url,
                 pictures=options.pictures,
                 limit=options.limit,
+                columns=options.columns,
             ),
             settings,
             console,
             run,
         )
-    show_survey(folder, options.work / SURVEY_FOLDER, console)
+    show_survey(folder, options.work / SURVEY_FOLDER, console, max_tokens=max_tokens_of(options.passed))
     return train([*program, options.command, str(folder), "--out", str(options.out), *options.passed])
 
 
@@ -146,19 +152,46 @@ def collect_folder(options: CollectOptions, settings: Settings, console: Console
     return done
 
 
-def show_survey(folder: Path, out: Path, console: Console, *, seed: int = 0) -> None:
-    """Write the survey of a folder, and print where it stands.
+def show_survey(
+    folder: Path, out: Path, console: Console, *, seed: int = 0, max_tokens: int | None = MAX_TOKENS
+) -> None:
+    """Write the survey of a folder, and print where it stands and what should be done.
+
+    Args:
+        folder: The catalogue.
+        out: Where the survey goes.
+        console: Where it is told.
+        seed: Of what is drawn for a look.
+        max_tokens: Tokens of a text that compact would read; None: another family will be trained.
 
     Raises:
         CatalogInvalid: the folder cannot be read.
         FatalError: out_unusable.
     """
-    from engines.catalogs.survey import write_survey  # noqa: PLC0415 - its packages come with an extra
+    from engines.catalogs.survey import Reading, take_survey, write_page  # noqa: PLC0415 - packages of an extra
+    from engines.catalogs.survey.notes import notes  # noqa: PLC0415 - as above
+    from streamer.token_counts import compact_counter  # noqa: PLC0415 - as above
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    count = None if max_tokens is None else compact_counter()
+    reading = None if count is None or max_tokens is None else Reading(count, max_tokens)
     with Progress(*columns, console=console) as progress, writing(out):
-        page = write_survey(folder, out, progress=progress, seed=seed)
+        survey = take_survey(folder, progress=progress, seed=seed, reading=reading)
+        page = write_page(survey, folder, out)
+    for note in notes(survey):
+        if note.tone == "bad":
+            console.print(f"[yellow]![/] {escape(printable(note.text))}", soft_wrap=True, highlight=False)
     console.print(f"survey: {page}", soft_wrap=True, markup=False)
+
+
+def max_tokens_of(options: Sequence[str], default: int = MAX_TOKENS) -> int | None:
+    """Return what `--max-tokens` says among the options of the training program; None: its family is not compact."""
+    said = dict(pairwise(options))
+    said |= {name: value for name, _, value in (option.partition("=") for option in options) if value}
+    if said.get("--family", "compact") != "compact":
+        return None
+    given = said.get("--max-tokens", "")
+    return int(given) if given.isdecimal() else default
 
 
 def train(command: Sequence[str], variables: Mapping[str, str] | None = None) -> int:

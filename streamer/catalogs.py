@@ -12,7 +12,6 @@ import orjson
 
 from engines.catalogs.collection import COLLECTION_FILE, REFUSED_FILE, Collection, Refusal
 from engines.catalogs.folder import CATALOG_FILE
-from streamer.feeds import column
 from streamer.pictures import PARTIAL_FOLDER, writing
 from streamer.updates import MAX_TITLE_CHARS, ProductUpdate
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from streamer.feeds import Row
 
 PRODUCT_ERASED: Final = "product_erased"
+ID_DUPLICATE: Final = "id_duplicate"
 
 _KEPT = (
     "id", "title", "description", "brand", "color", "material", "pattern", "gender", "size", "product_type",
@@ -34,7 +34,10 @@ _CONTRACT = frozenset(column.name for column in msgspec.structs.fields(ProductUp
 
 @dataclass
 class Collected:
-    """What one run has done so far; `brought` counts pictures that earlier runs had not."""
+    """What one run has done so far; `brought` counts pictures that earlier runs had not.
+
+    `advice` is for people, "" unless most rows were refused.
+    """
 
     rows: int = 0
     products: int = 0
@@ -43,6 +46,17 @@ class Collected:
     pictures_left_out: int = 0
     brought: int = 0
     reasons: Counter[str] = field(default_factory=Counter[str])
+    advice: str = ""
+
+    @property
+    def rows_that_count(self) -> int:
+        """Rows but those of products that a later row has again: a file may hold a whole feed twice."""
+        return self.rows - self.reasons[ID_DUPLICATE]
+
+    @property
+    def refused_for_good(self) -> int:
+        """Of those, the refused ones."""
+        return self.refused - self.reasons[ID_DUPLICATE]
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,12 @@ class CatalogWriter:
             if outcome.product is not None:
                 self._products.write(orjson.dumps(outcome.product, option=orjson.OPT_APPEND_NEWLINE))
             self._refused.writelines(msgspec.json.encode(refusal) + b"\n" for refusal in outcome.refusals)
+
+    def leave_refusals(self) -> None:
+        """Put in place why rows were refused, of a run that leaves no catalogue."""
+        with writing(self._folder):
+            self._stack.close()
+            (self._folder / PARTIAL_FOLDER / REFUSED_FILE).replace(self._folder / REFUSED_FILE)
 
     def finish(self, feed: Path, done: Collected) -> None:
         """Put everything in place; `collection.json` comes last and says that the rest is whole."""
@@ -126,11 +146,10 @@ def catalog_line(update: ProductUpdate, files: Sequence[str]) -> dict[str, Any]:
 
 
 def _cell(row: Row, name: str) -> str | None:
-    """Return what a column says as `feeds.product_update` reads it: a purge finds a refusal by the product's own id."""
-    if not isinstance(row.fields, dict):
+    """Return what a column says as `product_update` reads it: a purge finds a refusal by the product's own id."""
+    if not isinstance(row.fields, dict) or row.fields.get(name) is None:
         return None
-    cells = {column(given): value for given, value in row.fields.items()}
-    return None if cells.get(name) is None else _unicode(str(cells[name]).strip())[:MAX_TITLE_CHARS]
+    return _unicode(str(row.fields[name]).strip())[:MAX_TITLE_CHARS]
 
 
 def _unicode(text: str) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from engines.errors import EngineError
 from streamer import __version__, command
-from streamer.cli_adapt import PASSES_ON, adapt, audit, collect_feed
+from streamer.cli_adapt import PASSES_ON, ColumnNames, adapt, audit, collect_feed
 from streamer.cli_compile import compile_plan
 from streamer.cli_contracts import contracts
 from streamer.cli_dead_letters import dead_letters_app
@@ -193,6 +193,7 @@ def publish(
     base_url: Annotated[
         str | None, typer.Option(metavar="URL", help="What relative image links are relative to.")
     ] = None,
+    column: ColumnNames = None,
     rate: Rate = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this row of the feed.")] = None,
     dry_run: Annotated[
@@ -209,6 +210,7 @@ def publish(
 
     Known columns: id, title, description, brand, color, material, pattern, gender, size, product_type (or
     google_product_category), item_group_id, price, image_link, additional_image_link; any other becomes an attribute.
+    Usual other names are found by themselves (name, colour, category, image_url, sku, …); --column says what is not.
     A row without version or updated_at is as old as the file, so publishing a file twice changes nothing.
 
     Bad rows are reported with their line and skipped; exit code 1 if there were any. A run that was killed goes on
@@ -219,6 +221,7 @@ def publish(
     Settings: STREAMER_BROKER__… and STREAMER_TOPICS__UPDATES; the options here win.
     """
     from streamer import publish as publishing  # noqa: PLC0415
+    from streamer.columns import Columns  # noqa: PLC0415
     from streamer.publish_state import PublishOptions  # noqa: PLC0415
     from streamer.terminal import PublishBar  # noqa: PLC0415
 
@@ -227,6 +230,7 @@ def publish(
         feed=feed,
         topic=topic or settings.topics.updates,
         base_url=base_url,
+        columns=Columns.of(column or ()),
         rate=rate,
         limit=limit,
         restart=not resume,

@@ -19,6 +19,14 @@ Pictures = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="The folder that holds the pictures on this machine; the feed's own if unset."),
 ]
+ColumnNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FIELD=COLUMN",
+        help="What the feed calls a field, as in title=headline, where that is not found by itself; again for each.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Stop after this row of the feed.")]
 
 PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -31,6 +39,7 @@ def collect_feed(
     *,
     base_url: BaseUrl = None,
     pictures: Pictures = None,
+    column: ColumnNames = None,
     limit: Limit = None,
     retry_refused: Annotated[
         bool, typer.Option("--retry-refused", help="Ask again for pictures that were refused for good.")
@@ -42,7 +51,8 @@ def collect_feed(
     """Bring a feed and its pictures into one folder, ready to train on, and survey it.
 
     DIR/catalog.jsonl has a line for each product that can be used, DIR/images its pictures, each content once, and
-    DIR/refused.jsonl every other row with a reason code. Columns are those of `publish`; links may be URLs or paths
+    DIR/refused.jsonl every other row with a reason code. Columns are found as by `publish`; of several rows with one id
+    the last counts. Links may be URLs or paths
     of files beside the feed. A run that was killed goes on where it was: no picture is brought twice, and those that
     failed for a reason that may pass (a timeout, a host that was down) are asked for again by the next run.
 
@@ -56,11 +66,18 @@ def collect_feed(
     from engines.catalogs.collection import SURVEY_FOLDER  # noqa: PLC0415
     from streamer import adapt as adapting  # noqa: PLC0415
     from streamer.collect import CollectOptions  # noqa: PLC0415
+    from streamer.columns import Columns  # noqa: PLC0415
 
     if survey:
         adapting.require(adapting.SURVEY_NEEDS, "demo")
     options = CollectOptions(
-        feed=feed, out=out, base_url=base_url, pictures=pictures, limit=limit, retry_refused=retry_refused
+        feed=feed,
+        out=out,
+        base_url=base_url,
+        pictures=pictures,
+        columns=Columns.of(column or ()),
+        limit=limit,
+        retry_refused=retry_refused,
     )
     adapting.collect_folder(options, command.settings(), command.console(stderr=True), command.run)
     if survey:
@@ -79,6 +96,7 @@ def adapt(
     ] = None,
     base_url: BaseUrl = None,
     pictures: Pictures = None,
+    column: ColumnNames = None,
     limit: Limit = None,
 ) -> None:
     """Train an engine on a catalogue, without labels: collect it, survey it, train, measure, make a release.
@@ -97,6 +115,7 @@ def adapt(
     STREAMER_LABELS__DATASET, where the list of erased products is.
     """
     from streamer import adapt as adapting  # noqa: PLC0415
+    from streamer.columns import Columns  # noqa: PLC0415
 
     options = adapting.AdaptOptions(
         command="adapt",
@@ -105,6 +124,7 @@ def adapt(
         work=work or out.with_name(out.name + ".work"),
         base_url=base_url,
         pictures=pictures,
+        columns=Columns.of(column or ()),
         limit=limit,
         passed=["--family", family, *context.args],
     )
@@ -125,6 +145,7 @@ def audit(
     ] = None,
     base_url: BaseUrl = None,
     pictures: Pictures = None,
+    column: ColumnNames = None,
     limit: Limit = None,
 ) -> None:
     """Rank the products of a catalogue by how likely their picture is wrong, without labels.
@@ -142,6 +163,7 @@ def audit(
     STREAMER_LABELS__DATASET, where the list of erased products is.
     """
     from streamer import adapt as adapting  # noqa: PLC0415
+    from streamer.columns import Columns  # noqa: PLC0415
 
     folder = work or out.with_name(out.name + ".work")
     options = adapting.AdaptOptions(
@@ -151,6 +173,7 @@ def audit(
         work=folder,
         base_url=base_url,
         pictures=pictures,
+        columns=Columns.of(column or ()),
         limit=limit,
         passed=["--work", str(folder / "training"), *context.args],
     )

@@ -3,38 +3,44 @@
     shop.csv ──► rows ──► pictures, local or fetched ──► DIR/catalog.jsonl    what `engines.catalogs` reads
                    └────────────┴─ a reason code ──────► DIR/refused.jsonl
 
-The text is read as a scorer reads it (`feeds.product_update`) and the pictures come as a scorer gets them
+The text is read as a scorer reads it (`feed_rows.product_update`) and the pictures come as a scorer gets them
 (`fetch.Fetcher`), so an engine is trained on what it will see. Rows are written in the order of the feed; those between
 the one that is read and the one that is written are bounded, and so are the pictures held in memory. A run walks the
-whole feed, and brings the pictures that earlier runs did not.
+whole feed, and brings the pictures that earlier runs did not. Of several rows of one product the last counts, as with a
+scorer: ids are read first, which takes a second walk.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from engines.catalogs import erased
+from engines.catalogs.collection import REFUSED_FILE
 from engines.catalogs.folder import CATALOG_FILE
 from engines.contract import TextSpec
 from engines.errors import TextRefused
 from engines.text import OTHER_FIELDS, compose
-from streamer.catalogs import PRODUCT_ERASED, CatalogWriter, Collected, RowOutcome, catalog_line, refusal
+from streamer.catalogs import ID_DUPLICATE, PRODUCT_ERASED, CatalogWriter, Collected, RowOutcome, catalog_line, refusal
+from streamer.columns import Columns
 from streamer.erasures import Erasures
 from streamer.errors import FatalError, RejectedEvent, TransientError
-from streamer.feeds import Feed, Row, file_time, open_feed, product_update
+from streamer.feed_rows import identifier, product_update
+from streamer.feeds import Feed, Row, file_time, open_feed
 from streamer.fetch import Fetched, Fetcher
 from streamer.links import Links, identity
 from streamer.pictures import INDEX_FILE, PictureStore
 from streamer.purge import purge
+from streamer.terminal import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -47,6 +53,7 @@ WINDOW: Final = 1024
 not hold up the others, and a few MB."""
 
 HOPELESS_ROWS: Final = 100  # when the first hundred rows are all wrong, the file or an option is
+MANY_REFUSED: Final = 0.5  # of the rows
 
 _ANY_TEXT = TextSpec(max_tokens=64, fields=(OTHER_FIELDS,))
 
@@ -56,7 +63,8 @@ class CollectOptions:
     """What to collect, and where to.
 
     `feed` is a file, or a folder that holds `catalog.jsonl`. Relative links are relative to `base_url`, or to the
-    folder `pictures`, or to the feed's own folder; pictures on this machine must lie in that folder.
+    folder `pictures`, or to the feed's own folder; pictures on this machine must lie in that folder. `columns` says
+    what the feed calls our fields.
     """
 
     feed: Path
@@ -64,6 +72,7 @@ class CollectOptions:
     base_url: str | None = None
     pictures: Path | None = None
     limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
     retry_refused: bool = False
 
     @property
@@ -90,7 +99,7 @@ async def collect(options: CollectOptions, settings: Settings, watch: Watch) -> 
     _check(options)
     gone = await asyncio.to_thread(Erasures(settings.labels.dataset).all)
     with ExitStack() as stack:
-        feed = stack.enter_context(open_feed(options.file))
+        feed = stack.enter_context(open_feed(options.file, options.columns))
         store = stack.enter_context(
             PictureStore(
                 options.out,
@@ -101,6 +110,8 @@ async def collect(options: CollectOptions, settings: Settings, watch: Watch) -> 
         )
         if options.retry_refused:
             store.forget_refusals()
+        with open_feed(options.file, options.columns) as ahead:
+            store.note_rows(_ids(ahead, options.limit))
         catalog = stack.enter_context(CatalogWriter(options.out))
         async with Fetcher(settings.fetch) as fetcher:
             collector = Collector(options, store, fetcher, places=settings.fetch.concurrency, gone=gone)
@@ -119,6 +130,17 @@ def _check(options: CollectOptions) -> None:
         raise FatalError("settings_invalid", f"--base-url {options.base_url}: write http(s)://HOST/FOLDER/")
     if options.base_url is not None and options.pictures is not None:
         raise FatalError("settings_invalid", "relative links have one base: give --base-url or --pictures, not both")
+
+
+def _ids(feed: Feed, limit: int | None) -> Iterator[tuple[str, int]]:
+    """Yield id and number of each row, ids as `product_update` reads them."""
+    for row in feed.rows if limit is None else itertools.islice(feed.rows, limit):
+        if isinstance(row.fields, dict) and "id" in row.fields:
+            try:
+                product_id = identifier(row.fields["id"])
+            except RejectedEvent:
+                continue
+            yield product_id, row.number
 
 
 class Collector:
@@ -148,6 +170,7 @@ class Collector:
         self._places = asyncio.Semaphore(places)
         self._gone = gone
         self._arriving: dict[str, asyncio.Task[str]] = {}
+        self._examples: dict[str, Refusal] = {}
 
     async def run(self, feed: Feed, catalog: CatalogWriter, watch: Watch) -> None:
         """Take every row of the feed to the catalogue, in order.
@@ -162,29 +185,34 @@ class Collector:
                 if self._options.limit is not None and row.number > self._options.limit:
                     break
                 if len(pending) == WINDOW:
-                    self._write(await pending.popleft(), catalog)
+                    self._write(await pending.popleft(), catalog, feed)
                     watch.collected(feed, self.done)
                 pending.append(asyncio.create_task(self._outcome(row, self._read(row, feed_time))))
             while pending:
-                self._write(await pending.popleft(), catalog)
+                self._write(await pending.popleft(), catalog, feed)
                 watch.collected(feed, self.done)
         finally:
             await _cancel([*pending, *self._arriving.values()])
         if not self.done.products:
-            raise self._unusable()
+            raise self._unusable(feed, catalog)
+        if self.done.refused_for_good > MANY_REFUSED * self.done.rows_that_count:
+            self.done.advice = self._advice(feed)
         watch.collected(feed, self.done, finished=True)
 
     def _read(self, row: Row, feed_time: datetime) -> ProductUpdate | RejectedEvent:
-        """Return the row as the scorer reads it; ids are judged here, where rows still come in order."""
+        """Return the row as the scorer reads it; a time or version of it plays no part here."""
         try:
-            update = product_update(row, base_url=self._base, feed_time=feed_time)
+            update = product_update(row, base_url=self._base, feed_time=feed_time, ordered=False)
         except RejectedEvent as error:
             return error
-        return self._objection(update) or update
+        return self._objection(row, update) or update
 
-    def _objection(self, update: ProductUpdate) -> RejectedEvent | None:
+    def _objection(self, row: Row, update: ProductUpdate) -> RejectedEvent | None:
         if self._gone and erased.digest(update.id) in self._gone:
             return RejectedEvent(PRODUCT_ERASED, "a product that was erased: `streamer labels restore` ends that")
+        last = self._store.last_row(update.id)
+        if last is not None and last > row.number:
+            return RejectedEvent(ID_DUPLICATE, f"row {last} has the same id, and the last one counts")
         if update.deleted:
             return RejectedEvent("product_deleted", "the row says that the product is gone")
         if update.image_link is None:
@@ -193,8 +221,6 @@ class Collector:
             compose(update.text_fields(), _ANY_TEXT)
         except TextRefused as error:
             return RejectedEvent(error.code, str(error))
-        if not self._store.first_time(update.id):
-            return RejectedEvent("id_duplicate", "a row above has the same id")
         return None
 
     async def _outcome(self, row: Row, read: ProductUpdate | RejectedEvent) -> RowOutcome:
@@ -255,25 +281,39 @@ class Collector:
         self.done.brought += 1
         return file
 
-    def _write(self, outcome: RowOutcome, catalog: CatalogWriter) -> None:
+    def _write(self, outcome: RowOutcome, catalog: CatalogWriter, feed: Feed) -> None:
         done = self.done
         done.rows += 1
         catalog.write(outcome)
         done.reasons.update(refusal.reason for refusal in outcome.refusals)
+        for one in outcome.refusals:
+            self._examples.setdefault(one.reason, one)
         if outcome.product is None:
             done.refused += 1
         else:
             done.products += 1
             done.links += 1 + len(outcome.product.get("additional_image_link", ()))
             done.pictures_left_out += len(outcome.refusals)
-        if done.refused == done.rows == HOPELESS_ROWS:
-            raise self._unusable()
+        if done.refused_for_good == done.rows_that_count == HOPELESS_ROWS:
+            raise self._unusable(feed, catalog)
 
-    def _unusable(self) -> FatalError:
-        reasons = ", ".join(f"{code} ({count:,})" for code, count in self.done.reasons.most_common(5))
+    def _unusable(self, feed: Feed, catalog: CatalogWriter) -> FatalError:
+        catalog.leave_refusals()
         return FatalError(
-            "feed_unusable", f"{self._options.feed}: none of the first {self.done.rows:,} rows can be used: {reasons}"
+            "feed_unusable",
+            f"{self._options.feed}: none of the first {self.done.rows:,} rows can be used: {self._advice(feed)} Every "
+            f"row's reason stands in {self._options.out / REFUSED_FILE}.",
         )
+
+    def _advice(self, feed: Feed) -> str:
+        """Return why rows were refused, what was said of one of them, and how the feed's columns are read."""
+        common = self.done.reasons.most_common(5)
+        reasons = ", ".join(f"{code} ({count:,})" for code, count in common)
+        examples = [self._examples[code] for code, _ in common[:1]]
+        said = "".join(
+            f" Line {one.line:,}: {one.message.rstrip('.')}{f' ({one.link})' if one.link else ''}." for one in examples
+        )
+        return printable(f"{reasons}.{said} {feed.advice()}".rstrip())
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:

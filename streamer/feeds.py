@@ -1,34 +1,31 @@
-"""Product feeds: a file in Google Merchant's field names, row by row, into ProductUpdates.
+"""Product feeds: a file in Google Merchant's field names, row by row.
 
     .jsonl .ndjson     one object a line
-    .csv .tsv          a header line, then rows; UTF-8, quotes as in RFC 4180
+    .csv .tsv          a header line, then rows; UTF-8, quotes as in RFC 4180; .csv also between ; | or tabs
     .parquet           needs the `feeds` extra
     .gz                behind any of the text formats
 
-A row that cannot be used is a RejectedEvent with its line, never the end of the feed; a file that cannot be read is a
-FatalError. Nothing here knows Kafka. Source: https://support.google.com/merchants/answer/7052112.
+Columns may have other names (`streamer.columns`); what becomes of a row: `streamer.feed_rows`. A row that cannot be
+used is a RejectedEvent with its line, never the end of the feed; a file that cannot be read is a FatalError. Nothing
+here knows Kafka. Source: https://support.google.com/merchants/answer/7052112.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import gzip
 import io
-import math
+import itertools
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
-from urllib.parse import quote, urljoin, urlsplit
 
-import msgspec
 import orjson
 
+from streamer.columns import Columns, Fields
 from streamer.errors import FatalError, RejectedEvent
-from streamer.updates import ProductUpdate, parse_update
 
 if TYPE_CHECKING:
     from _csv import Reader as CsvReader  # the standard library gives the type no other name
@@ -37,18 +34,12 @@ if TYPE_CHECKING:
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_CELL_CHARS = 2**20  # a quote that is never closed must not swallow the rest of the file
-
-_CONTRACT = frozenset(field.name for field in msgspec.structs.fields(ProductUpdate))
-_TEXT = ("id", "title", "description", "brand", "color", "material", "pattern", "gender", "size", "product_type")
-_TEXT_FIELDS = (*_TEXT, "item_group_id", "price", "image_link")
-_YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-Fields = dict[str, Any]
+_FOUND_ROWS = 100  # whose columns are remembered, for a message
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `number` counts rows from 1, `line` is where an editor shows it (in Parquet the row number)."""
+    """One row, by our names: `number` counts from 1, `line` is where an editor shows it (in Parquet the row number)."""
 
     number: int
     line: int
@@ -57,19 +48,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Feed:
-    """An open feed; `position()` of `total` says how much of the file has been read (bytes, in Parquet rows)."""
+    """An open feed; `position()` of `total` says how much of the file has been read (bytes, in Parquet rows).
+
+    `found` are the columns of its first rows, as the file calls them, each with a value.
+    """
 
     rows: Iterator[Row]
     total: int
     position: Callable[[], int]
+    columns: Columns = field(default_factory=Columns)
+    found: dict[str, object] = field(default_factory=dict)
+
+    def advice(self) -> str:
+        """Return which columns there are and what they are read as, for one whose rows cannot be used."""
+        return self.columns.advice(self.found)
 
 
 @contextlib.contextmanager
-def open_feed(path: Path) -> Generator[Feed]:
-    """Yield the feed's rows.
+def open_feed(path: Path, columns: Columns | None = None) -> Generator[Feed]:
+    """Yield the feed's rows, their columns under our names.
 
     Raises:
-        FatalError: feed_unreadable, feed_unsupported; also from the rows, where the file turns out to be damaged.
+        FatalError: feed_unreadable, feed_unsupported; also from the rows, where the file turns out to be damaged, or
+            has no column that `columns` names (settings_invalid).
     """
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
@@ -81,16 +82,32 @@ def open_feed(path: Path) -> Generator[Feed]:
     except OSError as error:
         raise FatalError("feed_unreadable", f"{path}: {error.strerror}") from error
     with raw:
-        yield _parquet(path, raw) if form == ".parquet" else _text(path, raw, form, compressed=compressed)
+        asked = columns or Columns()
+        if form == ".parquet":
+            feed = _parquet(path, raw, asked)
+        else:
+            feed = _text(path, raw, form, asked, compressed=compressed)
+        yield replace(feed, rows=_named(feed))
 
 
-def _text(path: Path, raw: BinaryIO, form: str, *, compressed: bool) -> Feed:
+def _named(feed: Feed) -> Iterator[Row]:
+    """Yield the rows with their columns under our names."""
+    for row in feed.rows:
+        if isinstance(row.fields, RejectedEvent):
+            yield row
+            continue
+        if row.number <= _FOUND_ROWS:
+            feed.found.update({name: value for name, value in row.fields.items() if name not in feed.found})
+        yield Row(row.number, row.line, feed.columns.read(row.fields))
+
+
+def _text(path: Path, raw: BinaryIO, form: str, columns: Columns, *, compressed: bool) -> Feed:
     stream = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if compressed else raw
     if form in (".jsonl", ".ndjson"):
         rows = _json_rows(stream)
     else:
-        rows = _csv_rows(path, stream, delimiter="\t" if form == ".tsv" else ",")
-    return Feed(_readable(path, rows), path.stat().st_size, raw.tell)
+        rows = _csv_rows(path, stream, columns, delimiters="\t" if form == ".tsv" else ",;\t|")
+    return Feed(_readable(path, rows), path.stat().st_size, raw.tell, columns)
 
 
 def _readable(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
@@ -116,20 +133,43 @@ def _json_object(text: bytes) -> Fields | RejectedEvent:
     return loaded if isinstance(loaded, dict) else RejectedEvent("malformed_event", "not a JSON object")
 
 
-def _csv_rows(path: Path, stream: BinaryIO, *, delimiter: str) -> Iterator[Row]:
+def _csv_rows(path: Path, stream: BinaryIO, columns: Columns, *, delimiters: str) -> Iterator[Row]:
     # surrogateescape: a byte that is not UTF-8 spoils its own row, not the file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(MAX_CELL_CHARS)
     try:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
-        header = [column(name) for name in next(reader, [])]
-        if "id" not in header:
-            raise FatalError("feed_unreadable", f"{path}: no `id` column; the first line reads {header[:8]}")
+        first = text.readline()
+        delimiter = _delimiter(first, delimiters, columns)
+        reader = csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True)
+        header = next(reader, [])
+        _check_columns(path, columns, header)
         lines = ((line, cells) for line, cells in _csv_lines(reader) if cells)
         for number, (line, cells) in enumerate(lines, start=1):
             yield Row(number, line, cells if isinstance(cells, RejectedEvent) else _csv_fields(header, cells))
     finally:
         text.detach()  # a wrapper that is collected closes the file, which is not its own
+
+
+def _delimiter(first: str, delimiters: str, columns: Columns) -> str:
+    """Return between which of the delimiters the first line has a column for the id, else most columns."""
+    headers = {delimiter: _header(first, delimiter) for delimiter in delimiters}
+    with_id = (delimiter for delimiter in delimiters if columns.has_id(headers[delimiter]))
+    return next(with_id, max(delimiters, key=lambda delimiter: len(headers[delimiter])))
+
+
+def _header(first: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([first], delimiter=delimiter, strict=True), [])
+    except csv.Error:  # such as a name that goes on in the next line
+        return []
+
+
+def _check_columns(path: Path, columns: Columns, names: list[str]) -> None:
+    advice = columns.advice(dict.fromkeys(names))
+    if absent := columns.missing_from(names):
+        raise FatalError("settings_invalid", f"--column …={absent[0]}: {path} has no such column. {advice}")
+    if not columns.has_id(names):
+        raise FatalError("feed_unreadable", f"{path}: no `id` column. {advice or 'The file is empty.'}")
 
 
 def _csv_lines(reader: CsvReader) -> Iterator[tuple[int, list[str] | RejectedEvent]]:
@@ -149,7 +189,7 @@ def _csv_fields(header: list[str], cells: list[str]) -> Fields | RejectedEvent:
     return dict(zip(header, cells, strict=False))  # cells left out at the end are empty
 
 
-def _parquet(path: Path, raw: BinaryIO) -> Feed:
+def _parquet(path: Path, raw: BinaryIO, columns: Columns) -> Feed:
     try:
         from pyarrow import ArrowException  # noqa: PLC0415 - an extra; JSONL and CSV need nothing
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
@@ -171,138 +211,8 @@ def _parquet(path: Path, raw: BinaryIO) -> Feed:
         file = ParquetFile(raw)
     except (ArrowException, OSError) as error:
         raise FatalError("feed_unreadable", f"{path}: not a Parquet file: {error}") from error
-    return Feed(_readable(path, rows(file)), file.metadata.num_rows, lambda: read)
-
-
-def product_update(row: Row, *, base_url: str | None, feed_time: datetime) -> ProductUpdate:
-    """Return the row as the update that a scorer will read.
-
-    A row without `version` and `updated_at` takes `feed_time` (when the feed was written) plus its number in
-    microseconds: publishing the same file twice says the same thing twice, a newer file wins over an older one, and
-    of a product that stands twice in one feed the last row wins.
-
-    Raises:
-        RejectedEvent: malformed_json, malformed_csv, malformed_event, schema_unsupported, image_link_relative.
-    """
-    if isinstance(row.fields, RejectedEvent):
-        raise row.fields
-    given = {column(name): value for name, value in row.fields.items() if not _is_empty(value)}
-    known: Fields = {name: value for name, value in given.items() if name in _CONTRACT}
-    known |= {name: _scalar(name, known[name]) for name in _TEXT_FIELDS if name in known}
-    extra = {name: value for name, value in given.items() if name not in _CONTRACT}
-    _name_category(known, extra)
-    _read_order(known, feed_time + timedelta(microseconds=row.number))
-    _resolve_links(known, base_url)
-    known["attributes"] = _own_attributes(known) | {name: _attribute(value) for name, value in extra.items()}
-    return _checked(known)
-
-
-def _checked(known: Fields) -> ProductUpdate:
-    """Return the update as the scorer's own reader reads it, so that nothing is published that it would reject."""
-    update = parse_update(None, _json(known))
-    _ = update.order  # rejects a time without an offset
-    return update
-
-
-def _json(value: object) -> bytes:
-    try:
-        return orjson.dumps(value, default=str)  # str: a Decimal or a date of Parquet
-    except orjson.JSONEncodeError as error:
-        raise RejectedEvent("malformed_event", f"cannot be written as JSON: {error}") from error
-
-
-@functools.lru_cache(maxsize=1024)
-def column(name: str) -> str:
-    """Return `Image Link`, `image link` and `g:image_link` as `image_link`."""
-    return name.strip().lower().removeprefix("g:").replace(" ", "_")
-
-
-def _is_empty(value: object) -> bool:
-    if isinstance(value, float):
-        return math.isnan(value)  # pandas writes missing cells so
-    return value is None or (isinstance(value, str) and not value.strip()) or value == []
-
-
-def _scalar(name: str, value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise RejectedEvent("malformed_event", f"`{name}` must be text, not {type(value).__name__}")
-    return str(value).strip()
-
-
-def _name_category(known: Fields, extra: Fields) -> None:
-    """Let Google's category stand in for a missing `product_type`, unless it is a bare taxonomy number."""
-    category = str(extra.get("google_product_category", ""))
-    if "product_type" not in known and category and not category.isdigit():
-        known["product_type"] = category
-        del extra["google_product_category"]
-
-
-def _read_order(known: Fields, default: datetime) -> None:
-    if isinstance(known.get("version"), str | float):
-        known["version"] = _integer(known["version"])
-    if isinstance(known.get("schema_version"), str | float):
-        known["schema_version"] = _integer(known["schema_version"])
-    if "version" not in known and "updated_at" not in known:
-        known["updated_at"] = default
-    if isinstance(known.get("deleted"), str):
-        known["deleted"] = _YES_NO.get(known["deleted"].strip().lower(), known["deleted"])
-
-
-def _integer(value: str | float) -> int | str | float:
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    try:
-        return int(value)
-    except ValueError:
-        return value  # the contract's own message names the field
-
-
-def _resolve_links(known: Fields, base_url: str | None) -> None:
-    more = known.get("additional_image_link")
-    if isinstance(more, str):
-        more = [link.strip() for link in more.split(",") if link.strip()]
-    if isinstance(more, list):
-        known["additional_image_link"] = [_absolute(link, base_url) for link in more]
-    if "image_link" in known:
-        known["image_link"] = _absolute(known["image_link"], base_url)
-
-
-def _absolute(link: object, base_url: str | None) -> object:
-    if not isinstance(link, str) or _has_scheme(link):
-        return link
-    if base_url is None:
-        raise RejectedEvent("image_link_relative", f"`{link[:80]}` is relative: give --base-url https://HOST/FOLDER/")
-    path = quote(link.replace("\\", "/"), safe="/%?=&;:@!$'()*+,~#")
-    return urljoin(base_url if base_url.endswith("/") else base_url + "/", path)
-
-
-def _has_scheme(link: str) -> bool:
-    try:
-        return bool(urlsplit(link).scheme)
-    except ValueError:  # such as an unclosed [ of an IPv6 address; its words may quote a password
-        raise RejectedEvent("malformed_event", "a link of the row is not a URL") from None
-
-
-def _own_attributes(known: Fields) -> Fields:
-    own = known.get("attributes", {})
-    if isinstance(own, str):
-        try:
-            own = orjson.loads(own)
-        except orjson.JSONDecodeError as error:
-            raise RejectedEvent("malformed_event", f"`attributes` is not a JSON object: {error}") from error
-    if isinstance(own, list) and all(isinstance(pair, tuple) for pair in own):
-        own = dict(cast("list[tuple[str, Any]]", own))  # a Parquet map comes as pairs
-    if not isinstance(own, dict):
-        raise RejectedEvent("malformed_event", "`attributes` must be an object")
-    return {str(name): _attribute(value) for name, value in own.items()}
-
-
-def _attribute(value: object) -> object:
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, list):
-        return [part if isinstance(part, str) else _json(part).decode() for part in value]
-    return _json(value).decode() if isinstance(value, dict) else str(value)
+    _check_columns(path, columns, list(file.schema_arrow.names))
+    return Feed(_readable(path, rows(file)), file.metadata.num_rows, lambda: read, columns)
 
 
 def file_time(mtime_ns: int) -> datetime:

@@ -26,7 +26,7 @@ from engines.image import decode, format_of
 from streamer.errors import FatalError, RejectedEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterable
     from pathlib import Path
 
 INDEX_FILE: Final = "pictures.sqlite"
@@ -40,12 +40,12 @@ _SUFFIXES: Final = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS pictures (source TEXT PRIMARY KEY, file TEXT, bytes INTEGER, code TEXT, message TEXT)
     WITHOUT ROWID;
-CREATE TEMP TABLE seen (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TEMP TABLE last_rows (id TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 """
 
 
 class PictureStore:
-    """The pictures of one folder, and the ids that this run has seen; one process at a time."""
+    """The pictures of one folder, and the last row of each id of the feed; one process at a time."""
 
     def __init__(self, folder: Path, *, max_pixels: int, max_bytes: int, threads: int) -> None:
         """Open or create the folder.
@@ -71,9 +71,19 @@ class PictureStore:
         self._index.close()
         shutil.rmtree(self._partial, ignore_errors=True)
 
-    def first_time(self, product_id: str) -> bool:
-        """Tell whether no row of this run had the id before. On disk: a set of a million ids takes 100 MB."""
-        return self._execute("INSERT OR IGNORE INTO seen VALUES (?)", (product_id,)).rowcount == 1
+    def note_rows(self, numbers: Iterable[tuple[str, int]]) -> None:
+        """Remember the last row of each id. On disk: a million ids in memory take 100 MB.
+
+        Args:
+            numbers: id and number of each row, in the order of the feed.
+        """
+        with self._writing_index():
+            self._index.executemany("INSERT OR REPLACE INTO last_rows VALUES (?, ?)", numbers)
+
+    def last_row(self, product_id: str) -> int | None:
+        """Return the number of the last row with this id, None where it was not noted."""
+        found = self._execute("SELECT number FROM last_rows WHERE id = ?", (product_id,)).fetchone()
+        return None if found is None else int(found[0])
 
     def known(self, source: str) -> str | None:
         """Return the file that this source led to, relative to the folder, or None where it was never brought.
@@ -154,8 +164,13 @@ class PictureStore:
         self._execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", (source, *facts))
 
     def _execute(self, statement: str, values: tuple[str | int | None, ...] = ()) -> sqlite3.Cursor:
-        try:
+        with self._writing_index():
             return self._index.execute(statement, values)
+
+    @contextlib.contextmanager
+    def _writing_index(self) -> Generator[None]:
+        try:
+            yield
         except sqlite3.Error as error:  # the disk is full, or the file is gone
             raise FatalError(
                 "out_unusable", f"{self._folder}: {error}: what is there is kept for the next run"

@@ -19,7 +19,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from streamer import topics
 from streamer.errors import FatalError, RejectedEvent
-from streamer.feeds import Feed, Row, file_time, open_feed, product_update
+from streamer.feed_rows import product_update
+from streamer.feeds import Feed, Row, file_time, open_feed
 from streamer.outbox import producer
 from streamer.publish_state import PublishOptions, PublishState, begin, feed_status, save
 from streamer.wire import encode
@@ -69,7 +70,7 @@ def check(options: PublishOptions, watch: Watch) -> Published:
     """
     done = Published()
     base_url, feed_time = options.checked_base_url(), file_time(feed_status(options.feed).st_mtime_ns)
-    with open_feed(options.feed) as feed:
+    with open_feed(options.feed, options.columns) as feed:
         for row in feed.rows:
             if options.limit is not None and row.number > options.limit:
                 return done
@@ -77,7 +78,7 @@ def check(options: PublishOptions, watch: Watch) -> Published:
             try:
                 product_update(row, base_url=base_url, feed_time=feed_time)
             except RejectedEvent as error:
-                _note(done, row, error, watch)
+                _note(done, row, error, watch, feed)
             watch.advanced(feed, done)
     done.finished = True
     return done
@@ -99,13 +100,15 @@ async def publish(options: PublishOptions, broker: BrokerSettings, watch: Watch)
         return await Publication(options, state, kafka, watch).run()
 
 
-def _note(done: Published, row: Row, error: RejectedEvent, watch: Watch) -> None:
+def _note(done: Published, row: Row, error: RejectedEvent, watch: Watch, feed: Feed) -> None:
     done.rejected += 1
     done.reasons[error.code] += 1
     watch.rejected(row.line, error)
     if done.rejected == row.number == HOPELESS_ROWS:
         raise FatalError(
-            "feed_unusable", f"none of the first {HOPELESS_ROWS} rows can be published; the last one: {error}"
+            "feed_unusable",
+            f"none of the first {HOPELESS_ROWS} rows can be published; the last one: {str(error).rstrip('.')}. "
+            f"{feed.advice()}".rstrip(),
         )
 
 
@@ -130,7 +133,7 @@ class Publication:
 
     async def run(self) -> Published:
         try:
-            with open_feed(self.options.feed) as feed:
+            with open_feed(self.options.feed, self.options.columns) as feed:
                 read_all = await self._send_all(feed)
                 await self._settle(0)
                 self.watch.advanced(feed, self.done)
@@ -150,7 +153,7 @@ class Publication:
             if self.options.limit is not None and row.number > self.options.limit:
                 return False
             await self._pace(row.number - first - 1, started)
-            self.pending.append((row.number, await self._send(row)))
+            self.pending.append((row.number, await self._send(row, feed)))
             await self._settle(MAX_IN_FLIGHT)
             self.watch.advanced(feed, self.done)
         return True
@@ -160,17 +163,17 @@ class Publication:
         if wait_s > 0 or sent % YIELD_ROWS == 0:
             await asyncio.sleep(max(wait_s, 0.0))
 
-    async def _send(self, row: Row) -> asyncio.Future[object] | None:
+    async def _send(self, row: Row, feed: Feed) -> asyncio.Future[object] | None:
         try:
             update = product_update(row, base_url=self.options.base_url, feed_time=self.feed_time)
             delivery: asyncio.Future[object] = await self.kafka.send(
                 self.options.topic, key=update.id.encode(), value=encode(update)
             )
         except RejectedEvent as error:
-            _note(self.done, row, error, self.watch)
+            _note(self.done, row, error, self.watch, feed)
             return None
         except MessageSizeTooLargeError as error:
-            _note(self.done, row, RejectedEvent("row_too_large", str(error)), self.watch)
+            _note(self.done, row, RejectedEvent("row_too_large", str(error)), self.watch, feed)
             return None
         except KafkaError as error:
             raise self._failed(error) from error

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 
+from streamer.columns import Columns
 from streamer.errors import FatalError
 from streamer.wire import encode
 
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """What to publish and how; `limit` is a row of the feed, `rate` is rows per second."""
+    """What to publish and how; `limit` is a row of the feed, `rate` rows per second, `columns` what it calls fields."""
 
     feed: Path
     topic: str
     base_url: str | None = None
     rate: float | None = None
     limit: int | None = None
+    columns: Columns = field(default_factory=Columns)
     restart: bool = False
     state_dir: Path | None = None
 
@@ -60,6 +62,7 @@ class PublishState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     topic: str
     bootstrap: str
     base_url: str | None
+    columns: dict[str, str] = {}
     rows: int = 0
     rejected: int = 0
     finished: bool = False
@@ -73,7 +76,7 @@ def begin(options: PublishOptions, bootstrap: str) -> PublishState:
         return fresh
     changed = [
         name
-        for name in ("feed_sha256", "topic", "bootstrap", "base_url")
+        for name in ("feed_sha256", "topic", "bootstrap", "base_url", "columns")
         if getattr(last, name) != getattr(fresh, name)
     ]
     if not changed:
@@ -128,6 +131,7 @@ def _fresh(options: PublishOptions, bootstrap: str) -> PublishState:
         topic=options.topic,
         bootstrap=bootstrap,
         base_url=options.checked_base_url(),
+        columns=dict(options.columns.given),
     )
 
 

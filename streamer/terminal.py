@@ -243,6 +243,8 @@ class CollectBar:
         )
         for code, count in done.reasons.most_common():
             self._console.print(f"  [yellow]{count:,} refused[/]: {code}")
+        if done.advice:
+            self._console.print(f"[yellow]most rows were refused:[/] {escape(done.advice)}", soft_wrap=True)
         if done.reasons:
             self._console.print(f"  each with its line in {escape(str(out / 'refused.jsonl'))}", soft_wrap=True)
 
