@@ -109,9 +109,13 @@ def _infer(engine: Engine, pictures: NDArray[np.uint8], pair: Batch) -> NDArray[
 
 
 def _beside(pictures: NDArray[np.uint8], pair: Batch) -> Batch:
-    said = (pair.input_ids, pair.attention_mask)
-    attributes = None if pair.attributes is None else np.repeat(pair.attributes, len(pictures), axis=0)
-    return Batch(pictures, *(np.repeat(one, len(pictures), axis=0) for one in said), attributes)
+    count = len(pictures)
+    return Batch(
+        pictures,
+        np.repeat(pair.input_ids, count, axis=0),
+        np.repeat(pair.attention_mask, count, axis=0),
+        None if pair.attributes is None else np.repeat(pair.attributes, count, axis=0),
+    )
 
 
 def _coloured(level: NDArray[np.float32]) -> Image.Image:

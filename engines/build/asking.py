@@ -22,7 +22,6 @@ from engines.build.report.audit import Judged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,7 +52,7 @@ class Asking:
         listing: products, which are asked about by their rows.
         folder: where answers are kept.
         digest: of all that they depend on.
-        opened: gives the engine, and closes it behind its use.
+        engine: gives it; it is asked for only where something is not known yet.
         progress: a bar is added to it for each kind of question.
     """
 
@@ -61,7 +60,7 @@ class Asking:
     listing: Listing
     folder: Path
     digest: str
-    opened: Callable[[], AbstractContextManager[tuple[Engine, Tokenizer]]]
+    engine: Callable[[], tuple[Engine, Tokenizer]]
     progress: Progress
 
     def judged(self, rows: Sequence[int]) -> list[Judged]:
@@ -96,18 +95,18 @@ class Asking:
             self.folder / f"{question}-{self.digest}-{at}.json": list(rows[at : at + size])
             for at in range(0, len(rows), size)
         }
-        missing = {file: part for file, part in parts.items() if _rows_of(file) != part}
+        missing = {file: part for file, part in parts.items() if _kept(file)[0] != part}
         task = self.progress.add_task(f"{question}, fold {self.fold + 1}", total=len(rows))
         self.progress.advance(task, len(rows) - sum(map(len, missing.values())))
         if missing:
-            with self.opened() as (engine, tokenizer), Progress(disable=True) as unseen:
+            engine, tokenizer = self.engine()
+            with Progress(disable=True) as unseen:
                 for file, part in missing.items():
                     catalog = gather_listed(self.listing.subset(part), image=engine.manifest.image, progress=unseen)
                     said = ask(Inquiry(engine, tokenizer, catalog, own_pairs(catalog)), unseen)
                     write_whole(file, msgspec.json.encode((part, said)))
                     self.progress.advance(task, len(part))
-        kept = (msgspec.json.decode(file.read_bytes(), type=tuple[list[int], list[kind]]) for file in parts)
-        return [one for _, said in kept for one in said]
+        return [msgspec.convert(one, kind) for file in parts for one in _kept(file)[1]]
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -118,9 +117,9 @@ def write_whole(path: Path, content: bytes) -> None:
     unfinished.replace(path)
 
 
-def _rows_of(file: Path) -> list[int]:
-    """Return the products that a part is about, none where it is not there yet."""
-    return msgspec.json.decode(file.read_bytes(), type=tuple[list[int], Any])[0] if file.exists() else []
+def _kept(file: Path) -> tuple[list[int], list[Any]]:
+    """Return the products that a part is about and what is said of each, nothing where it is not there yet."""
+    return msgspec.json.decode(file.read_bytes(), type=tuple[list[int], list[Any]]) if file.exists() else ([], [])
 
 
 def _judge(inquiry: Inquiry, progress: Progress, *, fold: int) -> list[Judged]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -76,28 +76,29 @@ class Audit:
 
         What is finished is not done again.
         """
-        asking = self._asking(fold)
-        found = asking.judged(fold.held)
-        alerts = [n for n in ranked(found) if found[n].alert][:explained]
-        reasons = dict(zip(alerts, asking.explained([fold.held[n] for n in alerts]), strict=True))
+        with self._asking(fold) as asking:
+            found = asking.judged(fold.held)
+            alerts = [n for n in ranked(found) if found[n].alert][:explained]
+            reasons = dict(zip(alerts, asking.explained([fold.held[n] for n in alerts]), strict=True))
         return [msgspec.structs.replace(one, contradicts=reasons.get(n, "")) for n, one in enumerate(found)]
 
     def heat_maps(self, fold: Fold, rows: Sequence[int]) -> dict[int, NDArray[np.float32] | None]:
         """Return by row where the pictures of some of the fold's products contradict their texts."""
-        return dict(zip(rows, self._asking(fold).heat_maps(rows), strict=True))
-
-    def _asking(self, fold: Fold) -> Asking:
-        opened = partial(self._opened, fold)
-        return Asking(fold.number, self.listing, self._folder(fold), self.digest, opened, self.progress)
+        with self._asking(fold) as asking:
+            return dict(zip(rows, asking.heat_maps(rows), strict=True))
 
     @contextmanager
-    def _opened(self, fold: Fold) -> Generator[tuple[Engine, Tokenizer]]:
-        release = self._release(fold, self._folder(fold))
-        engine = load(release)
-        try:
-            yield engine, load_tokenizer(release)
-        finally:
-            engine.close()
+    def _asking(self, fold: Fold) -> Generator[Asking]:
+        """Give questions to the fold's engine, which is trained and loaded with the first that nobody asked before."""
+        folder = self._folder(fold)
+        with ExitStack() as opened:
+
+            @cache
+            def engine() -> tuple[Engine, Tokenizer]:
+                release = self._release(fold, folder)
+                return opened.enter_context(closing(load(release))), load_tokenizer(release)
+
+            yield Asking(fold.number, self.listing, folder, self.digest, engine, self.progress)
 
     def _folder(self, fold: Fold) -> Path:
         return self.work / f"fold-{fold.number}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,6 @@ from engines.heat import GRID
 from tests.fakes import MindfulEngine, WordTokenizer, png
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from engines.contract import Engine
@@ -57,10 +55,9 @@ class Bench:
     def _listing(self, progress: Progress) -> Listing:
         return list_folder(self._folder, progress)
 
-    @contextmanager
-    def _open(self) -> Generator[tuple[Engine, Tokenizer]]:
+    def _open(self) -> tuple[Engine, Tokenizer]:
         self.opened += 1
-        yield self.engine, WordTokenizer()  # type: ignore[misc]
+        return self.engine, WordTokenizer()  # type: ignore[return-value]
 
 
 @pytest.fixture

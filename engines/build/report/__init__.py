@@ -95,7 +95,8 @@ def explain(assessment: Assessment, engine: Engine, tokenizer: Tokenizer, progre
     alerts = [[int(row) for row in sheet if assessment.probabilities[row] >= limits[row]] for sheet in sheets]
     rows = sorted({row for sheet in alerts for row in sheet})
     first = {sheet[0] for sheet in alerts if sheet}
-    shown = Pairs(*(column[rows] for column in assessment.pairs))
+    pairs = assessment.pairs
+    shown = Pairs(pairs.product[rows], pairs.picture[rows], pairs.label[rows], pairs.difference[rows])
     inquiry = Inquiry(engine, tokenizer, assessment.catalog, shown)
     return {
         row: Explanation(reason.words, inquiry.heat_map(reason) if row in first else None)
