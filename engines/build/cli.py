@@ -201,7 +201,7 @@ def audit(  # noqa: PLR0917 - as above
         typer.Option(
             min=0,
             help="Alerts of a fold, the most suspicious, that name what the picture contradicts; each takes "
-            "as long as judging some 8 products.",
+            "as long as judging some 7 products.",
         ),
     ] = EXPLAINED,
     heat_maps: Annotated[
@@ -209,7 +209,7 @@ def audit(  # noqa: PLR0917 - as above
         typer.Option(
             min=0,
             max=SHOWN,
-            help="First products of the page that show where, if they alert; each takes as long as judging 82.",
+            help="First products of the page that show where, if they alert; each takes as long as judging 81.",
         ),
     ] = HEAT_MAPS,
     threads: Threads = 2,

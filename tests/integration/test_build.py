@@ -102,6 +102,7 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     """Two folds, one list, most suspicious first; what is finished is not done again, what is not is."""
     monkeypatch.setattr(asking, "JUDGED_AT_ONCE", 150)
     monkeypatch.setattr("engines.build.adapt.rehearse", lambda _: None)  # `adapt` does it above; each takes an export
+    monkeypatch.setattr("engines.build.assemble.explain", lambda *_: {})  # as above
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5,

@@ -79,7 +79,7 @@ class Slice(NamedTuple):
 def explain(assessment: Assessment, engine: Engine, tokenizer: Tokenizer, progress: Progress) -> dict[int, Explanation]:
     """Return by row of the pairs why the alerts that the page shows are some: false alarms, and found wrong pictures.
 
-    Some 8 inferences each, and 74 for the first of each kind, which gets a heat map.
+    Some 7 inferences each, and 74 for the first of each kind, which gets a heat map.
 
     Args:
         assessment: its manifest has the calibration and the thresholds.

@@ -22,10 +22,10 @@ CSV_FILE: Final = "audit.csv"
 PARQUET_FILE: Final = "audit.parquet"
 
 EXPLAINED: Final = 10_000
-"""Alerts of a fold that name what is contradicted: some 8 inferences each, where judging a product takes one."""
+"""Alerts of a fold that name what is contradicted: some 7 inferences each, where judging a product takes one."""
 
 HEAT_MAPS: Final = 50
-"""First cards that have a heat map if they alert: 74 inferences each, and 8 to explain them again."""
+"""First cards that have a heat map if they alert: 74 inferences each, and 7 to explain them again."""
 
 SHOWN: Final = 300
 HEADS: Final = (50, 100)
