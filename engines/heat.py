@@ -2,7 +2,8 @@
 
     a pair, whole and without the claim ──► heat_map: 2 x 37 inferences ──► overlay: a transparent PNG, red to yellow
 
-For reports: the demo's and those of `engines.build`. No I/O.
+For reports, the demo's and those of `engines.build`, and for alerts, where `streamer.explain` runs the engine itself.
+No I/O.
 
 Source: occlusion sensitivity, Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks".
 """
@@ -49,10 +50,32 @@ def heat_map(engine: Engine, whole: Batch, without: Batch) -> NDArray[np.float32
     Raises:
         InferenceFailed: the engine cannot score a covered picture.
     """
-    pictures = np.concatenate([whole.pixel_values, _covered(whole.pixel_values[0])])  # (1 + GRID * GRID, 3, H, W)
-    full, rest = (_infer(engine, pictures, pair) for pair in (whole, without))
+    pictures = covered(whole.pixel_values[0])
+    return lost(*(_infer(engine, pictures, pair) for pair in (whole, without)))
+
+
+def covered(pixel_values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return uint8 (1 + GRID * GRID, 3, H, W): a picture, and with each region in its background's colour."""
+    pictures = np.repeat(pixel_values[None], 1 + GRID * GRID, axis=0)
+    edges = (pixel_values[:, 0], pixel_values[:, -1], pixel_values[:, :, 0], pixel_values[:, :, -1])
+    background = np.median(np.concatenate(edges, axis=1), axis=1).astype(np.uint8)  # (3,)
+    height, width = pixel_values.shape[1:]
+    for cell, picture in enumerate(pictures[1:]):
+        rows, columns = _stretch(cell // GRID, height), _stretch(cell % GRID, width)
+        picture[:, rows, columns] = background[:, None, None]
+    return pictures
+
+
+def lost(full: NDArray[np.float32], rest: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the heat map of the logits of all `covered` pictures, (1 + GRID * GRID,), with the claim and without."""
     case = full - rest
     return np.asarray((case[0] - case[1:]).reshape(GRID, GRID), dtype=np.float32)
+
+
+def percent(heat: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """Return the heat as shares of the warmest region's, 0..100; None where nothing is warm."""
+    warm = np.clip(heat, 0.0, None)
+    return np.rint(100 * warm / warm.max()).astype(np.int64) if warm.max() > 0.0 else None
 
 
 def overlay(heat: NDArray[np.float32], size_px: tuple[int, int], spec: ImageSpec) -> str | None:
@@ -81,18 +104,6 @@ def overlay(heat: NDArray[np.float32], size_px: tuple[int, int], spec: ImageSpec
     buffer = io.BytesIO()
     drawn.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _covered(pixel_values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return uint8 (GRID * GRID, 3, H, W): the picture with one region after the other in its background's colour."""
-    pictures = np.repeat(pixel_values[None], GRID * GRID, axis=0)
-    edges = (pixel_values[:, 0], pixel_values[:, -1], pixel_values[:, :, 0], pixel_values[:, :, -1])
-    background = np.median(np.concatenate(edges, axis=1), axis=1).astype(np.uint8)  # (3,)
-    height, width = pixel_values.shape[1:]
-    for cell, picture in enumerate(pictures):
-        rows, columns = _stretch(cell // GRID, height), _stretch(cell % GRID, width)
-        picture[:, rows, columns] = background[:, None, None]
-    return pictures
 
 
 def _stretch(cell: int, pixels: int) -> slice:

@@ -140,6 +140,7 @@ def fake_serving(
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
     decoded: Decode | None = None,
     explained_share: float = 0.1,
+    heat_map_share: float = 0.0,
 ) -> Serving:
     """A release at work on a fake engine; pictures are decoded for real unless `decoded` stands for that."""
     from streamer.serving import Serving  # noqa: PLC0415 - keeps fakes importable alone
@@ -150,6 +151,7 @@ def fake_serving(
         decode=decoded or partial(_decoded, spec=lane.engine.manifest.image),
         executor=executor,
         explained_share=explained_share,
+        heat_map_share=heat_map_share,
     )
 
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from engines import heat
 from engines.contract import Batch, ImageSpec
 from engines.errors import InferenceFailed
-from engines.heat import GRID, heat_map, overlay
+from engines.heat import GRID, covered, heat_map, overlay, percent
 from tests.fakes import manifest
 
 if TYPE_CHECKING:
@@ -70,9 +69,19 @@ def test_heat_map_picture_that_the_grid_does_not_divide_is_covered_whole() -> No
     """No strip at an edge stays out of sight."""
     picture = np.zeros((3, 29, 31), dtype=np.uint8)
     picture[0, 4:-4, 4:-4] = 255
-    covered = heat._covered(picture)
-    assert covered.shape == (GRID * GRID, 3, 29, 31)
-    assert covered[:, 0].min(axis=0).max() == 0
+    pictures = covered(picture)
+    assert pictures.shape == (1 + GRID * GRID, 3, 29, 31)
+    assert np.array_equal(pictures[0], picture)
+    assert pictures[1:, 0].min(axis=0).max() == 0
+
+
+def test_percent_is_of_the_warmest_region() -> None:
+    """A record has room for whole numbers; what speaks for the match is 0."""
+    warm = np.array([[0.5, 2.0], [-1.0, 0.0]], dtype=np.float32)
+    found = percent(warm)
+    assert found is not None
+    assert found.tolist() == [[25, 100], [0, 0]]
+    assert percent(-warm.clip(0)) is None
 
 
 def alpha(url: str | None) -> NDArray[np.uint8]:
