@@ -1,10 +1,10 @@
-"""Which claim of a text a picture contradicts, and where in the picture: by leaving parts out and scoring again.
+"""Which claim of a text a picture contradicts: by leaving each out and scoring again. Where it does: `engines.heat`.
 
     text ──► claims ──► attention masks, one without each claim ──► engine ──► the claim whose absence calms the engine
 
 A claim is a field's value together with every other mention of it: leaving the colour out of `color` alone changes
 nothing while the title still says it. Works with any engine, since all read `attention_mask`. No I/O; the caller runs
-the engine, except for heat maps.
+the engine.
 """
 
 from __future__ import annotations
@@ -15,21 +15,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from engines.contract import Batch
-from engines.inference import infer_all
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from engines.contract import Engine
-
 MAX_CLAIMS: Final = 24
 """Claims of one text at most, each an inference: with the base they still fit one batch of 32."""
-
-GRID: Final = 6
-"""Rows and columns of a heat map; each region costs two inferences."""
 
 _PROSE: Final = ("title", "description")
 """Fields that say many things; every other field is one claim."""
@@ -37,7 +29,6 @@ _PROSE: Final = ("title", "description")
 _OTHERS_ROOM: Final = 10  # claims; a catalogue with dozens of attributes leaves room for words of the title
 _MOST_NAMED: Final = 3
 _LEAST_SHARE: Final = 0.1  # below it a claim is named only if it is the first
-_SQUARE: Final = 1.5  # side of what is covered, in cells: squares that overlap leave no feature whole between them
 
 _WORD: Final = re.compile(r"\w+(?:[-'\u2019]\w+)*")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?;])\s+")
@@ -153,36 +144,6 @@ def rank(claims: Sequence[Claim], logit: float, logits: Sequence[float]) -> list
     return [n for place, n in enumerate(named[:_MOST_NAMED]) if n.share >= _LEAST_SHARE or place == 0]
 
 
-def heat_map(
-    engine: Engine,
-    pixel_values: NDArray[np.uint8],
-    input_ids: NDArray[np.int32],
-    attention_mask: NDArray[np.int32],
-    without: NDArray[np.int32],
-) -> NDArray[np.float32]:
-    """Return float32 (GRID, GRID): how much of the case against a claim each region of the picture carries, in logits.
-
-    The case is the logit of the whole text less that of the text without the claim; a region carries what is lost when
-    it is covered with the picture's background. Below 0: covering it makes the case stronger.
-
-    Source: occlusion sensitivity, Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks".
-
-    Args:
-        engine: runs 2 x (GRID x GRID + 1) pairs.
-        pixel_values: uint8 (3, H, W).
-        input_ids: int32 (T,).
-        attention_mask: int32 (T,), of the whole text.
-        without: int32 (T,), the mask without the claim.
-
-    Raises:
-        InferenceFailed: the engine cannot score a covered picture.
-    """
-    pictures = np.concatenate([pixel_values[None], _covered(pixel_values)])  # (1 + GRID * GRID, 3, H, W)
-    full, rest = (_infer(engine, pictures, input_ids, mask) for mask in (attention_mask, without))
-    case = full - rest
-    return np.asarray((case[0] - case[1:]).reshape(GRID, GRID), dtype=np.float32)
-
-
 # -- claims
 
 
@@ -267,36 +228,3 @@ def _tokens_of(claim: Claim, token_spans: NDArray[np.int32]) -> NDArray[np.bool_
     first, last = np.array(claim.spans, dtype=np.int32).T  # (S,)
     overlaps = (starts < last) & (first < ends) & (starts < ends)
     return np.asarray(overlaps.any(axis=1), dtype=np.bool_)
-
-
-# -- pictures
-
-
-def _covered(pixel_values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return uint8 (GRID * GRID, 3, H, W): the picture with one region after the other in its background's colour."""
-    pictures = np.repeat(pixel_values[None], GRID * GRID, axis=0)
-    edges = (pixel_values[:, 0], pixel_values[:, -1], pixel_values[:, :, 0], pixel_values[:, :, -1])
-    background = np.median(np.concatenate(edges, axis=1), axis=1).astype(np.uint8)  # (3,)
-    height, width = pixel_values.shape[1:]
-    for cell, picture in enumerate(pictures):
-        rows, columns = _stretch(cell // GRID, height), _stretch(cell % GRID, width)
-        picture[:, rows, columns] = background[:, None, None]
-    return pictures
-
-
-def _stretch(cell: int, pixels: int) -> slice:
-    """Return what is covered around one of the GRID cells along a side of so many pixels."""
-    middle, half = (cell + 0.5) * pixels / GRID, _SQUARE * pixels / GRID / 2
-    return slice(max(0, round(middle - half)), min(pixels, round(middle + half)))
-
-
-def _infer(
-    engine: Engine, pictures: NDArray[np.uint8], input_ids: NDArray[np.int32], attention_mask: NDArray[np.int32]
-) -> NDArray[np.float32]:
-    """Return the logits (N,) of pictures (N, 3, H, W) against one text."""
-    step = max(1, min(engine.manifest.max_batch, -(-len(pictures) // engine.concurrency)))
-    parts = [pictures[at : at + step] for at in range(0, len(pictures), step)]
-    batches = [
-        Batch(part, np.tile(input_ids, (len(part), 1)), np.tile(attention_mask, (len(part), 1))) for part in parts
-    ]
-    return np.concatenate(list(infer_all(engine, batches)))

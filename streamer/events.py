@@ -46,6 +46,7 @@ OUTCOMES: tuple[Outcome, ...] = ("scored", "unchanged", "superseded", "deleted",
 Transition = Literal["opened", "updated", "resolved"]
 AlertType = Literal["catalogue.mismatch.opened", "catalogue.mismatch.updated", "catalogue.mismatch.resolved"]
 ReleaseName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,119}-[0-9a-f]{12}$")]
+Percent = Annotated[int, Meta(ge=0, le=100)]
 
 
 class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +54,17 @@ class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
 
     `field` is the field of the update where the claim stands, `value` its words there: all of a short field, a word or
     a quantity of the title, a sentence of the description. `share`, 0..1, is its part in the engine's verdict.
+
+    `where`, of the first claim and only if workers are told to look (`STREAMER_PIPELINE__HEAT_MAP_SHARE`): rows of a
+    grid over the picture as the engine sees it, the upper first, each from left to right. 100 is where covering the
+    picture weakens the case against the claim most, 0 where it does not at all. The engine sees the picture scaled to
+    fit and centred between margins, unless its release's manifest has `image.fit` as `stretch`.
     """
 
     field: str
     value: str
     share: float
+    where: tuple[tuple[Percent, ...], ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Features(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,6 +117,7 @@ class Rotation:
             decode=decoders.decode,
             executor=self._executor,
             explained_share=self._settings.pipeline.explained_share,
+            heat_map_share=self._settings.pipeline.heat_map_share,
         )
         self._parts[serving] = _Part(serving, loaded.engine, decoders)
         return serving

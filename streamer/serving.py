@@ -91,17 +91,30 @@ class Serving(Reading):
         decode: makes pictures of the size that its engine takes.
         executor: finds claims to explain.
         explained_share: of the scored products, how many alerts are explained at most, in the long run.
+        heat_map_share: how many of them have a heat map, likewise.
     """
 
     def __init__(
-        self, *, lane: Lane, tokenizer: Tokenizer, decode: Decode, executor: Executor, explained_share: float
+        self,
+        *,
+        lane: Lane,
+        tokenizer: Tokenizer,
+        decode: Decode,
+        executor: Executor,
+        explained_share: float,
+        heat_map_share: float = 0.0,
     ) -> None:
         super().__init__(lane.engine.manifest, tokenizer)
         self.lane = lane
         self.decode = decode
         self.model = self.policy.model
         self.explainer = Explainer(
-            tokenizer=tokenizer, lane=lane, executor=executor, share=explained_share, reader=self.columns
+            tokenizer=tokenizer,
+            lane=lane,
+            executor=executor,
+            share=explained_share,
+            heat_map_share=heat_map_share,
+            reader=self.columns,
         )
         self._users = 0
         self._left = asyncio.Event()

@@ -227,6 +227,13 @@ class PipelineSettings(_Section):
         description="of the scored products, how many alerts name the contradicted field at most, in the long run: "
         "each costs about 6 inferences; 0 turns it off",
     )
+    heat_map_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="of the scored products, how many explained alerts also say where in the picture at most, in the "
+        "long run: each costs 74 inferences, one after the other; 0 turns it off",
+    )
     drain_timeout_s: float = Field(default=25.0, gt=0, description="on SIGTERM; keep it under the pod's grace period")
 
 

@@ -89,6 +89,17 @@ class FakeEngine:
         pass
 
 
+MINDED = 3  # the fourth word, `navy` in `title: mug` and `color: navy`
+
+
+class MindfulEngine(FakeEngine):
+    """Minds the fourth word of texts with red pictures."""
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        logits = super().infer(batch)
+        return np.where(batch.attention_mask[:, MINDED] > 0, logits, -10.0).astype(np.float32)
+
+
 class FakeTokenizer:
     """Every text is the same tokens."""
 
@@ -129,6 +140,7 @@ def fake_serving(
     tokenizer: FakeTokenizer | WordTokenizer | None = None,
     decoded: Decode | None = None,
     explained_share: float = 0.1,
+    heat_map_share: float = 0.0,
 ) -> Serving:
     """A release at work on a fake engine; pictures are decoded for real unless `decoded` stands for that."""
     from streamer.serving import Serving  # noqa: PLC0415 - keeps fakes importable alone
@@ -139,6 +151,7 @@ def fake_serving(
         decode=decoded or partial(_decoded, spec=lane.engine.manifest.image),
         executor=executor,
         explained_share=explained_share,
+        heat_map_share=heat_map_share,
     )
 
 

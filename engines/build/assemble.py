@@ -14,7 +14,7 @@ import numpy as np
 
 from engines import calibration, releases
 from engines.build import evaluate, export, golden_pairs, held_out, thresholds, tracking, weights
-from engines.build.report import Assessment, write_report
+from engines.build.report import Assessment, explain, write_report
 from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
 from engines.runtime.onnx import OnnxEngine
@@ -146,9 +146,17 @@ def assemble(
     published = releases.read_manifest(release)
     tracking.metrics(_headline(assessment.figures), step=0)
     tracking.artifacts(release / releases.MANIFEST_FILE)
-    report = write_report(replace(assessment, manifest=published), out / f"{published.release}-report")
-    tracking.artifacts(report.parent)
+    _report(replace(assessment, manifest=published), source, release, progress)
     return release
+
+
+def _report(assessment: Assessment, source: Source, release: Path, progress: Progress) -> None:
+    """Write the report beside the release, which stands whatever becomes of it."""
+    engine = OnnxEngine(release / releases.MODEL_FILE, assessment.manifest)
+    explanations = explain(assessment, engine, Tokenizer(source.tokenizer, source.text), progress)
+    engine.close()
+    report = write_report(assessment, explanations, release.with_name(f"{release.name}-report"))
+    tracking.artifacts(report.parent)
 
 
 def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, progress: Progress) -> Measured:

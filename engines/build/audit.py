@@ -3,66 +3,50 @@
     folds A | B    trained on B → judges A    trained on A → judges B    one list, the most suspicious first
 
 Nothing is labelled: training takes the catalogue to be right, and what it cannot believe all the same is suspicious.
-Pictures are decoded a part at a time, so memory does not grow with the catalogue.
+Alerts are explained, and the first of them get a heat map.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
-from collections import Counter
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from rich.progress import Progress
 
-from engines.build import evaluate
 from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec
+from engines.build.asking import Asking, write_whole
 from engines.build.dataset import limit, split
 from engines.build.gather import MOST_HELD_OUT, gather_listed
-from engines.build.judging import explain, judge
 from engines.build.listing import list_folder
-from engines.build.recipe import PREVALENCE, TEXT_FIELDS
-from engines.build.report.page import card, write_page
+from engines.build.recipe import TEXT_FIELDS
+from engines.build.report.audit import EXPLAINED, HEAT_MAPS, SHOWN, Facts, write_audit
+from engines.build.report.page import Explanation, card
 from engines.errors import CatalogInvalid
 from engines.runtime.loader import load, load_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
+    from rich.progress import Progress
+
+    from engines.build.dataset import Catalog
     from engines.build.listing import Listing
     from engines.build.recipe import AdaptRecipe
+    from engines.build.report.audit import Judged
+    from engines.build.report.page import Card
     from engines.contract import Engine
     from engines.text import Tokenizer
 
-CSV_FILE: Final = "audit.csv"
-PARQUET_FILE: Final = "audit.parquet"
-
-SHOWN: Final = 300
-EXPLAINED: Final = 300  # of a fold
-HEADS: Final = (50, 100)
-CATEGORIES: Final = 20
-AT_ONCE: Final = 2000  # products whose pictures are in memory while they are judged, 0.4 GB
 _MIN_PRODUCTS: Final = 50
 _VALIDATION_SHARE: Final = 0.15  # of what a fold's engine may know; it chooses weights and threshold with it
 _VALIDATION_PRODUCTS: Final = 60  # at least, where that share would be fewer
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-
-
-class Judged(msgspec.Struct, frozen=True):
-    """What the engine that did not know a product says of it; a row of the list."""
-
-    id: str
-    title: str
-    category: str
-    probability: float
-    alert: bool
-    contradicts: str
-    fold: int
 
 
 @dataclass(frozen=True)
@@ -87,19 +71,37 @@ class Audit:
     digest: str
     progress: Progress
 
-    def judged(self, fold: Fold) -> list[Judged]:
-        """Return the rows of the products that the fold holds, in its order; finished ones are not judged again."""
-        folder = self.work / f"fold-{fold.number}"
-        done = folder / f"judged-{self.digest}.json"
-        if not done.exists():
-            release = self._release(fold, folder)
-            engine, tokenizer = load(release), load_tokenizer(release)
-            found = self._judged_by(engine, tokenizer, fold, folder)
-            _write_whole(done, msgspec.json.encode(self._explained(engine, tokenizer, fold, found)))
-            engine.close()
-            for part in folder.glob(f"part-{self.digest}-*.json"):
-                part.unlink()
-        return msgspec.json.decode(done.read_bytes(), type=list[Judged])
+    def judged(self, fold: Fold, explained: int) -> list[Judged]:
+        """Return the rows of the products that the fold holds, in its order, so many of the alerts with their reasons.
+
+        What is finished is not done again.
+        """
+        with self._asking(fold) as asking:
+            found = asking.judged(fold.held)
+            alerts = [n for n in ranked(found) if found[n].alert][:explained]
+            reasons = dict(zip(alerts, asking.explained([fold.held[n] for n in alerts]), strict=True))
+        return [msgspec.structs.replace(one, contradicts=reasons.get(n, "")) for n, one in enumerate(found)]
+
+    def heat_maps(self, fold: Fold, rows: Sequence[int]) -> dict[int, NDArray[np.float32] | None]:
+        """Return by row where the pictures of some of the fold's products contradict their texts."""
+        with self._asking(fold) as asking:
+            return dict(zip(rows, asking.heat_maps(rows), strict=True))
+
+    @contextmanager
+    def _asking(self, fold: Fold) -> Generator[Asking]:
+        """Give questions to the fold's engine, which is trained and loaded with the first that nobody asked before."""
+        folder = self._folder(fold)
+        with ExitStack() as opened:
+
+            @cache
+            def engine() -> tuple[Engine, Tokenizer]:
+                release = self._release(fold, folder)
+                return opened.enter_context(closing(load(release))), load_tokenizer(release)
+
+            yield Asking(fold.number, self.listing, folder, self.digest, engine, self.progress)
+
+    def _folder(self, fold: Fold) -> Path:
+        return self.work / f"fold-{fold.number}"
 
     def _release(self, fold: Fold, folder: Path) -> Path:
         """Return the fold's release, trained where an interrupted run has not left it."""
@@ -119,39 +121,38 @@ class Audit:
                 precision=self.precision,
                 progress=self.progress,
             )
-            _write_whole(stamp, release.name.encode())
+            write_whole(stamp, release.name.encode())
             for name in PART_FOLDERS:  # features, up to 0.7 MB a picture
                 shutil.rmtree(folder / name, ignore_errors=True)
         return folder / stamp.read_text()
 
-    def _judged_by(self, engine: Engine, tokenizer: Tokenizer, fold: Fold, folder: Path) -> list[Judged]:
-        """Judge what the fold holds, some products at a time; each part is kept, and not judged again."""
-        task = self.progress.add_task(f"judging fold {fold.number + 1}", total=len(fold.held))
-        found: list[Judged] = []
-        for start in range(0, len(fold.held), AT_ONCE):
-            kept = folder / f"part-{self.digest}-{start}.json"
-            if not kept.exists():
-                part = self.listing.subset(fold.held[start : start + AT_ONCE])
-                _write_whole(kept, msgspec.json.encode(_judge(engine, tokenizer, part, fold.number)))
-            found += msgspec.json.decode(kept.read_bytes(), type=list[Judged])
-            self.progress.update(task, completed=len(found))
-        return found
-
-    def _explained(self, engine: Engine, tokenizer: Tokenizer, fold: Fold, found: list[Judged]) -> list[Judged]:
-        """Return the rows, of the most suspicious alerts also what of the text the picture contradicts."""
-        alerts = [n for n in _ranked(found) if found[n].alert][:EXPLAINED]
-        part = self.listing.subset([fold.held[n] for n in alerts])
-        catalog = gather_listed(part, image=engine.manifest.image, progress=self.progress)
-        reasons = dict(zip(alerts, explain(engine, tokenizer, catalog, self.progress) if alerts else [], strict=True))
-        return [msgspec.structs.replace(one, contradicts=reasons.get(n, "")) for n, one in enumerate(found)]
-
 
 def audit_folder(
-    path: Path, out: Path, work: Path, recipe: AdaptRecipe, *, folds: int, precision: float, progress: Progress
+    path: Path,
+    out: Path,
+    work: Path,
+    recipe: AdaptRecipe,
+    *,
+    folds: int,
+    precision: float,
+    progress: Progress,
+    explained: int = EXPLAINED,
+    heat_maps: int = HEAT_MAPS,
 ) -> Path:
     """Judge every product of a folder, write page and lists into `out`, and return the page.
 
     What an interrupted run has left in `work` is used again: finished folds are not trained anew.
+
+    Args:
+        path: the folder.
+        out: where page and lists go.
+        work: where engines, and what they have said so far, are kept.
+        recipe: of the engines.
+        folds: into how many parts the products are split.
+        precision: of the engines' thresholds.
+        progress: bars are added to it.
+        explained: of a fold's alerts, how many name what of the text is contradicted, the most suspicious first.
+        heat_maps: of the first products, how many have one, those that alert.
 
     Raises:
         CatalogInvalid: the folder cannot be read, or has too few products.
@@ -162,53 +163,23 @@ def audit_folder(
     parted = _folds(listing.components, folds, recipe)
     digest = _digest(listing, recipe, folds, precision)
     audit = Audit(path.name, listing, work, recipe, precision, digest, progress)
-    judged = [one for fold in parted for one in audit.judged(fold)]
+    judged = [one for fold in parted for one in audit.judged(fold, explained)]
     rows = [row for fold in parted for row in fold.held]
-    ranked = _ranked(judged)
-    listed = [judged[n] for n in ranked]
-    out.mkdir(parents=True, exist_ok=True)
-    write_lists(listed, out)
-    suspects = listing.subset([rows[n] for n in ranked[:SHOWN]])
-    shown = gather_listed(suspects, image=image_spec(recipe), progress=progress)
-    first = shown.first_picture.tolist()
-    cards = [card(shown, n, first[n], one.probability, _notes(one)) for n, one in enumerate(listed[:SHOWN])]
-    return write_page("audit.html.j2", _context(listed, path.name, folds) | {"cards": cards}, out)
+    order = ranked(judged)
+    listed = [judged[n] for n in order]
+    suspects = [rows[n] for n in order[:SHOWN]]
+    warm: dict[int, NDArray[np.float32] | None] = {}
+    for fold in parted:
+        first = zip(suspects, listed[:heat_maps], strict=False)
+        warm |= audit.heat_maps(fold, [row for row, one in first if one.fold == fold.number and one.contradicts])
+    shown = gather_listed(listing.subset(suspects), image=image_spec(recipe), progress=progress)
+    explanations = [Explanation(one.contradicts, warm.get(row)) for row, one in zip(suspects, listed, strict=False)]
+    return write_audit(listed, _cards(shown, listed, explanations), Facts(path.name, folds, explained), out)
 
 
-def write_lists(listed: Sequence[Judged], out: Path) -> None:
-    """Write every product as CSV, and as Parquet where pyarrow is installed.
-
-    A cell that a spreadsheet would run as a formula gets an apostrophe before it.
-    """
-    rows = [{"rank": rank, **msgspec.to_builtins(one)} for rank, one in enumerate(listed, 1)]
-    with (out / CSV_FILE).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["rank", *Judged.__struct_fields__])
-        writer.writeheader()
-        writer.writerows({name: _harmless(cell) for name, cell in row.items()} for row in rows)
-    if find_spec("pyarrow") is not None:
-        import pyarrow as pa  # noqa: PLC0415 - comes with the extra `feeds`
-        from pyarrow import parquet  # noqa: PLC0415 - as above
-
-        parquet.write_table(pa.Table.from_pylist(rows), out / PARQUET_FILE)
-
-
-def _judge(engine: Engine, tokenizer: Tokenizer, listing: Listing, fold: int) -> list[Judged]:
-    with Progress(disable=True) as unseen:
-        catalog = gather_listed(listing, image=engine.manifest.image, progress=unseen)
-        probabilities = judge(engine, tokenizer, catalog, unseen)
-    limits = evaluate.thresholds(engine.manifest, catalog)
-    return [
-        Judged(
-            id=product.id,
-            title=product.fields.get("title", ""),
-            category=product.category,
-            probability=round(float(probability), 6),
-            alert=bool(probability >= limit),
-            contradicts="",
-            fold=fold,
-        )
-        for product, probability, limit in zip(catalog.products, probabilities, limits, strict=True)
-    ]
+def _cards(shown: Catalog, listed: Sequence[Judged], explanations: Sequence[Explanation]) -> list[Card]:
+    pictures = shown.first_picture.tolist()
+    return [card(shown, n, pictures[n], listed[n].probability, one) for n, one in enumerate(explanations)]
 
 
 def _folds(components: Sequence[int], folds: int, recipe: AdaptRecipe) -> list[Fold]:
@@ -245,38 +216,6 @@ def _digest(listing: Listing, recipe: AdaptRecipe, folds: int, precision: float)
     return digest.hexdigest()[:12]
 
 
-def _ranked(judged: Sequence[Judged]) -> list[int]:
-    """Return the rows, the most suspicious first."""
+def ranked(judged: Sequence[Judged]) -> list[int]:
+    """Return the places of all, the most suspicious first."""
     return sorted(range(len(judged)), key=lambda n: -judged[n].probability)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.partial")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
-
-
-def _notes(one: Judged) -> list[str]:
-    return [f"contradicts {one.contradicts}"] if one.contradicts else []
-
-
-def _context(listed: Sequence[Judged], catalog: str, folds: int) -> dict[str, object]:
-    alerts = [one for one in listed if one.alert]
-    sizes, found = Counter(one.category for one in listed), Counter(one.category for one in alerts)
-    categories = [(name, sizes[name], alerting) for name, alerting in found.most_common(CATEGORIES)]
-    return {
-        "catalog": catalog,
-        "products": len(listed),
-        "folds": folds,
-        "prevalence": PREVALENCE,
-        "alerts": len(alerts),
-        "expected": sum(one.probability for one in alerts),
-        "heads": [(n, sum(one.probability for one in listed[:n])) for n in HEADS],
-        "categories": categories,
-    }
-
-
-def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

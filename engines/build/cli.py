@@ -12,6 +12,7 @@ import typer
 
 from engines.build import golden_pairs, run, tracking
 from engines.build.recipe import AdaptRecipe, Recipe, TuneRecipe
+from engines.build.report.audit import EXPLAINED, HEAT_MAPS, SHOWN
 from engines.build.retrain.cli import champion, retrain
 from engines.build.terminal import reported
 
@@ -195,19 +196,43 @@ def audit(  # noqa: PLR0917 - as above
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     attributes: Attributes = False,
     precision: Precision = 0.5,
+    explained: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Alerts of a fold, the most suspicious, that name what the picture contradicts; each takes "
+            "as long as judging some 7 products.",
+        ),
+    ] = EXPLAINED,
+    heat_maps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=SHOWN,
+            help="First products of the page that show where, if they alert; each takes as long as judging 81.",
+        ),
+    ] = HEAT_MAPS,
     threads: Threads = 2,
 ) -> None:
     """Rank the products of a folder by how likely their own picture is wrong.
 
     The compact family is trained once for each fold, on the products of the others; products that share a photo, a
-    title or an item group are in one fold.
+    title or an item group are in one fold. Run again with other --explained or --heat-maps it only does what is new.
     """
     with reported(threads, shown=_IS_MAIN) as progress:
         from engines.build.audit import audit_folder  # noqa: PLC0415 - imports transformers, which takes seconds
 
         recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, attributes=attributes)
         page = audit_folder(
-            catalog, out, work or out / "work", recipe, folds=folds, precision=precision, progress=progress
+            catalog,
+            out,
+            work or out / "work",
+            recipe,
+            folds=folds,
+            precision=precision,
+            progress=progress,
+            explained=explained,
+            heat_maps=heat_maps,
         )
     typer.echo(page)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
 from engines import attribution
+from engines.contract import Batch
 from engines.errors import InferenceFailed
+from engines.heat import heat_map, overlay
 from engines.image import decode
 from engines.runtime.loader import load, load_tokenizer
 from engines.text import compose
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from rich.console import Console
 
-    from engines.contract import Engine, ImageSpec
+    from engines.contract import Engine
     from engines.text import Tokenizer
     from streamer.demo.evaluation import Evaluation, Verdict
     from streamer.demo.products import DemoProduct, Difference
@@ -39,11 +39,7 @@ MAX_CAUGHT, MAX_FALSE = 6, 2
 BUDGET_S = 6.0
 """No heat map is begun later than this: a slow machine shows fewer, and the report does not keep people waiting."""
 
-OVERLAY_PX: Final = 64
 _MAX_PIXELS: Final = 50_000_000
-_SMOOTH: Final = Image.Resampling.BICUBIC
-_MAX_ALPHA: Final = 190  # the picture still shows through where it is warmest
-_WARM, _HOT = np.array((226, 28, 36)), np.array((255, 226, 64))  # red to yellow: one of them shows on any colour
 
 Shown = tuple[str, str]
 """The ids of the product that is meant and of the one that is seen."""
@@ -95,48 +91,11 @@ def heat_maps(
                 picture = pictures / products[shown].picture
                 with suppress(InferenceFailed):  # the card is then without one
                     heat = _heat(engine, tokenizer, picture, products[product].fields, verdict.contradicts)
-                    drawn = None if heat is None else overlay(heat, picture, engine.manifest.image)
+                    drawn = None if heat is None else overlay(heat, _size_px(picture), engine.manifest.image)
                     made |= {} if drawn is None else {(product, shown): drawn}
     finally:
         engine.close()
     return made
-
-
-def overlay(heat: NDArray[np.float32], picture: Path, spec: ImageSpec) -> str | None:
-    """Return a small transparent picture with the proportions of `picture`, red to yellow where it is warm.
-
-    Args:
-        heat: float32 (G, G) over the engine's picture, margins included.
-        picture: the file as it was published.
-        spec: how the engine sees it.
-
-    Returns:
-        A data URL; None where nothing is warm.
-    """
-    warm = np.clip(heat, 0.0, None)
-    if warm.max() <= 0.0:
-        return None
-    with Image.open(picture) as opened:
-        width, height = opened.size
-    level = Image.fromarray((warm / warm.max()).astype(np.float32)).resize((spec.width, spec.height), _SMOOTH)
-    if spec.fit == "pad":  # only the picture, not the margins around it
-        scale = min(spec.width / width, spec.height / height)
-        left, top = (spec.width - width * scale) / 2, (spec.height - height * scale) / 2
-        level = level.crop((round(left), round(top), round(spec.width - left), round(spec.height - top)))
-    shrink = OVERLAY_PX / max(width, height)
-    level = level.resize((max(1, round(width * shrink)), max(1, round(height * shrink))), _SMOOTH)
-    drawn = _coloured(np.clip(np.asarray(level), 0.0, 1.0))
-    buffer = io.BytesIO()
-    drawn.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _coloured(level: NDArray[np.float32]) -> Image.Image:
-    """Return RGBA of levels 0..1, float32 (H, W): clear where cold."""
-    mix = level[:, :, None] ** 2
-    colour = _WARM * (1 - mix) + _HOT * mix  # (H, W, 3)
-    alpha = level[:, :, None] * _MAX_ALPHA
-    return Image.fromarray(np.concatenate([colour, alpha], axis=2).astype(np.uint8))
 
 
 def _heat(
@@ -154,5 +113,11 @@ def _heat(
     for claim, without in zip(left_out.claims, left_out.attention_mask, strict=True):
         if (claim.field, claim.value) in named:
             pixels = decode(picture.read_bytes(), engine.manifest.image, max_pixels=_MAX_PIXELS)
-            return attribution.heat_map(engine, pixels, input_ids[0], attention_mask[0], without)
+            whole, less = (Batch(pixels[None], input_ids, mask) for mask in (attention_mask, without[None]))
+            return heat_map(engine, whole, less)
     return None
+
+
+def _size_px(picture: Path) -> tuple[int, int]:
+    with Image.open(picture) as opened:
+        return opened.size

@@ -109,6 +109,7 @@ CONTRADICTS = (
     Contradiction(field="color", value="blue", share=0.875),
     Contradiction(field="title", value="Becher", share=0.125),
 )
+SHOWN = (msgspec.structs.replace(CONTRADICTS[0], where=((0, 25), (100, 50))), CONTRADICTS[1])
 DEAD_LETTER = DeadLetter(
     reason="malformed_json",
     message="not JSON: unexpected end of data: line 1 column 1 (char 0)",
@@ -143,6 +144,7 @@ EVENTS: dict[str, msgspec.Struct] = {
     "mismatch-alert-contradicted": msgspec.structs.replace(
         ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=CONTRADICTS)
     ),
+    "mismatch-alert-shown": msgspec.structs.replace(ALERT, data=msgspec.structs.replace(ALERT.data, contradicts=SHOWN)),
     "dead-letter": DEAD_LETTER,
     "shadow-release": ShadowRelease(
         release=RELEASE,

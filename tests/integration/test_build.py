@@ -11,10 +11,11 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from engines import golden, releases
-from engines.build import audit, run
+from engines.build import asking, audit, run
 from engines.build.adapt import adapt_folder
 from engines.build.cli import app
 from engines.build.recipe import AdaptRecipe, Recipe
+from engines.build.report.audit import CSV_FILE
 from engines.catalogs import rendered
 from engines.runtime.loader import load, load_checked, load_tokenizer
 
@@ -99,9 +100,9 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two folds, one list, most suspicious first; what is finished is not done again, what is not is."""
-    monkeypatch.setattr(audit, "AT_ONCE", 150)
+    monkeypatch.setattr(asking, "JUDGED_AT_ONCE", 150)
     monkeypatch.setattr("engines.build.adapt.rehearse", lambda _: None)  # `adapt` does it above; each takes an export
-    monkeypatch.setattr(audit, "EXPLAINED", 5)  # an engine that has learnt nothing alerts everywhere
+    monkeypatch.setattr("engines.build.assemble.explain", lambda *_: {})  # as above
     rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5,
@@ -121,9 +122,11 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
                 folds=2,
                 precision=0.5,
                 progress=progress,
+                explained=5,  # an engine that has learnt nothing alerts everywhere
+                heat_maps=1,
             )
         assert "420 products" in page.read_text(encoding="utf-8")
-        with (page.parent / audit.CSV_FILE).open(encoding="utf-8", newline="") as file:
+        with (page.parent / CSV_FILE).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     rows = run_audit()

@@ -10,12 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import attribution
-from engines.attribution import GRID, MAX_CLAIMS, Claim, claims, heat_map, leave_out, rank
-from engines.contract import Batch, TextSpec
-from engines.errors import InferenceFailed
+from engines.attribution import MAX_CLAIMS, Claim, claims, leave_out, rank
+from engines.contract import TextSpec
 from engines.text import OTHER_FIELDS, compose
-from tests.fakes import manifest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -153,45 +150,3 @@ def test_rank_names_the_claim_whose_absence_lowers_the_logit_most() -> None:
 def test_rank_without_any_fall_names_nothing() -> None:
     """Where no claim matters alone, none is accused."""
     assert rank([Claim("color", "red", ((0, 1),))], 2.0, [2.5]) == []
-
-
-SIDE = 24
-
-
-class RedPixels:
-    """An engine that minds red pixels, by as much as there are, as long as the first token is read."""
-
-    device = "fake"
-    concurrency = 1
-    manifest = manifest(max_batch=8)
-
-    def infer(self, batch: Batch) -> NDArray[np.float32]:
-        if len(batch) > self.manifest.max_batch:
-            raise InferenceFailed("too many pairs")
-        red = (batch.pixel_values[:, 0] > batch.pixel_values[:, 1]).sum(axis=(1, 2))
-        return (red * batch.attention_mask[:, 0]).astype(np.float32)
-
-    def close(self) -> None:
-        pass
-
-
-def test_heat_map_is_warm_where_the_contradiction_stands() -> None:
-    """Covering the red square ends the case; covering the background does not."""
-    picture = np.full((3, SIDE, SIDE), 200, dtype=np.uint8)
-    cell = SIDE // GRID
-    picture[1:, cell : 2 * cell, 2 * cell : 3 * cell] = 0
-    ones, without = np.ones(3, dtype=np.int32), np.array([0, 1, 1], dtype=np.int32)
-    heat = heat_map(RedPixels(), picture, ones, ones, without)
-    assert heat.shape == (GRID, GRID)
-    assert heat.dtype == np.float32
-    assert np.unravel_index(int(heat.argmax()), heat.shape) == (1, 2)
-    assert heat[4:].max() == 0
-
-
-def test_heat_map_picture_that_the_grid_does_not_divide_is_covered_whole() -> None:
-    """No strip at an edge stays out of sight."""
-    picture = np.zeros((3, 29, 31), dtype=np.uint8)
-    picture[0, 4:-4, 4:-4] = 255
-    covered = attribution._covered(picture)
-    assert covered.shape == (GRID * GRID, 3, 29, 31)
-    assert covered[:, 0].min(axis=0).max() == 0

@@ -1,4 +1,4 @@
-"""`engines.build.audit`: the lists."""
+"""`engines.build.report.audit`: the lists and the page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyarrow import parquet
 
-from engines.build.audit import CSV_FILE, PARQUET_FILE, Judged, write_lists
+from engines.build.report.audit import CSV_FILE, PARQUET_FILE, Judged, write_lists
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,19 +1,14 @@
-"""What the demo's alerts name, against the truth, and the heat maps of the report."""
+"""What the demo's alerts name, against the truth, and which pictures of the report get a heat map."""
 
 from __future__ import annotations
 
-import base64
-import io
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
 from engines.catalogs.rendered import jpeg, render_catalog
-from engines.contract import ImageSpec
-from streamer.demo.attribution import heat_maps, is_right, overlay
+from streamer.demo.attribution import heat_maps, is_right
 from streamer.demo.products import DemoProduct, Difference
 from streamer.events import Contradiction
 from tests.unit.demo_records import Run
@@ -44,42 +39,6 @@ def test_named_field_only_the_first_counts() -> None:
     others = tuple(Contradiction(field=name, value="x", share=0.5) for name in ("color", "pattern"))
     assert not is_right(others, WRONG)
     assert not is_right((), WRONG)
-
-
-def _drawn(url: str) -> Image.Image:
-    return Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
-
-
-def _save(folder: Path, width: int, height: int) -> Path:
-    path = folder / "picture.jpg"
-    Image.new("RGB", (width, height)).save(path)
-    return path
-
-
-def test_overlay_wide_picture_leaves_the_engine_s_margins_out(tmp_path: Path) -> None:
-    """The engine sees a wide picture between two margins; what is warm in its left half is so on the page."""
-    heat = np.zeros((6, 6), dtype=np.float32)
-    heat[:, :3] = 2.0
-    url = overlay(heat, _save(tmp_path, 200, 100), ImageSpec(height=96, width=96))
-    assert url is not None
-    alpha = np.asarray(_drawn(url))[:, :, 3]
-    assert alpha.shape == (32, 64)
-    assert alpha[:, :24].min() > 150
-    assert alpha[:, 40:].max() == 0
-
-
-def test_overlay_warm_margin_is_not_drawn_on_the_picture(tmp_path: Path) -> None:
-    """Only the middle of the engine's picture is there to see."""
-    heat = np.zeros((6, 6), dtype=np.float32)
-    heat[0] = 1.0
-    url = overlay(heat, _save(tmp_path, 200, 100), ImageSpec(height=96, width=96))
-    assert url is not None
-    assert np.asarray(_drawn(url))[8:, :, 3].max() == 0
-
-
-def test_overlay_of_a_cold_picture_is_none(tmp_path: Path) -> None:
-    """There is nothing to draw where every region speaks for the match."""
-    assert overlay(-np.ones((6, 6), np.float32), _save(tmp_path, 9, 9), ImageSpec(height=8, width=8)) is None
 
 
 def test_heat_maps_of_an_alert_are_drawn_for_what_it_names(tmp_path: Path) -> None:

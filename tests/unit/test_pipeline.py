@@ -102,7 +102,13 @@ async def build(
     with ThreadPoolExecutor(1) as executor:
         pipeline = Pipeline(
             fetcher=fetcher,  # type: ignore[arg-type]
-            serving=fake_serving(batcher.lane, executor, tokenizer=tokenizer, explained_share=settings.explained_share),
+            serving=fake_serving(
+                batcher.lane,
+                executor,
+                tokenizer=tokenizer,
+                explained_share=settings.explained_share,
+                heat_map_share=settings.heat_map_share,
+            ),
             batcher=batcher,
             executor=executor,
             publish=published,

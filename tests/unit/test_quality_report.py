@@ -63,7 +63,7 @@ def assessment(title: str = "red mug") -> Assessment:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the page."""
-    return write_report(assessment(), tmp_path_factory.mktemp("report")).read_text(encoding="utf-8")
+    return write_report(assessment(), {}, tmp_path_factory.mktemp("report")).read_text(encoding="utf-8")
 
 
 def test_report_holds_figures_curves_and_categories(page: str) -> None:
@@ -105,6 +105,6 @@ def test_report_shows_of_each_kind_the_best_and_the_worst(page: str) -> None:
 
 def test_report_escapes_what_a_shop_writes(tmp_path: Path) -> None:
     """A title is text, whatever stands in it."""
-    page = write_report(assessment("<script>alert(1)</script>"), tmp_path).read_text(encoding="utf-8")
+    page = write_report(assessment("<script>alert(1)</script>"), {}, tmp_path).read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page

@@ -13,19 +13,23 @@ import numpy as np
 from markupsafe import Markup
 
 from engines.build import evaluate, grades
-from engines.build.evaluate import MATCH
+from engines.build.evaluate import MATCH, Pairs
+from engines.build.judging import Inquiry
 from engines.build.report.charts import precision_recall_chart, reliability_chart
-from engines.build.report.page import MAX_TEXT_CHARS, Card, card, write_page
+from engines.build.report.page import MAX_TEXT_CHARS, Card, Explanation, card, write_page
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from rich.progress import Progress
 
     from engines.build.dataset import Catalog
-    from engines.build.evaluate import Figures, Pairs
+    from engines.build.evaluate import Figures
     from engines.build.thresholds import Comparison, Target, Thresholds
-    from engines.contract import Manifest
+    from engines.contract import Engine, Manifest
+    from engines.text import Tokenizer
 
 SUSPECTS: Final = 48
 EXAMPLES: Final = 12  # of the best and of the worst of each kind
@@ -72,12 +76,40 @@ class Slice(NamedTuple):
     found: int
 
 
-def write_report(assessment: Assessment, out: Path) -> Path:
-    """Write the page into `out` and return its path."""
-    return write_page("report.html.j2", _context(assessment), out)
+def explain(assessment: Assessment, engine: Engine, tokenizer: Tokenizer, progress: Progress) -> dict[int, Explanation]:
+    """Return by row of the pairs why the alerts that the page shows are some: false alarms, and found wrong pictures.
+
+    Some 7 inferences each, and 74 for the first of each kind, which gets a heat map.
+
+    Args:
+        assessment: its manifest has the calibration and the thresholds.
+        engine: of the same release.
+        tokenizer: of the release.
+        progress: bars are added to it.
+
+    Raises:
+        InferenceFailed: the engine does not run.
+    """
+    limits = evaluate.thresholds(assessment.manifest, assessment.catalog)[assessment.pairs.product]
+    sheets = [_ranked(assessment, MATCH)[:SUSPECTS], *(_best(assessment, kind) for kind in _kinds(assessment))]
+    alerts = [[int(row) for row in sheet if assessment.probabilities[row] >= limits[row]] for sheet in sheets]
+    rows = sorted({row for sheet in alerts for row in sheet})
+    first = {sheet[0] for sheet in alerts if sheet}
+    pairs = assessment.pairs
+    shown = Pairs(pairs.product[rows], pairs.picture[rows], pairs.label[rows], pairs.difference[rows])
+    inquiry = Inquiry(engine, tokenizer, assessment.catalog, shown)
+    return {
+        row: Explanation(reason.words, inquiry.heat_map(reason) if row in first else None)
+        for row, reason in zip(rows, inquiry.reasons(progress) if rows else [], strict=True)
+    }
 
 
-def _context(assessment: Assessment) -> dict[str, Any]:
+def write_report(assessment: Assessment, explanations: Mapping[int, Explanation], out: Path) -> Path:
+    """Write the page into `out` and return its path; alerts that it shows are explained by row of the pairs."""
+    return write_page("report.html.j2", _context(assessment, explanations), out)
+
+
+def _context(assessment: Assessment, explanations: Mapping[int, Explanation]) -> dict[str, Any]:
     pairs, probabilities = assessment.pairs, assessment.probabilities
     labels, prevalence = pairs.label, assessment.target.prevalence
     curves = {kind: _of_kind(assessment, kind) for kind in assessment.figures}
@@ -89,8 +121,8 @@ def _context(assessment: Assessment) -> dict[str, Any]:
         "meanings": grades.MEANINGS,
         "curve": Markup(precision_recall_chart(curves, prevalence)),  # noqa: S704 - numbers, and our own names
         "reliability": Markup(reliability_chart(probabilities, labels, prevalence)),  # noqa: S704 - numbers only
-        "suspects": _cards(assessment, _ranked(assessment, MATCH)[:SUSPECTS]),
-        "kinds": [_kind(assessment, kind) for kind in assessment.figures if kind != "all"],
+        "suspects": _cards(assessment, _ranked(assessment, MATCH)[:SUSPECTS], explanations),
+        "kinds": [_kind(assessment, kind, explanations) for kind in _kinds(assessment)],
         "slices": _slices(assessment),
     }
 
@@ -102,11 +134,20 @@ def _of_kind(assessment: Assessment, kind: str) -> tuple[NDArray[np.float64], ND
     return assessment.probabilities[rows], pairs.label[rows]
 
 
-def _kind(assessment: Assessment, kind: str) -> Kind:
+def _kinds(assessment: Assessment) -> list[str]:
+    return [kind for kind in assessment.figures if kind != "all"]
+
+
+def _kind(assessment: Assessment, kind: str, explanations: Mapping[int, Explanation]) -> Kind:
     ranked = _ranked(assessment, kind)
-    half = len(ranked) // 2
-    best, worst = ranked[:half][:EXAMPLES], ranked[half:][::-1][:EXAMPLES]
-    return Kind(kind, grades.MEANINGS.get(kind, ""), _cards(assessment, best), _cards(assessment, worst))
+    worst = ranked[len(ranked) // 2 :][::-1][:EXAMPLES]
+    cards = (_cards(assessment, rows, explanations) for rows in (_best(assessment, kind), worst))
+    return Kind(kind, grades.MEANINGS.get(kind, ""), *cards)
+
+
+def _best(assessment: Assessment, kind: str) -> NDArray[np.int64]:
+    ranked = _ranked(assessment, kind)
+    return ranked[: len(ranked) // 2][:EXAMPLES]
 
 
 def _ranked(assessment: Assessment, kind: str) -> NDArray[np.int64]:
@@ -131,13 +172,14 @@ def _slices(assessment: Assessment) -> list[Slice]:
     return sorted(found, key=lambda one: -one.products)[:SLICES]
 
 
-def _cards(assessment: Assessment, rows: NDArray[np.int64]) -> list[Card]:
-    return [_card(assessment, int(row)) for row in rows]
+def _cards(assessment: Assessment, rows: NDArray[np.int64], explanations: Mapping[int, Explanation]) -> list[Card]:
+    return [_card(assessment, row, explanations.get(row)) for row in rows.tolist()]
 
 
-def _card(assessment: Assessment, row: int) -> Card:
+def _card(assessment: Assessment, row: int, explanation: Explanation | None) -> Card:
     catalog, pairs = assessment.catalog, assessment.pairs
     picture = int(pairs.picture[row])
     owner = catalog.products[int(catalog.picture_owner[picture])].fields.get("title", "")[:MAX_TEXT_CHARS]
     notes = [f"picture of: {owner}"] if pairs.label[row] else []
-    return card(catalog, int(pairs.product[row]), picture, float(assessment.probabilities[row]), notes)
+    probability = float(assessment.probabilities[row])
+    return card(catalog, int(pairs.product[row]), picture, probability, explanation, notes=notes)

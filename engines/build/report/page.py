@@ -10,6 +10,9 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from engines import heat
+from engines.contract import ImageSpec
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -25,6 +28,16 @@ JPEG_QUALITY: Final = 80
 _CHIPS: Final = ("color", "product_type", "brand")
 
 
+class Explanation(NamedTuple):
+    """Why a pair alerts: what its picture contradicts, in words, and where it does so first of all, if that was found.
+
+    heat: float32 (G, G), see `engines.heat`.
+    """
+
+    contradicts: str = ""
+    heat: NDArray[np.float32] | None = None
+
+
 class Card(NamedTuple):
     """A pair ready for a page: what the text says, the picture shown, and what else there is to say of them."""
 
@@ -32,6 +45,7 @@ class Card(NamedTuple):
     title: str
     chips: list[str]
     picture: str
+    heat: str | None
     probability: float
     notes: list[str]
 
@@ -59,17 +73,34 @@ def write_page(template: str, context: Mapping[str, Any], out: Path, *, name: st
     return partial.replace(out / name)
 
 
-def card(catalog: Catalog, product: int, picture: int, probability: float, notes: Sequence[str]) -> Card:
+def card(
+    catalog: Catalog,
+    product: int,
+    picture: int,
+    probability: float,
+    explanation: Explanation | None = None,
+    *,
+    notes: Sequence[str] = (),
+) -> Card:
     """Return a product's text beside a picture, with what the engine thinks of the two."""
-    one = catalog.products[product]
+    one, pixels = catalog.products[product], catalog.pixel_values[picture]
+    named, found = explanation or Explanation()
+    said = [*notes, *([f"contradicts {named}"] if named else [])]
     return Card(
         id=one.id or str(product),
         title=one.fields.get("title", "")[:MAX_TEXT_CHARS],
         chips=[one.fields[name][:MAX_TEXT_CHARS] for name in _CHIPS if name in one.fields],
-        picture=_data_url(catalog.pixel_values[picture]),
+        picture=_data_url(pixels),
+        heat=None if found is None else _overlay(found, pixels),
         probability=probability,
-        notes=[note[:MAX_TEXT_CHARS] for note in notes],
+        notes=[note[:MAX_TEXT_CHARS] for note in said],
     )
+
+
+def _overlay(found: NDArray[np.float32], pixels: NDArray[np.uint8]) -> str | None:
+    """Return a heat map to lie on a picture as the engine sees it, uint8 (3, H, W)."""
+    _, height, width = pixels.shape
+    return heat.overlay(found, (width, height), ImageSpec(height=height, width=width))
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
