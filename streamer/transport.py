@@ -270,7 +270,7 @@ class OrderedConsumer(driver.Consumer):
 
     def _is_cut_short(self, tp: TP, ledger: PartitionLedger) -> bool:
         """Whether the log ends before what was read of it: it has lost its end, or is another one of the same name."""
-        end = self.highwater(tp)
+        end: Any = self.highwater(tp)  # None until the first answer
         return end is not None and end < ledger.next_offset and not self._is_changelog_tp(tp)
 
     def _is_open(self, tp: TP, active: set[TP] | None) -> bool:
