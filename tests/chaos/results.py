@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grimp
 import msgspec
 from rich.table import Table
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).parents[2]
-CODE = ("streamer", "engines", "tests/chaos")
-NOT_RUN = "engines/build"
+WORKER = "streamer.scorer"
 TIDY = (0, -signal.SIGTERM)
 """One that has just started dies of SIGTERM: it takes no signals yet, and has nothing to leave in order."""
 SPARED: tuple[Fault, ...] = ("pause", "broker", "cut", "images", "clock")
@@ -192,10 +192,15 @@ def _cells(runs: Sequence[Result]) -> list[str]:
 
 
 def code_digest() -> str:
-    """Return a digest of the code that a run is about, and that makes it; no worker imports what builds engines."""
+    """Return a digest of the code that a run is about, a worker's with all that it imports, and of what makes it."""
+    graph = grimp.build_graph("streamer", "engines", cache_dir=None)
+    modules = {WORKER, *graph.find_upstream_modules(WORKER)}
+    worker = (path for module in modules for path in _files_of(ROOT / module.replace(".", "/")))
     digest = hashlib.sha256()
-    for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py")):
-        if path.is_relative_to(ROOT / NOT_RUN):
-            continue
+    for path in sorted({*worker, *(ROOT / "tests/chaos").rglob("*.py")}):
         digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _files_of(module: Path) -> list[Path]:
+    return [path for path in (module.with_suffix(".py"), module / "__init__.py") if path.exists()]
