@@ -1,0 +1,126 @@
+"""What every method of `quality.py` says of every validation and test pair: DIR/scores.npz.
+
+    scores = quality_scores.load(DIR)
+    scores.test.methods["compact"]                 (M,) the higher, the likelier a mismatch
+    scores.validation.signals["compact: fusion"]   (M,) what a method's score is made of, and what it could be made of
+    scores.test.ids[scores.test.text]              (M,) the products whose text is read; `shown`: whose picture
+
+Figures, intervals and further ideas need no training when they begin here: `quality_figures.py` measures anew,
+`quality_signals.py` weighs anew. Test pairs are one draw; validation pairs are several, one behind the other, as
+`adapt.weigh` takes them. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from engines.build.evaluate import Pairs, related
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from engines.build.dataset import Catalog
+
+SCORES_FILE: Final = "scores.npz"
+PARTS: Final = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """M pairs of N products, and what methods say of them.
+
+    Attributes:
+        ids: str (N,), the products' own.
+        items: int64 (N,), equal for products of one item: variants, and what shows and says the same.
+        text: int64 (M,), the product whose text is read, a row of `ids`.
+        shown: int64 (M,), the product whose picture is seen.
+        label: int64 (M,), 1 for a mismatch.
+        difference: str (M,), the grade, or `evaluate.MATCH`.
+        draw: int64 (M,), which of the draws a pair belongs to.
+        methods: scores (M,) by the method's name; NaN where it was not asked, which only draws after the first are.
+        signals: further columns (M,) by name.
+    """
+
+    ids: NDArray[np.str_]
+    items: NDArray[np.int64]
+    text: NDArray[np.int64]
+    shown: NDArray[np.int64]
+    label: NDArray[np.int64]
+    difference: NDArray[np.str_]
+    draw: NDArray[np.int64]
+    methods: dict[str, NDArray[np.floating]] = field(default_factory=dict[str, "NDArray[np.floating]"])
+    signals: dict[str, NDArray[np.floating]] = field(default_factory=dict[str, "NDArray[np.floating]"])
+
+    def first_draw(self) -> NDArray[np.bool_]:
+        """Return which pairs a release's threshold is chosen on, bool (M,)."""
+        return np.asarray(self.draw == 0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both parts that methods are asked about."""
+
+    validation: ScoredPairs
+    test: ScoredPairs
+
+
+def unscored(catalog: Catalog, draws: Sequence[Pairs]) -> ScoredPairs:
+    """Return the pairs of one or more draws, before any method was asked."""
+    pairs = joined(draws)
+    return ScoredPairs(
+        ids=np.array([one.id for one in catalog.products]),
+        items=related(catalog, pairs._replace(product=np.arange(len(catalog.products)))),
+        text=pairs.product,
+        shown=catalog.picture_owner[pairs.picture],
+        label=pairs.label,
+        difference=pairs.difference,
+        draw=np.repeat(np.arange(len(draws)), [len(one.label) for one in draws]),
+    )
+
+
+def joined(draws: Sequence[Pairs]) -> Pairs:
+    """Return the pairs of all draws, one behind the other."""
+    return Pairs(*(np.concatenate(column) for column in zip(*draws, strict=True)))
+
+
+def save(scores: Scores, folder: Path) -> None:
+    """Write the file, whole or not at all."""
+    columns: dict[str, Any] = {}
+    for part in PARTS:
+        pairs: ScoredPairs = getattr(scores, part)
+        for one in fields(pairs):
+            value = getattr(pairs, one.name)
+            named = {f"/{name}": column for name, column in value.items()} if isinstance(value, dict) else {"": value}
+            columns |= {f"{part}/{one.name}{name}": column for name, column in named.items()}
+    unfinished = folder / f"{SCORES_FILE}.partial"
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, **columns)
+    unfinished.replace(folder / SCORES_FILE)
+
+
+def load(folder: Path) -> Scores:
+    """Return what a run of `quality.py` left in its folder.
+
+    Raises:
+        FileNotFoundError: it left nothing, or was cut before.
+    """
+    with np.load(folder / SCORES_FILE) as columns:
+        read = {key: columns[key] for key in columns.files}
+    return Scores(*(_part(read, part) for part in PARTS))
+
+
+def _part(columns: dict[str, NDArray[Any]], part: str) -> ScoredPairs:
+    found: dict[str, Any] = {"methods": {}, "signals": {}}
+    for key, column in columns.items():
+        of, name, *rest = key.split("/", 2)
+        if of == part and rest:
+            found[name][rest[0]] = column
+        elif of == part:
+            found[name] = column
+    return ScoredPairs(**found)
