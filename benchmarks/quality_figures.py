@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from quality_scores import ScoredPairs, Scores
 
+    from engines.build.evaluate import Pairs
+
     Floats = NDArray[np.floating]
     Statistic = Callable[[Any, Any], float]
 
@@ -77,7 +79,7 @@ def figures(scores: Scores, method: str) -> dict[str, Any]:
 
 def chosen_threshold(validation: ScoredPairs, method: str) -> float:
     """Return the threshold that a release of the method would ship."""
-    rows = validation.first_draw()
+    rows = validation.choosing
     score, label = validation.methods[method][rows], validation.label[rows]
     found = calibration.threshold_for_precision(score, label, prevalence=PREVALENCE, precision=HALF)
     return calibration.threshold_for_best_f1(score, label, prevalence=PREVALENCE) if found is None else found
@@ -97,7 +99,7 @@ def gain(pairs: ScoredPairs, others: tuple[str, ...], rows: NDArray[np.int64]) -
     return _intervals(pairs, every, rows, {name: partial(more, one) for name, one in _HEADLINES.items()})
 
 
-def by_grade(pairs: ScoredPairs) -> dict[str, NDArray[np.int64]]:
+def by_grade(pairs: ScoredPairs | Pairs) -> dict[str, NDArray[np.int64]]:
     """Return the rows of each grade that there is: its mismatches, and all matches."""
     present = [grade for grade in grades.MEANINGS if (pairs.difference == grade).any()]
     return {grade: np.nonzero((pairs.label == 0) | (pairs.difference == grade))[0] for grade in present}
@@ -213,8 +215,8 @@ def _seconds(facts: dict[str, Any]) -> list[str]:
     needed = (seconds[FEATURES] + seconds[FUSION]) / 60
     listed = "; ".join(f"{name} {spent / 60:.1f}" for name, spent in seconds.items())
     lines = [
-        f"Minutes on {facts['threads']} threads: {listed}. Features and {FUSION} together, which is what training",
-        f"an engine takes: **{needed:.1f}** (to be at most {BUDGET_MINUTES} on two cores).",
+        f"Minutes, with {facts['threads']} CPU thread(s): {listed}. Features and {FUSION} together, which is what",
+        f"training an engine takes: **{needed:.1f}** (to be at most {BUDGET_MINUTES} on two cores).",
     ]
     if not facts["seconds_whole"]:
         lines.append("Some of the work is of an earlier run, whose time is not known: these are too few.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import torch
 from quality_figures import ALONE, DUALS, FUSION, HALF, UNATTENDED, by_grade, mean_quality
+from quality_novelty import DISTANCE, RARITY, distance, mean_states, rare_tokens
 from quality_scores import PARTS, Scores, joined, unscored
 
 from engines import calibration
@@ -25,7 +26,6 @@ from engines.build.gather import gather_parts
 from engines.build.models.compact import CompactFusion
 from engines.build.recipe import TuneRecipe
 from engines.build.texts import encode
-from engines.build.traits import chunks, unit
 from engines.runtime.loader import load, load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engines.build.adapt import Evidence, Part, Prepared
-    from engines.build.features import Features
     from engines.build.models.compact import Reader, Sight, Signals
     from engines.build.recipe import AdaptRecipe
 
@@ -49,7 +48,6 @@ POOLED: Final = "pooled vectors + MLP"
 LEMON: Final = "LEMoN"
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 _DRAWS: Final = 3  # of validation pairs, those that `adapt.weigh` fits on; of the first a threshold is chosen
-_RARE: Final = 8  # a token of fewer training texts is one that taggers do not learn
 _FEW: Final = 500  # training pictures that are decoded again at another family's size, since the split decodes some
 
 
@@ -92,7 +90,9 @@ class Bench:
             progress=progress,
             run=run,
             pairs=(joined(validation), test),
-            scores=Scores(unscored(prepared.validation.catalog, validation), unscored(prepared.test.catalog, [test])),
+            scores=Scores(
+                unscored(prepared.validation.catalog, validation, choosing=0), unscored(prepared.test.catalog, [test])
+            ),
         )
 
     def parts(self) -> tuple[tuple[Part, Pairs], tuple[Part, Pairs]]:
@@ -219,7 +219,7 @@ def checkpoint(bench: Bench, family: str, source: str) -> None:
     seed, shares, progress = bench.recipe.seed, bench.shares, bench.progress
     epochs = bench.recipe.epochs or TuneRecipe.epochs
     recipe = TuneRecipe(seed=seed, epochs=epochs, max_tokens=bench.recipe.max_tokens)
-    work = bench.run.work / method_of(family, source)
+    work = bench.run.work / f"{family}-{Path(source).name}"
     release = adapt_checkpoint(
         family, source, bench.catalog, work, work, recipe, precision=HALF, progress=progress, shares=shares
     )
@@ -229,10 +229,10 @@ def checkpoint(bench: Bench, family: str, source: str) -> None:
     _, *parts = gather_parts(bench.catalog, image=image, seed=seed, progress=progress, shares=shares, most=_FEW)
     for part, pairs, scored in zip(parts, bench.pairs, bench.scored(), strict=True):
         assert [one.id for one in part.products] == scored.ids.tolist(), "another split"
-        asked = scored.first_draw()
+        asked = scored.choosing | (not scored.choosing.any())  # all of the test pairs
         said = np.full(len(asked), np.nan)
         texts = encode(part, tokenizer, engine.manifest.attributes)
-        said[asked] = score(engine, part, texts, Pairs(*(column[asked] for column in pairs)), progress)
+        said[asked] = score(engine, part, texts, rows_of(pairs, asked), progress)
         scored.methods[method_of(family, source)] = said
     engine.close()
 
@@ -243,23 +243,17 @@ def method_of(family: str, source: str) -> str:
 
 
 def novelty(bench: Bench) -> None:
-    """Keep how new each pair's text is to who has read the training texts: its share of rare tokens, and how far it is.
-
-    Rare tokens are those that taggers do not learn, for too few texts have them; far is 1 - the cosine to the nearest
-    training text, by the mean of the frozen states.
-    """
+    """Keep how new each pair's text is to who has read the training texts."""
     known = bench.prepared.training.features
-    counts = np.zeros(int(max(part.features.texts.input_ids.max() for part in _all(bench))) + 1, dtype=np.int64)
-    for ids, mask in zip(known.texts.input_ids, known.texts.attention_mask, strict=True):
-        counts[np.unique(ids[mask > 0])] += 1
-    near = unit(_mean_states(known))
     for (part, pairs), scored in zip(bench.parts(), bench.scored(), strict=True):
-        texts = part.features.texts
-        rare = ((counts[texts.input_ids] < _RARE) & (texts.attention_mask > 0)).sum(axis=1)
-        own = unit(_mean_states(part.features))
-        far = np.concatenate([1 - (own[rows] @ near.T).max(axis=1) for rows in chunks(len(own))])
-        scored.signals["text: rare tokens"] = (rare / texts.attention_mask.sum(axis=1))[pairs.product]
-        scored.signals["text: distance"] = far[pairs.product]
+        own = part.features
+        scored.signals[RARITY] = rare_tokens(known.texts, own.texts)[pairs.product]
+        scored.signals[DISTANCE] = distance(mean_states(known), mean_states(own))[pairs.product]
+
+
+def rows_of(pairs: Pairs, chosen: NDArray[np.bool_]) -> Pairs:
+    """Return some of the pairs."""
+    return Pairs(pairs.product[chosen], pairs.picture[chosen], pairs.label[chosen], pairs.difference[chosen])
 
 
 def shown(part: Part, pairs: Pairs) -> NDArray[np.int64]:
@@ -292,21 +286,7 @@ def _columns(evidence: Evidence) -> list[NDArray[np.floating]]:
 def _note(bench: Bench, number: int, epoch: int, reader: Reader) -> None:
     """Add a point to the learning curves: what one reader's fusion layers find of the validation pairs."""
     scored, pairs = bench.scores.validation, bench.pairs[0]
-    first = scored.first_draw()
-    asked = Pairs(*(column[first] for column in pairs))
+    asked = rows_of(pairs, scored.choosing)
     scores, label = adapt.all_signals(reader, bench.prepared.validation, asked).fusion, asked.label
     auc = {grade: round(calibration.auc(scores[rows], label[rows]), 4) for grade, rows in by_grade(asked).items()}
     bench.run.note({"reader": number, "epoch": epoch, "auc": auc})
-
-
-def _all(bench: Bench) -> tuple[Part, Part, Part]:
-    return bench.prepared.training, bench.prepared.validation, bench.prepared.test
-
-
-def _mean_states(features: Features) -> NDArray[np.float32]:
-    """Return the mean of each text's states, float32 (N, 384)."""
-    mask = features.texts.attention_mask.astype(np.float32)
-    parts = [
-        np.einsum("ntd,nt->nd", features.states[rows].astype(np.float32), mask[rows]) for rows in chunks(len(mask))
-    ]
-    return np.concatenate(parts) / mask.sum(axis=1, keepdims=True)

@@ -43,7 +43,8 @@ class ScoredPairs:
         label: int64 (M,), 1 for a mismatch.
         difference: str (M,), the grade, or `evaluate.MATCH`.
         draw: int64 (M,), which of the draws a pair belongs to.
-        methods: scores (M,) by the method's name; NaN where it was not asked, which only draws after the first are.
+        choosing: bool (M,), the pairs that a release's threshold is chosen on; none of the test pairs.
+        methods: scores (M,) by the method's name; NaN where it was not asked, never where `choosing`.
         signals: further columns (M,) by name.
     """
 
@@ -54,12 +55,9 @@ class ScoredPairs:
     label: NDArray[np.int64]
     difference: NDArray[np.str_]
     draw: NDArray[np.int64]
+    choosing: NDArray[np.bool_]
     methods: dict[str, NDArray[np.floating]] = field(default_factory=dict[str, "NDArray[np.floating]"])
     signals: dict[str, NDArray[np.floating]] = field(default_factory=dict[str, "NDArray[np.floating]"])
-
-    def first_draw(self) -> NDArray[np.bool_]:
-        """Return which pairs a release's threshold is chosen on, bool (M,)."""
-        return np.asarray(self.draw == 0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,10 @@ class Scores:
     test: ScoredPairs
 
 
-def unscored(catalog: Catalog, draws: Sequence[Pairs]) -> ScoredPairs:
-    """Return the pairs of one or more draws, before any method was asked."""
+def unscored(catalog: Catalog, draws: Sequence[Pairs], choosing: int | None = None) -> ScoredPairs:
+    """Return the pairs of one or more draws, one of them to choose thresholds on, before any method was asked."""
     pairs = joined(draws)
+    draw = np.repeat(np.arange(len(draws)), [len(one.label) for one in draws])
     return ScoredPairs(
         ids=np.array([one.id for one in catalog.products]),
         items=related(catalog, pairs._replace(product=np.arange(len(catalog.products)))),
@@ -80,7 +79,8 @@ def unscored(catalog: Catalog, draws: Sequence[Pairs]) -> ScoredPairs:
         shown=catalog.picture_owner[pairs.picture],
         label=pairs.label,
         difference=pairs.difference,
-        draw=np.repeat(np.arange(len(draws)), [len(one.label) for one in draws]),
+        draw=draw,
+        choosing=np.full(len(draw), fill_value=False) if choosing is None else draw == choosing,
     )
 
 

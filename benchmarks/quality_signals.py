@@ -20,6 +20,7 @@ import numpy as np
 import quality_scores
 import typer
 from quality_figures import FUSION, UNATTENDED, by_grade, mean_quality
+from quality_novelty import DISTANCE, RARITY
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NOVELTY: Final = ("text: rare tokens", "text: distance")
+NOVELTY: Final = (RARITY, DISTANCE)
 DISAGREEMENT: Final = f"{FUSION}: readers disagree"
 _NOVELTY_WEIGHTS: Final = (0.0, -1.0, -2.0, -4.0, -8.0, -16.0)
 _STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1)

@@ -31,6 +31,7 @@ def pairs(seed: int, *, draws: int = 1, products: int = PRODUCTS) -> ScoredPairs
         label=np.tile(np.repeat([0, 1, 1], products), draws),
         difference=np.tile(np.repeat([MATCH, grades.EASY, grades.HARD], products), draws),
         draw=np.repeat(np.arange(draws), 3 * products),
+        choosing=np.repeat(np.arange(draws) == 0, 3 * products),
     )
 
 

@@ -11,6 +11,7 @@ from audit_planted import CATEGORY, RANDOM, RECOLORED, Row
 from PIL import Image
 from rich.progress import Progress
 
+from engines.build.audit import Judged, write_lists
 from engines.build.listing import list_folder
 
 if TYPE_CHECKING:
@@ -134,3 +135,28 @@ def test_table_and_plot_have_a_column_for_each_share(tmp_path: Path) -> None:
     assert "| precision, and recall, of as many as were planted |  | 1.00 |" in text
     audit_planted.draw(facts, tmp_path / "planted.png")
     assert (tmp_path / "planted.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_measure_audits_each_share_and_compares_it_with_what_was_planted(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An audit that sees which picture is whose finds all that was planted, and nothing where nothing was."""
+    usual = dict(zip([item.id for item in listed(shop).items], listed(shop).digests, strict=True))
+
+    def audit(path: Path, out: Path, *_: object, **__: object) -> None:
+        listing = listed(path)
+        wrong = {item.id for item, own in zip(listing.items, listing.digests, strict=True) if own != usual[item.id]}
+        ordered = sorted(usual, key=lambda one: one not in wrong)
+        out.mkdir(parents=True)
+        write_lists([Judged(one, "", "", float(one in wrong), one in wrong, "", 0) for one in ordered], out)
+
+    monkeypatch.setattr(audit_planted, "audit_folder", audit)
+    audit_planted.measure(tmp_path, shop, (0.0, 0.5, 0.5), threads=1)
+    facts = msgspec.json.decode((tmp_path / "planted.json").read_bytes())
+    assert facts["shares"].keys() == {"0", "0.5"}
+    assert facts["shares"]["0"]["alerts"]["count"] == 0
+    half = facts["shares"]["0.5"]
+    assert (half["planted"], half["alerts"]["right"], half["alerts"]["precision"]) == (18, 18, 1.0)
+    assert half["heads"]["18"] == {"precision": 1.0, "recall": 1.0}
+    assert half["expected"] == {"in_alerts": 18.0, "in_all": 18.0}
+    assert (tmp_path / "planted.md").read_text(encoding="utf-8").startswith("# shop, seed 0")

@@ -39,7 +39,7 @@ def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.methods[FUSION], other.methods[FUSION])
         np.testing.assert_array_equal(one.ids[one.text], other.ids[other.text])
         np.testing.assert_array_equal(one.difference, other.difference)
-        assert one.first_draw().sum() == 3 * scored_pairs.PRODUCTS
+        assert one.choosing.sum() == 3 * scored_pairs.PRODUCTS
     np.testing.assert_array_equal(found.test.signals["text: rare tokens"], scores.test.signals["text: rare tokens"])
 
 
@@ -75,7 +75,7 @@ def test_recall_at_chosen_threshold_is_of_the_threshold_of_validation_pairs(monk
     few_samples(monkeypatch)
     scores = scored_pairs.scores()
     validation = scores.validation
-    validation.methods[FUSION][~validation.first_draw()] = np.nan
+    validation.methods[FUSION][~validation.choosing] = np.nan
     threshold = quality_figures.chosen_threshold(validation, FUSION)
     scores.test.methods[FUSION] += 0.5  # the test part is shifted: the threshold is not
     (rows,) = np.nonzero((scores.test.label == 0) | (scores.test.difference == HARD))

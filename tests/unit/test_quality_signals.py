@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import quality_signals
 from quality_figures import FUSION, mean_quality
+from quality_novelty import distance, rare_tokens
 from quality_scores import ScoredPairs, Scores
 
+from engines.build.texts import Texts
 from tests import scored_pairs
 
 
@@ -19,6 +21,17 @@ def test_fit_ridge_finds_the_weights_that_made_the_labels() -> None:
     found = quality_signals.fit_ridge(columns, label, np.ones(4000), 1e-6)
     np.testing.assert_allclose(found, [2, -1, 0], atol=0.15)
     assert np.abs(quality_signals.fit_ridge(columns, label, np.ones(4000), 10.0)).max() < 0.1
+
+
+def test_novelty_of_a_text_is_of_tokens_and_neighbours_that_training_has() -> None:
+    """Of three tokens one is in few texts and one in none; the padding is none; one vector is known, one is not."""
+    ids = np.array([[1, 2, 0]] * 8 + [[1, 3, 0]] * 7, dtype=np.int32)
+    known = Texts(ids, (ids > 0).astype(np.int32))
+    asked = np.array([[1, 3, 9], [1, 2, 0]], dtype=np.int32)
+    own = Texts(asked, (asked > 0).astype(np.int32))
+    np.testing.assert_allclose(rare_tokens(known, own), [2 / 3, 0])
+    vectors = np.array([[2, 0], [0, 3]], dtype=np.float32)
+    np.testing.assert_allclose(distance(vectors[:1], vectors), [0, 1], atol=1e-6)
 
 
 def with_signals() -> Scores:
