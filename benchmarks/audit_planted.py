@@ -189,9 +189,9 @@ def draw(facts: dict[str, Any], file: Path) -> None:
         bars = (one["planted"], one["alerts"]["right"], one["expected"]["in_alerts"], one["expected"]["in_all"])
         right.bar(np.arange(len(bars)) + 0.25 * (number - 1), bars, 0.25, color=color, label=name)
     left.set_xlabel("place in the list")
-    left.set_ylabel("share of planted errors so far")
+    left.set_ylabel("precision up to there (of planted errors)")
     left.set_ylim(0, 1)
-    right.set_xticks(range(4), ["planted", "planted and\nalerted", "expected among\nthe alerts", "expected\nin all"])
+    right.set_xticks(range(4), ["planted", "planted and\nalerted", "expected in\nalerts", "expected\nin all"])
     right.set_ylabel("products")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

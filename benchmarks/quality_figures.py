@@ -234,7 +234,7 @@ def _interval_text(interval: list[float], number: str = "{:.2f}") -> str:
 def write(facts: dict[str, Any], scores: Scores, out: Path) -> str:
     """Write quality.json, quality.md and quality.png of facts and what the scores add to them; return the tables."""
     facts = facts | measured(scores)
-    (out / "quality.json").write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
+    (out / quality_scores.FACTS_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(facts)))
     text = as_markdown(facts)
     (out / "quality.md").write_text(text, encoding="utf-8")
     present = list(facts["methods"][FUSION])
@@ -248,8 +248,8 @@ def measure_again(
 ) -> None:
     """Measure the scores of a run of quality.py again, without training, and print the tables."""
     mpl.use("svg")
-    facts: dict[str, Any] = msgspec.json.decode((run / "quality.json").read_bytes())
-    Console().print(Markdown(write(facts, quality_scores.load(run), run)))
+    scores, facts = quality_scores.load(run), quality_scores.load_facts(run)
+    Console().print(Markdown(write(facts, scores, run)))
 
 
 if __name__ == "__main__":

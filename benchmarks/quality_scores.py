@@ -15,7 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
+import typer
 
 from engines.build.evaluate import Pairs, related
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
 
 SCORES_FILE: Final = "scores.npz"
+FACTS_FILE: Final = "quality.json"
 PARTS: Final = ("validation", "test")
 
 
@@ -108,11 +111,29 @@ def load(folder: Path) -> Scores:
     """Return what a run of `quality.py` left in its folder.
 
     Raises:
-        FileNotFoundError: it left nothing, or was cut before.
+        BadParameter: it left nothing, or was cut before.
     """
-    with np.load(folder / SCORES_FILE) as columns:
+    with np.load(_left_in(folder, SCORES_FILE)) as columns:
         read = {key: columns[key] for key in columns.files}
     return Scores(*(_part(read, part) for part in PARTS))
+
+
+def load_facts(folder: Path) -> dict[str, Any]:
+    """Return what a run of `quality.py` wrote into quality.json.
+
+    Raises:
+        BadParameter: as `load`.
+    """
+    facts: dict[str, Any] = msgspec.json.decode(_left_in(folder, FACTS_FILE).read_bytes())
+    return facts
+
+
+def _left_in(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise typer.BadParameter(
+            f"{folder} has no {name}: let `quality.py CATALOG --out {folder}` run to its end first"
+        )
+    return folder / name
 
 
 def _part(columns: dict[str, NDArray[Any]], part: str) -> ScoredPairs:

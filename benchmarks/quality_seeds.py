@@ -15,11 +15,11 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import matplotlib as mpl
-import msgspec
 import numpy as np
 import typer
 from quality_figures import DUALS, FUSION, OVER, headline
 from quality_pictures import draw_bars
+from quality_scores import load_facts
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -133,7 +133,7 @@ def summarise(
     Run quality.py with --seed 0, 1 and 2 in directories of their own before.
     """
     mpl.use("svg")
-    facts = [msgspec.json.decode((run / "quality.json").read_bytes()) for run in runs]
+    facts = [load_facts(run) for run in runs]
     name = facts[0]["catalog"]
     wanted = {} if targets is None else tomllib.loads(targets.read_text(encoding="utf-8")).get(name, {})
     text = as_markdown(facts, wanted)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import quality_seeds
+import typer
 from quality_figures import DUALS, FUSION
 
 if TYPE_CHECKING:
@@ -81,3 +82,9 @@ def test_summary_without_targets_has_no_table_of_them(tmp_path: Path) -> None:
     (tmp_path / "quality.json").write_bytes(msgspec.json.encode(run(0, 0.5, (0.3, 0.2), (0.85, 0.88), None)))
     quality_seeds.summarise([tmp_path], tmp_path / "out", None)
     assert "Targets" not in (tmp_path / "out" / "seeds.md").read_text(encoding="utf-8")
+
+
+def test_summary_of_a_run_that_was_cut_says_what_to_do(tmp_path: Path) -> None:
+    """Its folder is there, its figures are not."""
+    with pytest.raises(typer.BadParameter, match="run to its end first"):
+        quality_seeds.summarise([tmp_path], tmp_path / "out", None)
