@@ -32,9 +32,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markdown import Markdown
 
-from engines.build.audit import CSV_FILE, audit_folder
+from engines.build.audit import audit_folder
 from engines.build.listing import files_of, list_folder
 from engines.build.recipe import PREVALENCE, AdaptRecipe
+from engines.build.report.audit import CSV_FILE
 from engines.build.terminal import reported
 from engines.catalogs import rendered
 from engines.catalogs.folder import CATALOG_FILE
@@ -237,7 +238,15 @@ def measure(  # noqa: PLR0917 - typer's options
             write_planted(catalog, listing, planted, folder / "catalog")
             audit = folder / "audit"
             audit_folder(
-                folder / "catalog", audit, folder / "work", recipe, folds=folds, precision=0.5, progress=progress
+                folder / "catalog",
+                audit,
+                folder / "work",
+                recipe,
+                folds=folds,
+                precision=0.5,
+                progress=progress,
+                explained=0,  # what an alert names is not counted here
+                heat_maps=0,
             )
             facts["shares"][f"{share:g}"] = found(read_list(audit), planted)
     table = as_markdown(facts)

@@ -11,8 +11,8 @@ from audit_planted import CATEGORY, RANDOM, RECOLORED, Row
 from PIL import Image
 from rich.progress import Progress
 
-from engines.build.audit import Judged, write_lists
 from engines.build.listing import list_folder
+from engines.build.report.audit import Judged, write_lists
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
