@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import quality
+import quality_methods
 import torch
 import typer
+from quality_figures import DUALS
 from quality_methods import Unattended, method_of
 from torch import nn
 from typer.testing import CliRunner
 
 from engines.build.models.compact import CompactConfig, CompactFusion
+from tests import scored_pairs
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from quality_scores import Scores
 
     from engines.build.models.compact import Signals
 
 CONFIG = CompactConfig(
     image_size=64, max_tokens=8, width=32, heads=2, joint=16, readers=1, taggers=1, tags=4, facets=(3,)
 )
+
+
+class Scored(NamedTuple):
+    """As much of a bench as has scores."""
+
+    scores: Scores
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +75,22 @@ def test_unattended_has_the_encoders_signals_and_the_taggers_but_no_fusion() -> 
     torch.testing.assert_close(told.denial, signals(encoder).denial)
     assert not torch.equal(told.denial, plain.denial)
     assert isinstance(found.taggers, nn.ModuleList)
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_unattended_is_of_the_dual_encoder_that_finds_more_of_the_validation_pairs(
+    monkeypatch: pytest.MonkeyPatch, better: int
+) -> None:
+    """The test pairs have no say, though there the other one is better."""
+    scores = scored_pairs.scores()
+    for part, first in ((scores.validation, better), (scores.test, 1 - better)):
+        for number, name in enumerate(DUALS):
+            part.methods[name] = scored_pairs.noisy(part, 0.3 if number == first else 2.0, number)
+    asked: list[Unattended] = []
+    monkeypatch.setattr(quality_methods, "_weighed", lambda _, __, judge: asked.append(judge))
+    encoders = [model(0), model(1)]
+    quality_methods.unattended(Scored(scores), encoders, encoders[0].taggers)
+    assert asked[0].readers is encoders[better].readers
 
 
 def test_quality_of_a_folder_that_is_not_there_says_so(app: typer.Typer, tmp_path: Path) -> None:
