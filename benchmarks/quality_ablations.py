@@ -25,15 +25,16 @@ import typer
 from quality_pictures import draw_learning
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from engines import calibration
 from engines.build import adapt, grades
 from engines.build.gather import gather_parts
 from engines.build.recipe import PREVALENCE, AdaptRecipe
+from engines.build.terminal import reported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from rich.progress import Progress
 
     from engines.build.adapt import Part, Prepared
     from engines.build.evaluate import Pairs
@@ -170,14 +171,15 @@ def measure(  # noqa: PLR0917 - typer's options
     only: Annotated[list[str] | None, typer.Option(help="Ideas to measure; all, unless told.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
-    """Measure what each idea does, one after the other, and print a table."""
-    torch.set_num_threads(threads)
+    """Measure what each idea does, one after the other, and print a table.
+
+    CATALOG is a folder that `streamer collect FEED --out CATALOG` has made. The run may be cut, and goes on.
+    """
     mpl.use("svg")
     recipe = AdaptRecipe(seed=seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     kept = out / "ablations.json"
     lines: dict[str, dict[str, Any]] = msgspec.json.decode(kept.read_bytes()) if kept.exists() else {}
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with reported(threads) as progress:
         parts = gather_parts(catalog, image=adapt.image_spec(recipe), seed=seed, progress=progress)
         bench = Bench(parts, catalog.name, out / "work", progress, seed, epochs)
         for idea in progress.track(only or list(IDEAS), description="ideas"):

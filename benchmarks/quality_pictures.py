@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageOps
 
+from engines import calibration
+from engines.build import grades
 from engines.build.recipe import PREVALENCE
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from engines.build.adapt import Part
     from engines.build.evaluate import Pairs
 
+_SHEET: Final = 50
 _COLUMNS: Final = 10
 _TILE, _CAPTION = 150, 86  # pixels
 
@@ -72,6 +75,21 @@ def draw_learning(curves: Sequence[Mapping[str, Any]], file: Path) -> None:
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{title}, hard swaps")
     _finish(figure, both[1], file)
+
+
+def draw_audit(part: Part, pairs: Pairs, scores: NDArray[np.floating], seed: int, out: Path) -> None:
+    """Write 50 matches that are taken for mismatches, and 50 hard mismatches that are not, where half is right."""
+    grade = grades.HARD if (pairs.difference == grades.HARD).any() else grades.EASY
+    (matches,), (wrong,) = (np.nonzero(pairs.label == 0), np.nonzero(pairs.difference == grade))
+    rows = np.concatenate([matches, wrong])
+    threshold = calibration.threshold_for_precision(
+        scores[rows], pairs.label[rows], prevalence=PREVALENCE, precision=0.5
+    )
+    missed = wrong[scores[wrong] < (np.inf if threshold is None else threshold)]
+    drawn = np.random.default_rng(seed).permutation(missed)[:_SHEET]
+    false_alarms = matches[np.argsort(-scores[matches], kind="stable")][:_SHEET]
+    for name, chosen in (("misses", drawn), ("false-alarms", false_alarms)):
+        draw_sheet(part, pairs, chosen, out / f"{name}.png")
 
 
 def draw_sheet(part: Part, pairs: Pairs, rows: NDArray[np.int64], file: Path) -> None:

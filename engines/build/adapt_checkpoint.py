@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from engines.build import families, grades, tracking
 from engines.build.assemble import HeldOut, assemble, rehearse
 from engines.build.columns import find_columns
-from engines.build.gather import gather_parts
+from engines.build.gather import SHARES, gather_parts
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.pretrained import PretrainedFusion
 from engines.build.recipe import PREVALENCE
@@ -54,6 +54,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     *,
     precision: float,
     progress: Progress,
+    shares: tuple[float, float, float] = SHARES,
 ) -> Path | None:
     """Fine-tune a checkpoint on a folder of product photos and return the release's directory.
 
@@ -68,7 +69,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     """
     load = partial(_load, family, checkpoint, recipe)
     source = load()
-    parts = gather_parts(path, image=source.image, seed=recipe.seed, progress=progress)
+    parts = gather_parts(path, image=source.image, seed=recipe.seed, progress=progress, shares=shares)
     training = parts[0]
     if recipe.attributes:
         source = load(attributes=find_columns([product.columns for product in training.products]))

@@ -1,0 +1,153 @@
+"""Other ways to weigh what `quality.py` has already measured, without training: DIR/scores.npz of one or more runs.
+
+    python benchmarks/quality_signals.py DIR [DIR ...]
+
+Each way is fitted on validation pairs and measured on test pairs, beside what ships (a grid over one weight after the
+other, see `adapt.weigh`). What is tried:
+
+* novelty of the text, its share of rare tokens and its distance to the nearest training text, with weights <= 0: a text
+  such as no training product has makes matches look wrong;
+* a ridge logistic regression of all signals in place of the grid, its strength chosen by cross-fitting (folds of whole
+  items), with and without novelty and the readers' disagreement; the same for the row without attention.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Final
+
+import numpy as np
+import quality_scores
+import typer
+from quality_figures import FUSION, UNATTENDED, by_grade, mean_quality
+from quality_novelty import DISTANCE, RARITY
+from rich.console import Console
+from rich.markdown import Markdown
+
+from engines import calibration
+from engines.build.dataset import split
+from engines.build.recipe import PREVALENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from quality_scores import ScoredPairs, Scores
+
+    Floats = NDArray[np.float64]
+
+NOVELTY: Final = (RARITY, DISTANCE)
+DISAGREEMENT: Final = f"{FUSION}: readers disagree"
+_NOVELTY_WEIGHTS: Final = (0.0, -1.0, -2.0, -4.0, -8.0, -16.0)
+_STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1)
+_FOLDS: Final = 5
+_STEPS: Final = 30
+
+
+def with_novelty(scores: Scores) -> Floats:
+    """Return what ships, and novelty beside it, one weight after the other."""
+    validation, test = scores.validation, scores.test
+    chosen, found = validation.methods[FUSION], test.methods[FUSION]
+    for name in NOVELTY:
+        column = validation.signals[name]
+        weight = max(_NOVELTY_WEIGHTS, key=lambda w, c=chosen, n=column: mean_quality(validation, c + w * n))  # type: ignore[misc]
+        chosen, found = chosen + weight * column, found + weight * test.signals[name]
+    return np.asarray(found)
+
+
+def ridge(scores: Scores, names: list[str]) -> Floats:
+    """Return a ridge logistic regression of these signals, (M,), of the strength that judges other items best."""
+    validation, test = (_columns(part, names) for part in (scores.validation, scores.test))
+    center, scale = validation.mean(axis=0), validation.std(axis=0) + 1e-9
+    known, asked = (validation - center) / scale, (test - center) / scale
+    pairs = scores.validation
+    weights, items = _weights(pairs), pairs.items[pairs.text]
+    folds = split(items.tolist(), [1 / _FOLDS] * _FOLDS, seed=0)
+
+    def quality(strength: float) -> float:
+        judged = np.empty(len(known))
+        for fold in folds:
+            rest = np.setdiff1d(np.arange(len(known)), fold)
+            judged[fold] = known[fold] @ fit_ridge(known[rest], pairs.label[rest], weights[rest], strength)
+        return mean_quality(pairs, judged)
+
+    best = max(_STRENGTHS, key=quality)
+    return np.asarray(asked @ fit_ridge(known, pairs.label, weights, best))
+
+
+def fit_ridge(columns: Floats, label: NDArray[np.int64], weights: Floats, strength: float) -> Floats:
+    """Return the coefficients (K,) of standardised columns (M, K), by Newton's method; the intercept is not needed.
+
+    Minimises the weighed mean logistic loss + strength / 2 x the squared length of the coefficients.
+
+    Source: Hastie, Tibshirani, Friedman 2009, "The Elements of Statistical Learning", section 4.4.
+    """
+    design = np.concatenate([columns, np.ones((len(columns), 1))], axis=1)
+    penalty = strength * np.diag([*np.ones(columns.shape[1]), 1e-9])
+    shares = weights / weights.sum()
+    found = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        chance = np.exp(-np.logaddexp(0, -design @ found))
+        gradient = design.T @ (shares * (chance - label)) + penalty @ found
+        hessian = (design * (shares * chance * (1 - chance))[:, None]).T @ design + penalty
+        step = np.linalg.solve(hessian, gradient)
+        found = found - step
+        if np.abs(step).max() < 1e-8:
+            break
+    return np.asarray(found[:-1])
+
+
+def table(scores: Scores) -> list[str]:
+    """Return the table of a run: recall at precision 0.5, average precision and AUC of each way, by grade."""
+    own = [name for name in scores.test.signals if name.startswith(f"{FUSION}: ") and name != DISAGREEMENT]
+    beside = [name for name in scores.test.signals if name.startswith(f"{UNATTENDED}: ") and "fusion" not in name]
+    ways: dict[str, Callable[[], NDArray[np.floating]]] = {
+        f"{FUSION}, as it ships": lambda: scores.test.methods[FUSION],
+        "with novelty of the text": lambda: with_novelty(scores),
+        "ridge": lambda: ridge(scores, own),
+        "ridge, with disagreement and novelty": lambda: ridge(scores, [*own, DISAGREEMENT, *NOVELTY]),
+        UNATTENDED: lambda: scores.test.methods[UNATTENDED],
+        f"{UNATTENDED}, ridge": lambda: ridge(scores, beside),
+    }
+    present = by_grade(scores.test)
+    lines = ["", f"| | {' | '.join(present)} |", f"| --- |{' --- |' * len(present)}"]
+    for name, way in ways.items():
+        found = way()
+        cells = [_cell(scores.test, found, rows) for rows in present.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Directories that hold scores.npz, of `quality.py`.")],
+) -> None:
+    """Weigh the signals of runs of quality.py in other ways and print what each finds of the test pairs."""
+    lines = [f"Recall at precision 0.5, average precision (where {PREVALENCE:.0%} of the pictures are wrong), AUC:", ""]
+    for run in runs:
+        lines += [f"{run.name}:", *table(quality_scores.load(run))]
+    Console().print(Markdown("\n".join(lines)))
+
+
+def _columns(pairs: ScoredPairs, names: list[str]) -> Floats:
+    return np.stack([pairs.signals[name] for name in names], axis=1).astype(np.float64)
+
+
+def _weights(pairs: ScoredPairs) -> Floats:
+    """Return what each pair counts: matches as their prevalence, mismatches the rest, every grade the same."""
+    counted = np.where(pairs.label == 0, (1 - PREVALENCE) / (pairs.label == 0).sum(), 0.0)
+    present = by_grade(pairs)
+    for grade in present:
+        of = pairs.difference == grade
+        counted[of] = PREVALENCE / len(present) / of.sum()
+    return np.asarray(counted)
+
+
+def _cell(pairs: ScoredPairs, found: NDArray[np.floating], rows: NDArray[np.int64]) -> str:
+    score, label = found[rows], pairs.label[rows]
+    recall = calibration.recall_at_precision(score, label, prevalence=PREVALENCE, precision=0.5)
+    precision = calibration.average_precision(score, label, prevalence=PREVALENCE)
+    return f"{recall:.3f}, {precision:.3f}, {calibration.auc(score, label):.3f}"
+
+
+if __name__ == "__main__":
+    typer.run(compare)
