@@ -125,7 +125,6 @@ class Trainer:
         self._average = Average(reader, recipe.average_decay)
         self._generator = np.random.default_rng(recipe.seed)
         self._miner = Miner(catalog, features.looks, seed=recipe.seed + 1)
-        self._identity = torch.tensor([product.identity for product in catalog.products], device=self._device)
         self._match_losses: deque[float] = deque(maxlen=_RECENT_LOSSES)
         self.total = steps(len(catalog.products), recipe)
         self.number = 0
@@ -147,7 +146,7 @@ class Trainer:
             self._restore(checkpoint)
         while self.number < self.total:
             self._epoch(on_step)
-            self._miner.look(self._vectors())
+            self._miner.look(*self._vectors())
             if checkpoint is not None:
                 self._save(checkpoint)
             if on_epoch is not None:
@@ -240,7 +239,7 @@ class Trainer:
     def _contrast(self, image: Tensor, text: Tensor, mask: Tensor, owners: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return similarities (2A, 2A), pictures in rows, and their contrastive loss.
 
-        Products of one identity are matches of each other. Source: Radford et al. 2021; Khosla et al. 2020.
+        Products that may show the same are matches of each other. Source: Radford et al. 2021; Khosla et al. 2020.
         """
         scale = self._reader.log_temperature.exp().clamp(max=_MAX_TEMPERATURE)
         similarity = scale * image @ self._reader.text_embedding(text, mask).T
@@ -302,18 +301,22 @@ class Trainer:
         return losses * (losses.detach() <= limit)
 
     def _alike(self, owners: NDArray[np.int64]) -> Tensor:
-        identity = self._identity[torch.from_numpy(owners)]
-        return identity[:, None] == identity[None, :]
+        return torch.from_numpy(self._miner.same(owners)[:, owners]).to(self._device)
 
     @torch.no_grad()
-    def _vectors(self) -> NDArray[np.float32]:
-        """Return what each product's first picture looks like to the reader as it is now, (N, J)."""
-        self._reader.eval()
+    def _vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what each product's first picture, and its text, is to the reader as it is now, both (N, J)."""
+        reader = self._reader.eval()
         first = self._catalog.first_picture[:-1]
-        sights = (self._sight(self._features.as_they_are(part)) for part in chunks(first))
-        vectors = [self._reader.image_embedding(self._reader.look(sight)).cpu().numpy() for sight in sights]
-        self._reader.train()
-        return np.concatenate(vectors)
+        pictures: list[NDArray[np.float32]] = []
+        texts: list[NDArray[np.float32]] = []
+        for rows in chunks(np.arange(len(first))):
+            looked = reader.look(self._sight(self._features.as_they_are(first[rows])))
+            _, states, mask, attributes = self._to_device(said(self._features, rows))
+            pictures.append(reader.image_embedding(looked).cpu().numpy())
+            texts.append(reader.text_embedding(*reader.read(states, mask, attributes)).cpu().numpy())
+        reader.train()
+        return np.concatenate(pictures), np.concatenate(texts)
 
     def _save(self, file: Path) -> None:
         """Write all that goes on, whole or not at all.
@@ -345,7 +348,7 @@ class Trainer:
         self._generator.bit_generator.state, self._miner.state = state["generators"]
         torch.set_rng_state(state["torch"])
         self._match_losses.extend(state["match_losses"])
-        self._miner.look(self._vectors())
+        self._miner.look(*self._vectors())
 
 
 def _preferred(similarity: Tensor) -> float:

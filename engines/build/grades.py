@@ -19,23 +19,29 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog
 
-EASY, MEDIUM, HARD, HARD_RULE, NEAREST, VARIANT = "easy", "medium", "hard", "hard-rule", "nearest", "variant"
+EASY, MEDIUM, BRAND, HARD, HARD_RULE = "easy", "medium", "brand", "hard", "hard-rule"
+NEAREST, VARIANT = "nearest", "variant"
 
 MEANINGS: Final = {
     EASY: "any other product",
     MEDIUM: "any product of the same category",
+    BRAND: "any product of the same category and brand",
     HARD: "nearest look of the same category and gender with another color",
     HARD_RULE: "any product of the same category and gender with another color",
     NEAREST: "nearest look, whatever it is",
     VARIANT: "any variant of the same item",
 }
-"""What each grade's wrong picture is of. `hard-rule` owes nothing to the backbone by which looks are compared."""
+"""What each grade's wrong picture is of. `hard-rule` owes nothing to the backbone by which looks are compared.
+
+A product without what a grade asks for has no pair of it: without a category neither medium, brand nor hard.
+"""
 
 
 def graded_pairs(catalog: Catalog, looks: NDArray[np.floating], *, seed: int) -> Pairs:
     """Return every product with its first picture, and with one wrong picture for each grade it has one of.
 
-    Products of one identity are never each other's wrong picture. `Pairs.difference` holds the grade.
+    Products of one identity, or with copies of one picture, are never each other's wrong picture (`Traits.same`).
+    `Pairs.difference` holds the grade.
 
     Args:
         catalog: products that training has not seen.
@@ -62,9 +68,8 @@ def _partners(
     known, vectors = traits(catalog), unit(looks)
     found: dict[str, list[NDArray[np.int64]]] = {grade: [] for grade in MEANINGS}
     for rows in chunks(len(vectors)):
-        other = ~known.alike(known.identity, rows)
-        recolored = known.recolored(rows)
         similarity = vectors[rows] @ vectors.T
+        other, recolored = ~known.same(rows, similarity), known.recolored(rows)
         any_of = partial(_any, generator=generator)
         found[EASY].append(any_of(other))
         found[MEDIUM].append(any_of(other & known.alike(known.category, rows)))
@@ -72,6 +77,7 @@ def _partners(
         found[HARD_RULE].append(any_of(recolored))
         found[NEAREST].append(_best(similarity, other))
         found[VARIANT].append(any_of(other & known.alike(known.group, rows)))
+        found[BRAND].append(any_of(other & known.alike(known.brand, rows)))
     return {grade: np.concatenate(parts) for grade, parts in found.items()}
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from engines.catalogs import erased
 from engines.catalogs.folder import read_folder
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from engines.catalogs.folder import CatalogItem
 
 
+_LOOKS: Final = ("color", "pattern", "material")
+"""Which of an item's variants a row is, to look at: feeds have a row for each size of it."""
+
+_WEARERS: Final = ("gender", "age_group")
+"""Of two rows that differ in these, too, pictures may differ; alone they do not say which variant it is."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """N products of a folder.
@@ -30,7 +37,8 @@ class Listing:
     Attributes:
         items: their lines of the catalogue.
         digests: SHA-256 of each product's picture files, the main one first.
-        identities: products that share a photo, byte for byte, or a title with the same color, are one identity.
+        identities: products that share a photo, byte for byte, a title with the same color, or an item group in which
+            they are the same variant to look at (only their sizes differ), are one identity.
         components: products that share a photo, a title or an item group are one component, for a split.
     """
 
@@ -63,7 +71,9 @@ def list_folder(path: Path, progress: Progress, *, without: Collection[str] = er
         for item in progress.track(items, description="listing pictures")
     ]
     both = list(zip(items, digests, strict=True))
-    identities = connected([[*own, (_title(item), item.fields.get("color", ""))] for item, own in both])
+    identities = connected(
+        [[*own, (_title(item), item.fields.get("color", "")), *_variant_key(item)] for item, own in both]
+    )
     components = connected([[*own, _title(item), *_group_key(item)] for item, own in both])
     return Listing(tuple(items), tuple(digests), tuple(identities), tuple(components))
 
@@ -82,6 +92,14 @@ def _digest(file: Path) -> str:
 
 def _title(item: CatalogItem) -> str:
     return item.fields.get("title", item.id).casefold()
+
+
+def _variant_key(item: CatalogItem) -> list[tuple[str, ...]]:
+    """Return what variants of one item have in common that look the same; nothing where no field tells their looks."""
+    if item.item_group_id is None or not any(name in item.fields for name in _LOOKS):
+        return []
+    shown = (item.fields.get(name, "").casefold() for name in (*_LOOKS, *_WEARERS))
+    return [("variant", item.item_group_id, *shown)]
 
 
 def _group_key(item: CatalogItem) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Hard partners for a model as it trains: the products whose picture it would most easily take for the right one.
 
 Unlike `engines.build.negatives`, which reads only what the catalogue says, this looks: neighbours are found in the
-space of picture vectors, and found again whenever the model has learned better ones (as ALBEF does by its contrastive
-scores, Li et al. 2021). Products of one identity are never partners. No torch.
+spaces of picture and of text vectors, and found again whenever the model has learned better ones (as ALBEF does by its
+contrastive scores, Li et al. 2021). Products of one identity are never partners, nor are those whose pictures may be
+copies of one: a picture that was saved again would be the nearest of all, and right. No torch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from engines.build.negatives import Sampler
-from engines.build.traits import chunks, traits, unit
+from engines.build.traits import UNKNOWN, chunks, traits, unit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,41 +26,58 @@ _DIFFERENT_ENOUGH: Final = -2.0  # below any cosine
 
 
 class Miner(Sampler):
-    """Chooses by what the pictures look like, too: they contradict the text and look as if they might not."""
+    """Chooses by what pictures look like and texts say to a model, too: they contradict, and hardly seem to.
 
-    kinds = ("random", "category", "nearest", "recolored", "variant")
+    Args:
+        catalog: N products.
+        looks: (N, D), what each looks like to a model that was trained on no catalogue; by them copies are known.
+        seed: of the draws.
+    """
+
+    kinds = ("random", "category", "brand", "nearest", "recolored", "variant")
 
     def __init__(self, catalog: Catalog, looks: NDArray[np.floating], *, seed: int) -> None:
         super().__init__(seed=seed)
-        self._traits = traits(catalog)
-        self._by_category = _members(self._traits.category)
-        self._by_group = _members(self._traits.group)
+        self._traits = known = traits(catalog)
+        self._members = {
+            "category": (known.category, _members(known.category)),
+            "brand": (known.brand, _members(known.brand)),
+            "variant": (known.group, _members(known.group)),
+        }
+        directions = unit(looks)
+        alike = (known.same(rows, directions[rows] @ directions.T) for rows in chunks(len(directions)))
+        self._same = np.concatenate([np.packbits(part, axis=1) for part in alike])  # (N, N / 8): 50 MB for 20,000
         self.look(looks)
 
-    def look(self, vectors: NDArray[np.floating]) -> None:
-        """Find the neighbours anew, by these picture vectors (N, D)."""
-        directions, known = unit(vectors), self._traits
-        self._nearest, self._recolored = (np.full((len(directions), _NEIGHBOURS), _NONE) for _ in range(2))
-        for rows in chunks(len(directions)):
-            similarity = directions[rows] @ directions.T
-            self._nearest[rows] = _top(similarity, ~known.alike(known.identity, rows))
-            self._recolored[rows] = _top(similarity, known.recolored(rows))
+    def look(self, pictures: NDArray[np.floating], texts: NDArray[np.floating] | None = None) -> None:
+        """Find the neighbours anew, by vectors of the pictures (N, D) and, where there are any, of the texts (N, E)."""
+        spaces = [unit(vectors) for vectors in (pictures, texts) if vectors is not None]
+        count = len(spaces[0])
+        self._nearest = np.full((count, _NEIGHBOURS * len(spaces)), _NONE)
+        self._recolored = np.full((count, _NEIGHBOURS), _NONE)
+        for rows in chunks(count):
+            each, others = [space[rows] @ space.T for space in spaces], ~self.same(rows)
+            self._nearest[rows] = np.concatenate([_top(similarity, others) for similarity in each], axis=1)
+            self._recolored[rows] = _top(each[0], self._traits.recolored(rows))
+
+    def same(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whose pictures are never mismatches of each of these, bool (B, N); see `Traits.same`."""
+        return np.unpackbits(self._same[rows], axis=-1, count=len(self._same)).astype(np.bool_)
 
     def _candidates(self, anchor: int, kind: str) -> NDArray[np.int64]:
         match kind:
-            case "variant":
-                pool = self._by_group[self._traits.group[anchor]]
             case "recolored":
                 pool = self._recolored[anchor]
             case "nearest":
                 pool = self._nearest[anchor]
-            case "category":
-                pool = self._by_category[self._traits.category[anchor]]
+            case "random":
+                pool = np.arange(len(self._same))
             case _:
-                pool = self._generator.integers(len(self._traits.identity), size=8)
+                numbers, members = self._members[kind]
+                pool = members[numbers[anchor]]
         pool = pool[pool != _NONE]
-        identity = self._traits.identity
-        return np.asarray(pool[identity[pool] != identity[anchor]])
+        (same,) = self.same(np.array([anchor]))
+        return np.asarray(pool[~same[pool]])
 
 
 def _top(similarity: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -72,5 +90,6 @@ def _top(similarity: NDArray[np.float32], allowed: NDArray[np.bool_]) -> NDArray
 
 
 def _members(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    order = np.argsort(numbers, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(numbers))[:-1])
+    """Return the products of each number; at `UNKNOWN`, the last place, there are none."""
+    order = np.argsort(numbers, kind="stable")[int((numbers == UNKNOWN).sum()) :]
+    return [*np.split(order, np.cumsum(np.bincount(numbers[order]))[:-1]), np.empty(0, np.int64)]

@@ -72,7 +72,13 @@ class Recipe:
 
 
 def _hard_mix() -> dict[str, float]:
-    return {"random": 0.05, "category": 0.15, "nearest": 0.25, "recolored": 0.3, "variant": 0.25}
+    """Return the shares of partners (`mining.Miner.kinds`).
+
+    A product that has none of a kind has one of the kind before instead: in a catalogue without item groups the share
+    of variants goes to those of another color, without colors to the nearest, without brands to the category, and
+    without categories to all.
+    """
+    return {"random": 0.05, "category": 0.1, "brand": 0.1, "nearest": 0.2, "recolored": 0.3, "variant": 0.25}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from engines.build.values import Values, words
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -32,8 +34,6 @@ _QUANTITY: Final = re.compile(
     r"|\b(\d+)(?=[-\s]?(?:pack|piece|pc|count|ct|set|pair)s?\b)",
     re.IGNORECASE,
 )
-_VAGUE: Final = frozenset({"unisex", "multi", "multicolor", "multicolour", "assorted", "other", "na", "n"})
-"""Words of values that contradict no picture."""
 
 
 class Rewording(NamedTuple):
@@ -57,20 +57,21 @@ class Reworder:
     def __init__(self, catalog: Catalog, *, seed: int) -> None:
         self._products = catalog.products
         self._generator = np.random.default_rng(seed)
-        self._of_category: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-        self._of_all: defaultdict[str, set[str]] = defaultdict(set)
+        of_category: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+        of_all: defaultdict[str, set[str]] = defaultdict(set)
         self._said: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
         for product in self._products:
             for attribute, value in _values(product.fields):
-                self._of_category[attribute, product.category].add(value)
-                self._of_all[attribute].add(value)
-                self._said[product.identity, attribute] |= _words(value)
+                of_category[attribute, product.category].add(value)
+                of_all[attribute].add(value)
+                self._said[product.identity, attribute] |= words(value)
+        self._of_category = {key: Values(values) for key, values in of_category.items()}
+        self._of_all = {attribute: Values(values) for attribute, values in of_all.items()}
 
     def reword(self, product: int) -> Rewording | None:
         """Return a wrong text of the product; None where no attribute has another value.
 
-        A value that shares a word with what any product of the same identity, so any with the same picture, says of
-        that attribute is not taken: it might be right.
+        It contradicts what all products of the same identity, so all with the same picture, say of that attribute.
         """
         one = self._products[product]
         values = list(_values(one.fields))
@@ -78,9 +79,9 @@ class Reworder:
             attribute, old = values[number]
             said = self._said[one.identity, attribute]
             for vocabulary in (self._of_category[attribute, one.category], self._of_all[attribute]):
-                others = sorted(value for value in vocabulary if not _words(value) & (said | _VAGUE))
-                if others:
-                    new = others[int(self._generator.integers(len(others)))]
+                (others,) = np.nonzero(vocabulary.contradicting(said))
+                if len(others):
+                    new = vocabulary.names[int(others[int(self._generator.integers(len(others)))])]
                     return Rewording(attribute, old, new, _exchanged(one.fields, attribute, old, new))
         return None
 
@@ -115,7 +116,3 @@ def _cased(new: str, like: str) -> str:
     if like.isupper() and len(like) > 1:
         return new.upper()
     return new.lower() if like.islower() else new
-
-
-def _words(value: str) -> set[str]:
-    return set(re.findall(r"\w+", value.casefold()))

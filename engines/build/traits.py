@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
+
+from engines.build.values import Values, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -13,42 +15,75 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog, Product
 
-UNKNOWN = -1
-"""The color of a product whose text names none."""
+UNKNOWN: Final = -1
+"""The category, brand or kind of a product whose text names none: like that of no other."""
 
-_CHUNK = 1024
+NEAR_DUPLICATE: Final = 0.98
+"""Pictures whose looks have a greater cosine may be copies of one.
+
+Source: `benchmarks/near_duplicates.py`. Photos of a megapixel (`outdoor`, 120 products), saved again in another quality
+or at half the size: 97 % and more are above it; of the nearest other products, none is, and at 0.95 six in a hundred.
+"""
+
+_CHUNK: Final = 1024
 
 
 class Traits(NamedTuple):
-    """Equal numbers for products that have the same, int64 (N,): `kind` is category and gender together."""
+    """Equal numbers for products that have the same, int64 (N,).
+
+    `brand` is category and brand together, `kind` category and gender. `color` numbers the values of `colors`.
+    """
 
     identity: NDArray[np.int64]
     category: NDArray[np.int64]
+    brand: NDArray[np.int64]
     group: NDArray[np.int64]
     kind: NDArray[np.int64]
     color: NDArray[np.int64]
+    colors: Values
 
     def alike(self, trait: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which of all products have the same as each of these, bool (B, N)."""
-        return np.asarray(trait[rows][:, None] == trait[None, :])
+        """Return which of all products have the same as each of these, bool (B, N); what is unknown, none has."""
+        mine = trait[rows][:, None]
+        return np.asarray((mine == trait[None, :]) & (mine != UNKNOWN))
+
+    def contradicts(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which name a color that contradicts the one that each of these names, bool (B, N)."""
+        numbers, place = np.unique(self.color[rows], return_inverse=True)
+        others = [self.colors.contradicting(words(self.colors.names[number])) for number in numbers]
+        return np.stack(others)[place][:, self.color]
 
     def recolored(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which are of the same kind and another identity, and name another color, bool (B, N)."""
-        known = self.color != UNKNOWN
-        differ = ~self.alike(self.identity, rows) & ~self.alike(self.color, rows)
-        return np.asarray(self.alike(self.kind, rows) & differ & known[None, :] & known[rows][:, None])
+        return self.alike(self.kind, rows) & ~self.alike(self.identity, rows) & self.contradicts(rows)
+
+    def same(self, rows: NDArray[np.int64], similarity: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return whose pictures may be right for each of these and are never its mismatches, bool (B, N).
+
+        Those of one identity, and near-duplicates of its picture whose colors do not contradict.
+
+        Args:
+            rows: some of the products.
+            similarity: (B, N), cosines of their looks with those of all, to a model that was trained on no catalogue.
+        """
+        return self.alike(self.identity, rows) | ((similarity > NEAR_DUPLICATE) & ~self.contradicts(rows))
 
 
 def traits(catalog: Catalog) -> Traits:
     """Return the traits of a catalogue's products."""
     products = catalog.products
     colors = [_facet(catalog, product, "color") for product in products]
+    categories = [product.category for product in products]
+    genders = [_facet(catalog, product, "gender") for product in products]
+    brands = [product.fields.get("brand", "").casefold() for product in products]
     return Traits(
         identity=_numbers([str(product.identity) for product in products]),
-        category=_numbers([product.category for product in products]),
+        category=_known(_numbers(categories), categories),
+        brand=_known(_numbers(_both(categories, brands)), categories, brands),
         group=_numbers([product.group for product in products]),
-        kind=_numbers([f"{product.category}\0{_facet(catalog, product, 'gender')}" for product in products]),
-        color=np.where(np.array(colors) == "", UNKNOWN, _numbers(colors)),
+        kind=_known(_numbers(_both(categories, genders)), categories),
+        color=_numbers(colors),
+        colors=Values(colors),
     )
 
 
@@ -64,8 +99,19 @@ def chunks(size: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(start, min(start + _CHUNK, size))
 
 
+def _both(one: Sequence[str], other: Sequence[str]) -> list[str]:
+    return [f"{a}\0{b}" for a, b in zip(one, other, strict=True)]
+
+
 def _numbers(values: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each in the sorted values."""
     return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
+
+
+def _known(numbers: NDArray[np.int64], *needed: Sequence[str]) -> NDArray[np.int64]:
+    """Return the numbers, UNKNOWN where one of what they stand for is empty."""
+    missing = np.any([np.array(values) == "" for values in needed], axis=0)
+    return np.where(missing, UNKNOWN, numbers)
 
 
 def _facet(catalog: Catalog, product: Product, name: str) -> str:

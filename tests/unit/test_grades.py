@@ -16,7 +16,7 @@ def catalog() -> Catalog:
     """Return 48 products of 3 categories and 4 colors, two pictures each; every third copies the one before it."""
     products = tuple(
         Product(
-            fields={"title": f"thing {i}"},
+            fields={"title": f"thing {i}", "brand": ("", "Anvil", "Bolt")[i // 4 % 3]},
             facets=(f"kind {i % 3}", COLORS[i // 3 % 4], "men" if i % 2 else "women"),
             identity=i - (i % 3 == 1),
             group=f"group {i // 4}",
@@ -56,8 +56,12 @@ def test_graded_pairs_never_show_the_same_identity() -> None:
 
 
 def test_graded_pairs_are_of_their_grade() -> None:
-    """Medium stays in the category, hard in category and gender but not in the color, a variant in its group."""
+    """Medium stays in the category, brand in the brand, too, hard in category and gender, a variant in its group."""
     data, found = graded()
+    for i, j in found[grades.BRAND]:
+        one, other = data.products[i], data.products[j]
+        assert (one.category, one.fields["brand"]) == (other.category, other.fields["brand"])
+        assert one.fields["brand"]
     for i, j in found[grades.MEDIUM]:
         assert data.products[i].category == data.products[j].category
     for i, j in found[grades.HARD] + found[grades.HARD_RULE]:

@@ -22,7 +22,7 @@ PRODUCTS = (
     product("bowl", "green", "d", 3),
     product("mug", "red", "e", 4),
 )
-ANGLES = np.array([0.0, 1.0, 0.0, 0.2, 0.6, 0.1])
+ANGLES = 3 * np.array([0.0, 1.0, 0.0, 0.2, 0.6, 0.1])
 LOOKS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 
 
@@ -54,7 +54,8 @@ def test_look_again_finds_other_neighbours() -> None:
     many = tuple(product("mug", "red", str(i), i) for i in range(40))
     data = Catalog(many, ("kind", "color"), np.zeros((40, 3, 1, 1), dtype=np.uint8), np.arange(40))
     angles = np.arange(40) * 0.01
-    miner = Miner(data, np.stack([np.cos(angles), np.sin(angles)], axis=1), seed=0)
+    miner = Miner(data, np.eye(40), seed=0)
+    miner.look(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     before = set(miner.partners(np.zeros(99, dtype=np.int64), {"nearest": 1.0}).tolist())
     turned = np.random.default_rng(0).permutation(angles)
     miner.look(np.stack([np.cos(turned), np.sin(turned)], axis=1))
