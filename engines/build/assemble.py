@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from engines import calibration, releases
-from engines.build import evaluate, export, golden_pairs, held_out, thresholds, tracking, weights
+from engines.build import evaluate, export, golden_pairs, held_out, reach, thresholds, tracking, weights
 from engines.build.report import Assessment, explain, write_report
 from engines.build.texts import encode
 from engines.contract import MANIFEST_SCHEMA, Calibration, ImageSpec, Manifest, TextSpec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from engines.build.dataset import Catalog
     from engines.build.evaluate import Figures, Pairs
+    from engines.build.reach import Shortfall
     from engines.build.texts import Texts
     from engines.build.thresholds import Comparison, Target, Thresholds
     from engines.contract import AttributeColumns, Engine, TensorSpec
@@ -83,13 +84,15 @@ class Source:
 class Measured:
     """What a release is told of itself: how its logits become decisions, and what they reach.
 
-    `candidates` are the thresholds with those of categories, whether they are shipped or not.
+    `candidates` are the thresholds with those of categories, whether they are shipped or not. `shortfall` says that no
+    threshold reaches the target.
     """
 
     calibration: Calibration
     chosen: Thresholds
     candidates: Thresholds
     cross_fitted: Comparison | None
+    shortfall: Shortfall | None
 
 
 def assemble(
@@ -107,7 +110,8 @@ def assemble(
 
     Calibration and thresholds come from the validation pairs, scored by the exported graph itself; the metrics in the
     manifest come from the test pairs. The threshold is the one of greatest recall at the target's precision, or, where
-    no threshold reaches it, the one of the best F1; see `thresholds` for those of categories.
+    no threshold reaches it, the one of the best F1; see `thresholds` for those of categories. That none does is said,
+    and why (`reach`).
 
     Args:
         source: the trained model.
@@ -131,6 +135,8 @@ def assemble(
         engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
         parity = export.check_parity(source.model, engine)
         measured = _measure(engine, validation, target, progress)
+        if measured.shortfall is not None:
+            progress.console.print(measured.shortfall.words(), style="yellow", highlight=False, soft_wrap=True)
         tested = _score(engine, test, progress)
         files[releases.GOLDEN_FILE] = golden_pairs.write(
             engine, Tokenizer(source.tokenizer, source.text), Path(scratch) / releases.GOLDEN_FILE
@@ -173,7 +179,8 @@ def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, prog
     )
     candidates, cross_fitted = thresholds.choose(known, target)
     helps = cross_fitted is not None and cross_fitted.helps
-    return Measured(fitted, candidates if helps else candidates.alone(), candidates, cross_fitted)
+    chosen = candidates if helps else candidates.alone()
+    return Measured(fitted, chosen, candidates, cross_fitted, reach.shortfall(known, target))
 
 
 def _assess(
@@ -201,7 +208,11 @@ def _assess(
         metrics={
             "prevalence": target.prevalence,
             "test": evaluate.summary(figures),
-            "thresholds": {"precision": target.precision, **thresholds.summary(candidates, cross_fitted, compared)},
+            "thresholds": {
+                "precision": target.precision,
+                "out_of_reach": None if measured.shortfall is None else measured.shortfall.as_dict(),
+                **thresholds.summary(candidates, cross_fitted, compared),
+            },
         },
     )
     return Assessment(

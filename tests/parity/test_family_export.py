@@ -139,7 +139,10 @@ def test_engine_with_attributes_refuses_a_batch_without(exported_with_attributes
 
 
 def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint with a tokenizer of its own, and weights in a file of their own, runs from its release."""
+    """A checkpoint with a tokenizer of its own, and weights in a file of their own, runs from its release.
+
+    It has learned nothing: its manifest and its report say that the target is out of reach.
+    """
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)  # bytes
     source = tiny_families.source("clip")
     with Progress(disable=True) as progress:
@@ -147,7 +150,11 @@ def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatc
         texts = encode(catalog, Tokenizer(source.tokenizer, source.text))
         held_out = HeldOut(catalog, texts, evaluate.hard_pairs(catalog, seed=1))
         release = assemble(source, [held_out], held_out, target=Target(0.5, 0.05), out=tmp_path, progress=progress)
-    assert "model.onnx.data" in releases.verify(release).files
+    manifest = releases.verify(release)
+    assert "model.onnx.data" in manifest.files
+    page = (tmp_path / f"{release.name}-report" / "index.html").read_text(encoding="utf-8")
+    assert manifest.metrics["thresholds"]["out_of_reach"]["best_precision"] < 0.5
+    assert "precision 0.50 is out of reach" in page
     ids, mask = load_tokenizer(release).encode(["title: red mug"])
     pixels = np.full((1, 3, tiny_families.SIZE, tiny_families.SIZE), 200, dtype=np.uint8)
     with torch.no_grad():
