@@ -12,6 +12,7 @@ EngineError(code)
 ├ ImageRefused        these bytes are not an image that we accept (see its codes)
 ├ TextRefused         there is nothing in the text to compare a picture with
 ├ CatalogInvalid      a catalogue folder or feed cannot be read
+├ DiskTooSmall        what is about to be written has no room
 ├ LabelsInvalid       a folder of pinned labels cannot be read, or there is too little in it
 ├ ReleaseNotRestorable  a release cannot be made a model again that training goes on from
 └ ParityExceeded      an exported model does not reproduce its source within tolerance
@@ -97,6 +98,12 @@ class CatalogInvalid(EngineError):
     """A catalogue folder or feed cannot be read."""
 
     code = "catalog_invalid"
+
+
+class DiskTooSmall(EngineError):
+    """What is about to be written has no room on its disk."""
+
+    code = "disk_too_small"
 
 
 class LabelsInvalid(EngineError):

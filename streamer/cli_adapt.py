@@ -92,7 +92,9 @@ def adapt(
     family: Annotated[str, typer.Option(help="The kind of model; `python -m engines.build adapt --help` names them.")],
     work: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The collected catalogue and its survey; OUT.work if unset."),
+        typer.Option(
+            metavar="DIR", help="The collected catalogue, its survey, features and checkpoints; OUT.work if unset."
+        ),
     ] = None,
     base_url: BaseUrl = None,
     pictures: Pictures = None,
@@ -117,16 +119,17 @@ def adapt(
     from streamer import adapt as adapting  # noqa: PLC0415
     from streamer.columns import Columns  # noqa: PLC0415
 
+    folder = work or out.with_name(out.name + ".work")
     options = adapting.AdaptOptions(
         command="adapt",
         catalog=catalog,
         out=out,
-        work=work or out.with_name(out.name + ".work"),
+        work=folder,
         base_url=base_url,
         pictures=pictures,
         columns=Columns.of(column or ()),
         limit=limit,
-        passed=["--family", family, *context.args],
+        passed=["--work", str(folder / "training"), "--family", family, *context.args],
     )
     raise typer.Exit(adapting.adapt(options, command.settings(), command.console(stderr=True), command.run))
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from engines import calibration
-from engines.build import evaluate, grades, tagging, tracking
+from engines.build import evaluate, features, grades, room, tagging, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
-from engines.build.features import Features, extract, extract_reworded, said
+from engines.build.features import PART_FOLDERS, Features, extract, extract_reworded, said, size_bytes
 from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps, steps_per_epoch
-from engines.build.gather import Parts, gather_parts
+from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from engines.build.recipe import AdaptRecipe
     from engines.build.texts import Texts
     from engines.contract import AttributeColumns
-
-PART_FOLDERS: Final = ("training", "validation", "test")
-"""Where in a work directory the features of each part are kept."""
 
 _SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
 _FACET_WEIGHTS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -91,39 +88,84 @@ class Prepared:
 
 
 def adapt_folder(
-    path: Path, out: Path, work: Path, recipe: AdaptRecipe, *, precision: float, progress: Progress
+    path: Path,
+    out: Path,
+    work: Path,
+    recipe: AdaptRecipe,
+    *,
+    precision: float,
+    progress: Progress,
+    prevalence: float = PREVALENCE,
 ) -> Path:
     """Train on a folder of product photos and return the release's directory.
 
     Products that share a photo, a title or an item group stay together. What an interrupted run has left in `work` is
-    used again.
+    used again; once the release stands, its features are removed.
 
     Raises:
         CatalogInvalid: the folder cannot be read, or has too few products.
+        DiskTooSmall: pictures or features have no room.
         ParityExceeded: the exported graph does not reproduce the model.
     """
-    parts = gather_parts(path, image=image_spec(recipe), seed=recipe.seed, progress=progress, most=recipe.max_products)
-    return adapt_parts(parts, path.name, out, work, recipe, precision=precision, progress=progress)
+    listed = list_parts(path, seed=recipe.seed, progress=progress, shares=recipe.shares, most=recipe.max_products)
+    require_room(listed, work, recipe)
+    parts = gather_split(listed, image_spec(recipe), progress)
+    release = adapt_parts(
+        parts, path.name, out, work, recipe, precision=precision, prevalence=prevalence, progress=progress
+    )
+    features.remove(work)
+    return release
+
+
+def require_room(parts: ListedParts, work: Path, recipe: AdaptRecipe) -> None:
+    """Return if there is room for the pictures of these parts and, in `work`, for their features.
+
+    Raises:
+        DiskTooSmall: there is not.
+    """
+    image = image_spec(recipe)
+    texts = [len(parts[0]) * (1 + recipe.wrong_texts), len(parts[1]), len(parts[2])]
+    pictures = [trained_pictures(parts[0]), *texts[1:]]
+    each = zip(pictures, texts, (recipe.views, 1, 1), strict=True)
+    needed = sum(
+        size_bytes(shown, said, views=views, side_px=image.height, tokens=recipe.max_tokens)
+        for shown, said, views in each
+    )
+    there = sum(room.taken(work / name) for name in PART_FOLDERS)
+    room.require([pictures_need(parts, image), room.Need("features", work, max(0, needed - there), "--work")])
 
 
 def adapt_parts(
-    parts: Parts, name: str, out: Path, work: Path, recipe: AdaptRecipe, *, precision: float, progress: Progress
+    parts: Parts,
+    name: str,
+    out: Path,
+    work: Path,
+    recipe: AdaptRecipe,
+    *,
+    precision: float,
+    progress: Progress,
+    prevalence: float = PREVALENCE,
 ) -> Path:
     """Train on the first part of a catalogue, choose weights and threshold on the second, measure on the third.
+
+    Weights are chosen on one half of the second part's items, calibration and thresholds on the other.
 
     Raises:
         ParityExceeded: as `adapt_folder`.
     """
     prepared = prepare(parts, name, work, recipe, progress)
     train(prepared, work, recipe, progress)
-    validation = prepared.validation
-    weigh(prepared.model, validation, seed=recipe.seed)
-    chosen_on, measured_on = [
-        HeldOut(part.catalog, part.texts, part.pairs(recipe.seed + number))
-        for number, part in enumerate((validation, prepared.test))
-    ]
+    validation, test = prepared.validation, prepared.test
+    weighing, choosing = evaluate.halves(validation.catalog, seed=recipe.seed)
+    weigh(prepared.model, validation, seed=recipe.seed, prevalence=prevalence, products=weighing)
+    pairs = evaluate.of_products(validation.pairs(recipe.seed + _WEIGHING_DRAWS), choosing)
     return assemble(
-        prepared.source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress
+        prepared.source,
+        [HeldOut(validation.catalog, validation.texts, pairs)],
+        HeldOut(test.catalog, test.texts, test.pairs(recipe.seed + 1)),
+        target=Target(precision, prevalence),
+        out=out,
+        progress=progress,
     )
 
 
@@ -216,13 +258,21 @@ def train(
     model.eval()
 
 
-def weigh(model: compact.CompactFusion, part: Part, *, seed: int) -> None:
+def weigh(
+    model: compact.CompactFusion,
+    part: Part,
+    *,
+    seed: int,
+    prevalence: float = PREVALENCE,
+    products: NDArray[np.bool_] | None = None,
+) -> None:
     """Give all signals but the fusion's the weights in the logit with which the grades are found best, on average.
 
-    Best: by `mean_recall` and average precision alike. One weight after the other is tried, twice, on several draws of
-    the part's pairs.
+    Best: by recall at precision 0.5 and average precision alike, at this prevalence. One weight after the other is
+    tried, twice, on several draws of the part's pairs, or of those of these `products`, (N,), only.
     """
     pairs = several(part, range(seed, seed + _WEIGHING_DRAWS))
+    pairs = pairs if products is None else evaluate.of_products(pairs, products)
     signals = all_signals(model.signals, part, pairs)
     facets = model.facet_weights.numel()
     tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets, *(_DENIAL_WEIGHTS,) * signals.denial.shape[1])
@@ -231,7 +281,7 @@ def weigh(model: compact.CompactFusion, part: Part, *, seed: int) -> None:
     def quality(place: int, weight: float) -> float:
         changed = weights.copy()
         changed[place] = weight
-        return _mean_quality(combined(signals, changed), pairs)
+        return _mean_quality(combined(signals, changed), pairs, prevalence)
 
     for _ in range(_ROUNDS):
         for place, choices in enumerate(tried):
@@ -260,15 +310,15 @@ def weights_of(model: compact.CompactFusion) -> NDArray[np.float64]:
     return np.array([float(model.similarity_weight), *model.facet_weights.tolist(), *denials])
 
 
-def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
+def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs, prevalence: float = PREVALENCE) -> float:
     """Return the recall at precision 0.5 at the stated prevalence, on average over the grades."""
-    recall = partial(calibration.recall_at_precision, prevalence=PREVALENCE, precision=0.5)
+    recall = partial(calibration.recall_at_precision, prevalence=prevalence, precision=0.5)
     return _over_grades(recall, scores, pairs)
 
 
-def _mean_quality(scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
-    precision = partial(calibration.average_precision, prevalence=PREVALENCE)
-    return (mean_recall(scores, pairs) + _over_grades(precision, scores, pairs)) / 2
+def _mean_quality(scores: NDArray[np.floating], pairs: evaluate.Pairs, prevalence: float) -> float:
+    precision = partial(calibration.average_precision, prevalence=prevalence)
+    return (mean_recall(scores, pairs, prevalence) + _over_grades(precision, scores, pairs)) / 2
 
 
 def _over_grades(statistic: Callable[..., float], scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:

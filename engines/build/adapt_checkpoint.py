@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from engines.build import families, grades, tracking
 from engines.build.assemble import HeldOut, assemble, rehearse
 from engines.build.columns import find_columns
-from engines.build.gather import SHARES, gather_parts
+from engines.build.gather import gather_parts
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.pretrained import PretrainedFusion
 from engines.build.recipe import PREVALENCE
@@ -54,7 +54,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     *,
     precision: float,
     progress: Progress,
-    shares: tuple[float, float, float] = SHARES,
+    prevalence: float = PREVALENCE,
 ) -> Path | None:
     """Fine-tune a checkpoint on a folder of product photos and return the release's directory.
 
@@ -69,7 +69,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     """
     load = partial(_load, family, checkpoint, recipe)
     source = load()
-    parts = gather_parts(path, image=source.image, seed=recipe.seed, progress=progress, shares=shares)
+    parts = gather_parts(path, image=source.image, seed=recipe.seed, progress=progress, shares=recipe.shares)
     training = parts[0]
     if recipe.attributes:
         source = load(attributes=find_columns([product.columns for product in training.products]))
@@ -92,7 +92,8 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
         HeldOut(part, source.encode(part), grades.graded_pairs(part, seen, seed=recipe.seed + number))
         for number, (part, seen) in enumerate(zip(parts[1:], looks[1:], strict=True))
     ]
-    return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
+    target = Target(precision, prevalence)
+    return assemble(source, [chosen_on], measured_on, target=target, out=out, progress=progress)
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ Alerts are explained, and the first of them get a heat map.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engines.build.adapt import PART_FOLDERS, adapt_parts, image_spec
+from engines.build import features
+from engines.build.adapt import adapt_parts, image_spec, require_room
 from engines.build.asking import Asking, write_whole
-from engines.build.dataset import limit, split
-from engines.build.gather import MOST_HELD_OUT, gather_listed
+from engines.build.dataset import connections, limit, split
+from engines.build.gather import MOST_HELD_OUT, gather_listed, gather_split
 from engines.build.listing import list_folder
-from engines.build.recipe import TEXT_FIELDS
+from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.report.audit import EXPLAINED, HEAT_MAPS, SHOWN, Facts, write_audit
 from engines.build.report.page import Explanation, card
 from engines.errors import CatalogInvalid
@@ -68,6 +68,7 @@ class Audit:
     work: Path
     recipe: AdaptRecipe
     precision: float
+    prevalence: float
     digest: str
     progress: Progress
 
@@ -109,21 +110,22 @@ class Audit:
         if not stamp.exists():
             seed, components = self.recipe.seed, self.listing.components
             measured = limit(fold.held, components, MOST_HELD_OUT, seed=seed)
-            parts = [self.listing.subset(rows) for rows in (fold.training, fold.validation, measured)]
-            image = image_spec(self.recipe)
-            training, validation, test = (gather_listed(part, image=image, progress=self.progress) for part in parts)
+            training, validation, test = (
+                self.listing.subset(rows) for rows in (fold.training, fold.validation, measured)
+            )
+            require_room((training, validation, test), folder, self.recipe)
             release = adapt_parts(
-                (training, validation, test),
+                gather_split((training, validation, test), image_spec(self.recipe), self.progress),
                 self.name,
                 folder,
                 folder,
                 self.recipe,
                 precision=self.precision,
+                prevalence=self.prevalence,
                 progress=self.progress,
             )
             write_whole(stamp, release.name.encode())
-            for name in PART_FOLDERS:  # features, up to 0.7 MB a picture
-                shutil.rmtree(folder / name, ignore_errors=True)
+            features.remove(folder)
         return folder / stamp.read_text()
 
 
@@ -136,6 +138,7 @@ def audit_folder(
     folds: int,
     precision: float,
     progress: Progress,
+    prevalence: float = PREVALENCE,
     explained: int = EXPLAINED,
     heat_maps: int = HEAT_MAPS,
 ) -> Path:
@@ -151,6 +154,7 @@ def audit_folder(
         folds: into how many parts the products are split.
         precision: of the engines' thresholds.
         progress: bars are added to it.
+        prevalence: the share of wrong products that thresholds and probabilities are stated for.
         explained: of a fold's alerts, how many name what of the text is contradicted, the most suspicious first.
         heat_maps: of the first products, how many have one, those that alert.
 
@@ -161,8 +165,8 @@ def audit_folder(
     """
     listing = list_folder(path, progress)
     parted = _folds(listing.components, folds, recipe)
-    digest = _digest(listing, recipe, folds, precision)
-    audit = Audit(path.name, listing, work, recipe, precision, digest, progress)
+    digest = _digest(listing, recipe, folds, precision, prevalence)
+    audit = Audit(path.name, listing, work, recipe, precision, prevalence, digest, progress)
     judged = [one for fold in parted for one in audit.judged(fold, explained)]
     rows = [row for fold in parted for row in fold.held]
     order = ranked(judged)
@@ -174,7 +178,7 @@ def audit_folder(
         warm |= audit.heat_maps(fold, [row for row, one in first if one.fold == fold.number and one.contradicts])
     shown = gather_listed(listing.subset(suspects), image=image_spec(recipe), progress=progress)
     explanations = [Explanation(one.contradicts, warm.get(row)) for row, one in zip(suspects, listed, strict=False)]
-    return write_audit(listed, _cards(shown, listed, explanations), Facts(path.name, folds, explained), out)
+    return write_audit(listed, _cards(shown, listed, explanations), Facts(path.name, folds, explained, prevalence), out)
 
 
 def _cards(shown: Catalog, listed: Sequence[Judged], explanations: Sequence[Explanation]) -> list[Card]:
@@ -200,18 +204,18 @@ def _folds(components: Sequence[int], folds: int, recipe: AdaptRecipe) -> list[F
     fewest = min(len(rows) for fold in found for rows in (fold.training, fold.validation, fold.held))
     if fewest < _MIN_PRODUCTS:
         raise CatalogInvalid(
-            f"{len(components)} products in {len(set(components))} parts that share no photo, title or item group make "
-            f"a fold with only {fewest} to train on, to choose with or to judge; each needs {_MIN_PRODUCTS}"
+            f"a fold has only {fewest} products to train on, to choose with or to judge; each needs {_MIN_PRODUCTS}. "
+            f"{connections(components)}"
         )
     return found
 
 
-def _digest(listing: Listing, recipe: AdaptRecipe, folds: int, precision: float) -> str:
+def _digest(listing: Listing, recipe: AdaptRecipe, folds: int, precision: float, prevalence: float) -> str:
     """Return what tells audits apart: of another catalogue, another split, another recipe nothing is used again."""
     digest = hashlib.sha256()
     for item, pictures in zip(listing.items, listing.digests, strict=True):
         digest.update(msgspec.json.encode([item.id, item.fields, item.raw, pictures], order="deterministic"))
-    facts = [listing.components, TEXT_FIELDS, recipe.as_dict(), folds, precision]
+    facts = [listing.components, TEXT_FIELDS, recipe.as_dict(), folds, precision, prevalence]
     digest.update(msgspec.json.encode(facts, order="deterministic"))
     return digest.hexdigest()[:12]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+_LARGE: Final = 0.1
+"""Of the smallest part: a larger component could leave a part without room for it far too full."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,13 @@ class Catalog:
 def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> list[list[int]]:
     """Return the items of each part, whole components together, the parts as near to `shares` as they allow.
 
-    A component that shares a picture, a title or an item group across parts would let the test set leak.
+    A component that shares a picture, a title or an item group across parts would let the test set leak. Components are
+    dealt at random, but first those that are large beside the smallest part, the largest of all before: to the part
+    that lacks most, which is the one with the largest share.
     """
-    members: dict[int, list[int]] = {}
-    for item, component in enumerate(components):
-        members.setdefault(component, []).append(item)
-    order = np.random.default_rng(seed).permutation(len(members))
-    shuffled = [list(members.values())[i] for i in order]
+    shuffled = _shuffled(components, seed)
+    large = _LARGE * min(shares) * len(components)
+    shuffled.sort(key=lambda items: -len(items) if len(items) > large else 0)
     parts: list[list[int]] = [[] for _ in shares]
     for component_items in shuffled:
         lacking = [share * len(components) - len(part) for share, part in zip(shares, parts, strict=True)]
@@ -112,7 +116,7 @@ def split(components: Sequence[int], shares: Sequence[float], *, seed: int) -> l
 
 
 def limit(rows: Sequence[int], components: Sequence[int], most: int, *, seed: int) -> list[int]:
-    """Return all rows, or about `most` of them, whole components together, drawn at random.
+    """Return all rows, or `most` of them, drawn at random, whole components together but for the last.
 
     Args:
         rows: Items, ascending.
@@ -122,6 +126,24 @@ def limit(rows: Sequence[int], components: Sequence[int], most: int, *, seed: in
     """
     if len(rows) <= most:
         return list(rows)
-    share = most / len(rows)
-    drawn, _ = split([components[row] for row in rows], (share, 1 - share), seed=seed)
-    return [rows[place] for place in drawn]
+    drawn = [place for items in _shuffled([components[row] for row in rows], seed) for place in items][:most]
+    return [rows[place] for place in sorted(drawn)]
+
+
+def connections(components: Sequence[int]) -> str:
+    """Return in words how many items have to stay in one part with others."""
+    sizes = np.bincount(np.unique(components, return_inverse=True)[1])
+    together, largest = int(sizes[sizes > 1].sum()), int(sizes.max(initial=0))
+    return (
+        f"{together} of {len(components)} products share a picture, a title or an item group with another and stay in "
+        f"one part with it, up to {largest} together"
+    )
+
+
+def _shuffled(components: Sequence[int], seed: int) -> list[list[int]]:
+    """Return the items of each component, the components in an order drawn at random."""
+    members: dict[int, list[int]] = {}
+    for item, component in enumerate(components):
+        members.setdefault(component, []).append(item)
+    each = list(members.values())
+    return [each[i] for i in np.random.default_rng(seed).permutation(len(each))]

@@ -7,11 +7,12 @@ stated for a prevalence, by weighing the pairs (see `engines.calibration`).
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
 from engines import calibration
+from engines.build.dataset import split
 from engines.build.negatives import PartnerSampler, single_difference
 from engines.catalogs.groups import connected
 from engines.contract import top_level
@@ -32,6 +33,10 @@ PRECISIONS = (0.5, 0.8, 0.9)
 
 MATCH, OTHER = "match", "several"
 """What `Pairs.difference` holds beside facet names: nothing differs; more than one thing does."""
+
+
+_LEAST_HALF: Final = 200
+"""Products: fewer say too little of a weight, or of a threshold."""
 
 
 class Pairs(NamedTuple):
@@ -127,12 +132,32 @@ def thresholds(manifest: Manifest, catalog: Catalog) -> NDArray[np.float64]:
 
 
 def related(catalog: Catalog, pairs: Pairs) -> NDArray[np.int64]:
-    """Return for each pair a number that it shares with all pairs of the same item, int64 (M,).
+    """Return for each pair a number that it shares with all pairs of the same item, int64 (M,)."""
+    return np.asarray(items(catalog), dtype=np.int64)[pairs.product]
+
+
+def items(catalog: Catalog) -> list[int]:
+    """Return the item of each product.
 
     An item is its variants and what shows and says the same: their texts are alike, so their scores are, too.
     """
-    items = connected([[("group", p.group), ("identity", p.identity)] for p in catalog.products])
-    return np.asarray(items, dtype=np.int64)[pairs.product]
+    return connected([[("group", p.group), ("identity", p.identity)] for p in catalog.products])
+
+
+def halves(catalog: Catalog, *, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return two halves of the products, bool (N,), no item in both; both are all where halves would be too small."""
+    count = len(catalog.products)
+    if count < 2 * _LEAST_HALF:
+        return np.ones(count, np.bool_), np.ones(count, np.bool_)
+    one = np.zeros(count, np.bool_)
+    one[split(items(catalog), (0.5, 0.5), seed=seed)[0]] = True
+    return one, ~one
+
+
+def of_products(pairs: Pairs, products: NDArray[np.bool_]) -> Pairs:
+    """Return the pairs whose text is of these products, bool (N,)."""
+    rows = products[pairs.product]
+    return Pairs(*(column[rows] for column in pairs))
 
 
 def summary(lines: dict[str, Figures]) -> dict[str, object]:

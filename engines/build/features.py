@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -13,7 +15,9 @@ import torch
 from torch import nn
 
 from engines.build import export
+from engines.build.models.backbones import ImageBackbone
 from engines.build.models.compact import TEXT_STATES, CompactFusion, Sight
+from engines.build.models.palette import Palette
 from engines.build.rewording import Reworder
 from engines.build.views import AS_IT_IS, view
 
@@ -31,7 +35,11 @@ if TYPE_CHECKING:
 
 _Kind = TypeVar("_Kind", bound=np.generic)
 
+PART_FOLDERS: Final = ("training", "validation", "test")
+"""Where in a work directory the features of each part of a catalogue are kept."""
+
 _BATCH: Final = 32
+_BYTES: Final = 2  # float16
 _FILES: Final = ("middle", "final", "palette", "states")
 
 
@@ -172,6 +180,25 @@ def extract(  # noqa: PLR0917 - of what, where to, how many
     return Features(middle, final, palette, looks, states, texts)
 
 
+def remove(work: Path) -> None:
+    """Remove the features of all parts from a work directory."""
+    for name in PART_FOLDERS:
+        shutil.rmtree(work / name, ignore_errors=True)
+
+
+def size_bytes(pictures: int, texts: int, *, views: int, side_px: int, tokens: int) -> int:
+    """Return how large the files will be of so many pictures in so many views, and of so many texts."""
+    sights = sum(math.prod(shape) for shape in _shapes(pictures, views, side_px, Palette().size))
+    return _BYTES * (sights + texts * tokens * TEXT_STATES)
+
+
+def _shapes(pictures: int, views: int, side_px: int, colors: int) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of what the frozen parts see: middle, final, palette."""
+    sizes = ((ImageBackbone.middle_channels, side_px // 16), (ImageBackbone.final_channels, side_px // 32))
+    sizes += ((colors, side_px // 32),)
+    return tuple((pictures, views, channels, cells, cells) for channels, cells in sizes)
+
+
 def _digest(model: CompactFusion, pictures: NDArray[np.uint8], texts: Texts) -> str:
     """Return what the features follow from: weights, pictures, tokens."""
     digest = hashlib.blake2b(digest_size=16)
@@ -207,9 +234,8 @@ def _sights(
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
     """Write what the frozen parts see; ONNX Runtime takes a third of the time that torch takes for it."""
     sees = _on_onnx_runtime(model, pictures.shape[-1])
-    count, side = len(pictures), pictures.shape[-1]
-    sizes = ((model.backbone.middle_channels, side // 16), (model.backbone.final_channels, side // 32))
-    shapes = [(count, views, channels, cells, cells) for channels, cells in (*sizes, (model.palette.size, side // 32))]
+    count = len(pictures)
+    shapes = _shapes(count, views, pictures.shape[-1], model.palette.size)
     middle, final, palette = (_file(folder / f"{name}.npy", shape) for name, shape in zip(_FILES, shapes, strict=False))
     for start in progress.track(range(0, count, _BATCH), description="reading pictures"):
         rows = range(start, min(start + _BATCH, count))

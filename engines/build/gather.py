@@ -9,13 +9,16 @@ import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from engines.build.dataset import Catalog, Product, limit, split
+from engines.build import room
+from engines.build.dataset import Catalog, Product, connections, limit, split
 from engines.build.listing import files_of, list_folder
+from engines.build.recipe import AdaptRecipe
 from engines.catalogs import rendered
 from engines.catalogs.groups import connected
 from engines.errors import CatalogInvalid, ImageRefused
@@ -23,7 +26,6 @@ from engines.image import decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from rich.progress import Progress
@@ -42,14 +44,21 @@ Result = TypeVar("Result")
 Parts = tuple[Catalog, Catalog, Catalog]
 """Products to train on, to calibrate and choose thresholds with, to measure on."""
 
-SHARES: Final = (0.70, 0.15, 0.15)
+ListedParts = tuple["Listing", "Listing", "Listing"]
+"""The same, before a picture is decoded."""
+
+SHARES: Final = AdaptRecipe.shares
 """Of the products, see `Parts`."""
 
 MOST_TRAINED: Final = 20_000
 MOST_HELD_OUT: Final = 5_000
 """Products of a part; of a larger catalogue some are drawn. Five thousand measure a recall to about 2 %."""
 
+MOST_PICTURES: Final = 3
+"""Of a product that is trained on. Where it is only judged, its first picture is."""
+
 _MIN_PRODUCTS: Final = 50
+_EVEN_SHARES: Final = (0.34, 0.33, 0.33)
 _MAX_PIXELS: Final = 100_000_000
 _CHUNK: Final = 32
 _FEW: Final = 500
@@ -83,14 +92,15 @@ def gather_rendered(count: int, *, seed: int, image: ImageSpec, progress: Progre
     return Catalog(products, RENDERED_FACETS, np.stack(pictures), np.arange(len(products)))
 
 
-def gather_listed(listing: Listing, *, image: ImageSpec, progress: Progress) -> Catalog:
-    """Return the listed products with all their pictures.
+def gather_listed(listing: Listing, *, image: ImageSpec, progress: Progress, most_pictures: int = 1) -> Catalog:
+    """Return the listed products with their pictures, the first ones of each.
 
     Raises:
         CatalogInvalid: a picture is refused, or cannot be read.
+        OSError: as `decode_pictures`.
     """
-    counts = [len(digests) for digests in listing.digests]
-    files = [file for item in listing.items for file in files_of(item)]
+    shown = [files_of(item)[:most_pictures] for item in listing.items]
+    counts, files = [len(own) for own in shown], [file for own in shown for file in own]
     pictures = decode_pictures(files, image=image, progress=progress)
     first = np.cumsum([0, *counts])[:-1].tolist()
     products = tuple(
@@ -135,12 +145,23 @@ def gather_parts(
 ) -> Parts:
     """Return a folder's products to train on, to calibrate and choose thresholds with, and to measure on.
 
+    Raises:
+        CatalogInvalid: as `list_parts`, or a picture cannot be read.
+        DiskTooSmall: the folder for temporary files has no room for the pictures.
+        OSError: as `decode_pictures`.
+    """
+    return gather_split(list_parts(path, seed=seed, progress=progress, shares=shares, most=most), image, progress)
+
+
+def list_parts(
+    path: Path, *, seed: int, progress: Progress, shares: tuple[float, float, float] = SHARES, most: int = MOST_TRAINED
+) -> ListedParts:
+    """Return the parts of a folder before a picture of them is decoded.
+
     Connected products stay in one part. At most `most` are there to train on, and 5,000 for each of the others.
 
     Raises:
-        CatalogInvalid: the folder or a picture cannot be read, or there are too few products for figures that say
-            anything.
-        OSError: as `decode_pictures`.
+        CatalogInvalid: the folder cannot be read, or there are too few products for figures that say anything.
     """
     listing = list_folder(path, progress)
     limits = (most, MOST_HELD_OUT, MOST_HELD_OUT)
@@ -149,9 +170,44 @@ def gather_parts(
         for part, largest in zip(split(listing.components, shares, seed=seed), limits, strict=True)
     ]
     if min(len(part) for part in parts) < _MIN_PRODUCTS:
-        raise CatalogInvalid(f"{path} splits into {[len(p) for p in parts]} products; each part needs {_MIN_PRODUCTS}")
-    training, validation, test = (gather_listed(listing.subset(part), image=image, progress=progress) for part in parts)
+        raise CatalogInvalid(_too_few(path, listing.components, shares, [len(part) for part in parts]))
+    training, validation, test = (listing.subset(part) for part in parts)
     return training, validation, test
+
+
+def _too_few(path: Path, components: Sequence[int], shares: Sequence[float], sizes: list[int]) -> str:
+    enough, enough_evenly = (math.ceil(_MIN_PRODUCTS / share) for share in (min(shares), min(_EVEN_SHARES)))
+    even = " ".join(map(str, _EVEN_SHARES))
+    return (
+        f"{path} splits into {sizes} products to train on, to choose thresholds with and to measure on; each part "
+        f"needs {_MIN_PRODUCTS}. Where few are connected, {enough} products are enough at these shares, and "
+        f"{enough_evenly} at --shares {even}; here {connections(components)}"
+    )
+
+
+def gather_split(parts: ListedParts, image: ImageSpec, progress: Progress) -> Parts:
+    """Return the parts with their pictures: some of each product that is trained on, one of all others.
+
+    Raises:
+        CatalogInvalid, DiskTooSmall, OSError: as `gather_parts`.
+    """
+    room.require([pictures_need(parts, image)])
+    training, validation, test = (
+        gather_listed(part, image=image, progress=progress, most_pictures=most)
+        for part, most in zip(parts, (MOST_PICTURES, 1, 1), strict=True)
+    )
+    return training, validation, test
+
+
+def pictures_need(parts: ListedParts, image: ImageSpec) -> room.Need:
+    """Return what room `decode_pictures` needs for all parts."""
+    count = trained_pictures(parts[0]) + len(parts[1]) + len(parts[2])
+    return room.Need("decoded pictures", Path(tempfile.gettempdir()), count * 3 * image.height * image.width, "TMPDIR")
+
+
+def trained_pictures(training: Listing) -> int:
+    """Return how many pictures of these products are trained on."""
+    return sum(min(MOST_PICTURES, len(files_of(item))) for item in training.items)
 
 
 def _room(shape: tuple[int, ...]) -> NDArray[np.uint8]:

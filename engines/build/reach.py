@@ -18,8 +18,12 @@ _BELIEVABLE: Final = 0.25
 """More own pairs than this are hardly wrong in any catalogue: then it is the engine that cannot tell."""
 
 
+_LEAST_RECALL: Final = 0.05
+"""A threshold that finds less than this share of the wrong pictures reaches a precision by chance, or in vain."""
+
+
 class Shortfall(NamedTuple):
-    """The greatest precision that a threshold reaches, where that is not the precision that is aimed at."""
+    """The greatest precision of a threshold that finds anything, where that is not the precision that is aimed at."""
 
     precision: float
     prevalence: float
@@ -42,7 +46,8 @@ class Shortfall(NamedTuple):
         """Return what is out of reach, why, and what to do."""
         reach = (
             f"precision {self.precision:.2f} is out of reach where {self.prevalence:.1%} of the pictures are wrong: on "
-            f"validation pairs no threshold has more than {self.best:.2f}, so the one of the best F1 is taken."
+            f"validation pairs no threshold that finds {_LEAST_RECALL:.0%} of the wrong ones has more than "
+            f"{self.best:.2f}, so alerts will be next to none, or right less often."
         )
         if self.wrong_share > _BELIEVABLE:
             return (
@@ -62,5 +67,5 @@ def shortfall(pairs: Scored, target: Target) -> Shortfall | None:
     points = calibration.operating_points(
         pairs.probabilities, pairs.labels, prevalence=target.prevalence, weights=pairs.weights
     )
-    best = float(points.precisions[points.recalls > 0].max())
+    best = float(points.precisions[points.recalls >= _LEAST_RECALL].max())
     return None if best >= target.precision else Shortfall(target.precision, target.prevalence, best)

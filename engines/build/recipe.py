@@ -10,6 +10,8 @@ from engines.text import OTHER_FIELDS
 PREVALENCE = 0.05
 """The share of wrong products that figures and thresholds are stated for, unless told otherwise."""
 
+_SHARES = (0.70, 0.15, 0.15)  # of a folder's products: to train on, to choose thresholds with, to measure on
+
 # Short decisive fields first: truncation cuts the end. An invented brand says nothing that a picture shows.
 TEXT_FIELDS = (
     "title",
@@ -37,6 +39,7 @@ class Recipe:
 
     epochs: int
     seed: int
+    shares: tuple[float, float, float] = _SHARES
     image_size: int = 224
     image_sizes: tuple[tuple[float, int], ...] = ((0.25, 96), (0.8, 128), (0.9, 160))
     max_tokens: int = 64
@@ -90,6 +93,7 @@ class TuneRecipe:
     """
 
     seed: int
+    shares: tuple[float, float, float] = _SHARES
     epochs: float = 3.0
     max_tokens: int = 64
     anchors_per_step: int = 16
@@ -115,7 +119,8 @@ class AdaptRecipe:
     largest losses, are taken for errors of the catalogue. Each picture is also compared with one of `wrong_texts` texts
     of its product that are wrong in one attribute (see `rewording`). With `attributes` the model also reads the
     catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
-    Of a large catalogue `max_products` are drawn to train on. If `epochs` is left out, they are `EPOCHS`, or as many
+    `shares` of the products are to train on, to choose thresholds with and to measure on; of a large catalogue
+    `max_products` are drawn to train on. If `epochs` is left out, they are `EPOCHS`, or as many
     more as make `LEAST_STEPS`: a small catalogue is looked at more often. Taggers look at each picture `tag_epochs`
     times; if left out, `tagged` follows from `epochs`.
     """
@@ -125,6 +130,7 @@ class AdaptRecipe:
     LEAST_STEPS: ClassVar = 1000
 
     seed: int
+    shares: tuple[float, float, float] = _SHARES
     epochs: float | None = None
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)

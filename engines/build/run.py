@@ -58,7 +58,9 @@ def build_rendered(out: Path, recipe: Recipe, *, products: int, precision: float
     return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
 
 
-def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, progress: Progress) -> Path:
+def build_folder(
+    path: Path, out: Path, recipe: Recipe, *, precision: float, progress: Progress, prevalence: float = PREVALENCE
+) -> Path:
     """Train on a folder of product photos and return the release's directory.
 
     Raises:
@@ -66,14 +68,17 @@ def build_folder(path: Path, out: Path, recipe: Recipe, *, precision: float, pro
         ParityExceeded: the exported graph does not reproduce the model.
     """
     image = ImageSpec(height=recipe.image_size, width=recipe.image_size)
-    training, validation, test = gather_parts(path, image=image, seed=recipe.seed, progress=progress)
+    training, validation, test = gather_parts(
+        path, image=image, seed=recipe.seed, progress=progress, shares=recipe.shares
+    )
     facts = {"catalog": path.name, "products": len(training.products)}
     source = _train(training, recipe, image, facts, progress)
     chosen_on, measured_on = [
         _held_out(source, part, evaluate.mixed_pairs(part, FOLDER_MIX, seed=recipe.seed + index))
         for index, part in enumerate((validation, test))
     ]
-    return assemble(source, [chosen_on], measured_on, target=Target(precision, PREVALENCE), out=out, progress=progress)
+    target = Target(precision, prevalence)
+    return assemble(source, [chosen_on], measured_on, target=target, out=out, progress=progress)
 
 
 def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:

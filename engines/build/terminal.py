@@ -34,5 +34,7 @@ def reported(threads: int, *, shown: bool = True, failed: int = 1) -> Generator[
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(failed) from error
     except OSError as error:
-        typer.echo(f"disk: {error}; free some room, or give --out and --work another disk, and run again", err=True)
+        typer.echo(
+            f"disk: {error}; free some room, or have --out, --work and TMPDIR on another disk, and run again", err=True
+        )
         raise typer.Exit(failed) from error

@@ -83,16 +83,25 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     )
     with Progress(disable=True) as progress:
         release = adapt_folder(
-            tmp_path / "shop", tmp_path / "out", tmp_path / "work", recipe, precision=0.5, progress=progress
+            tmp_path / "shop",
+            tmp_path / "out",
+            tmp_path / "work",
+            recipe,
+            precision=0.5,
+            prevalence=0.02,
+            progress=progress,
         )
     manifest = releases.verify(release)
     assert manifest.family == "compact"
+    assert manifest.metrics["prevalence"] == 0.02
+    assert "where 2.0% of the pictures are wrong" in manifest.metrics["thresholds"]["out_of_reach"]["words"]
     assert {"all", "easy", "hard", "nearest", "variant"} <= set(manifest.metrics["test"])
     assert manifest.attributes is not None
     assert manifest.attributes.numbers == ("price",)
     assert "color" in manifest.attributes.categories
     assert load(release, threads=1).manifest.release == release.name
     assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 2  # one for each reader
+    assert not [path for path in (tmp_path / "work").iterdir() if path.is_dir()], "features are kept"
 
 
 @pytest.mark.slow
@@ -179,3 +188,11 @@ def test_build_folder_too_small_to_split_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["adapt", str(tmp_path), "--family", "small", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "each part needs" in result.output
+
+
+def test_adapt_shares_that_are_no_whole_are_refused(tmp_path: Path) -> None:
+    """Nobody means to use twice the catalogue."""
+    options = ["adapt", str(tmp_path), "--out", str(tmp_path / "out"), "--shares", "0.5", "0.5", "1.0"]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 2
+    assert "sum must be 1" in " ".join(result.output.split())

@@ -116,7 +116,11 @@ def test_adapt_folder_with_an_erased_product_is_purged_or_copied_without_it(tmp_
 @pytest.mark.parametrize(
     ("command", "own", "passed"),
     [
-        ("adapt", ["--family", "tiny", "--epochs", "3"], ["--family", "tiny", "--epochs", "3"]),
+        (
+            "adapt",
+            ["--family", "tiny", "--epochs", "3"],
+            ["--work", "{out}.work/training", "--family", "tiny", "--epochs", "3"],
+        ),
         ("audit", ["--folds", "3"], ["--work", "{out}.work/training", "--folds", "3"]),
     ],
 )

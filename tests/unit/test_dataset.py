@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from engines.build.dataset import Catalog, Product, limit, split
+from engines.build.dataset import Catalog, Product, connections, limit, split
 from engines.catalogs.groups import connected
 
 
@@ -60,3 +61,31 @@ def test_limit_draws_whole_components_and_leaves_few_products_alone() -> None:
     assert all(sum(components[k] == c for k in kept) == inside.count(c) for c in {components[k] for k in kept})
     assert kept == limit(rows, components, 60, seed=1)
     assert limit(rows, components, 300, seed=1) == rows
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_split_gives_a_large_component_to_training_and_keeps_the_shares(seed: int) -> None:
+    """A title that a third of all products share leaves every part its share, whatever is drawn first."""
+    components = [0] * 300 + [1] * 40 + list(range(2, 662))
+    parts = split(components, (0.7, 0.15, 0.15), seed=seed)
+    assert [len(part) for part in parts] == [700, 150, 150]
+    assert set(range(300)) <= set(parts[0])
+    assert parts == split(components, (0.7, 0.15, 0.15), seed=seed)
+
+
+def test_split_deals_groups_of_usual_size_to_all_parts() -> None:
+    """Parts that measure must not be left with single products."""
+    components = [index // 5 for index in range(500)] + list(range(1000, 1500))
+    for part in split(components, (0.7, 0.15, 0.15), seed=1):
+        assert 0.4 < np.mean([components[i] < 1000 for i in part]) < 0.6
+
+
+def test_limit_of_one_large_component_is_a_part_of_it() -> None:
+    """Where all products share a title, some of them are drawn all the same."""
+    assert len(limit(range(300), [0] * 300, 60, seed=1)) == 60
+
+
+def test_connections_say_how_many_products_must_stay_together() -> None:
+    """The words that a message about a split needs."""
+    assert connections([0, 0, 0, 1, 1, 2, 7]).startswith("5 of 7 products share")
+    assert connections([0, 0, 0, 1, 1, 2, 7]).endswith("up to 3 together")

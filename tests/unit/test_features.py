@@ -9,7 +9,7 @@ import pytest
 from rich.progress import Progress
 
 from engines.build.dataset import Catalog, Product
-from engines.build.features import Features, extract
+from engines.build.features import Features, extract, size_bytes
 from engines.build.models.compact import CompactConfig, CompactFusion
 from engines.build.texts import Texts
 
@@ -77,3 +77,10 @@ def test_extract_that_was_cut_is_not_used(model: CompactFusion, tmp_path: Path) 
     computed(model, catalog(), TEXTS, tmp_path)
     (tmp_path / "made-of").unlink()
     assert computed(model, catalog(), TEXTS, tmp_path)[1]
+
+
+def test_size_of_features_is_that_of_their_files(model: CompactFusion, tmp_path: Path) -> None:
+    """What a disk is asked for is what is written there, but for the headers."""
+    computed(model, catalog(), TEXTS, tmp_path)
+    written = sum(file.stat().st_size for file in tmp_path.glob("*.npy"))
+    assert size_bytes(N, N, views=1, side_px=64, tokens=5) == written - 4 * 128

@@ -46,7 +46,7 @@ def folder(path: Path, products: int) -> Path:
 def test_gather_keeps_pictures_with_their_products(tmp_path: Path, progress: Progress) -> None:
     """Some products of a listing: their own pictures only, the main one first, with the size that they came in."""
     listing = list_folder(folder(tmp_path / "shop", 6), progress).subset([4, 1])
-    catalog = gather_listed(listing, image=SPEC, progress=progress)
+    catalog = gather_listed(listing, image=SPEC, progress=progress, most_pictures=3)
     assert [product.id for product in catalog.products] == ["4", "1"]
     assert catalog.pixel_values[:, 0, 4, 4].tolist() == [4, 251, 1]
     assert catalog.picture_owner.tolist() == [0, 0, 1]
@@ -77,11 +77,13 @@ def test_parts_are_limited_and_share_nothing(tmp_path: Path, progress: Progress)
 
 
 def test_parts_of_a_small_catalogue_are_refused_before_a_picture_is_decoded(tmp_path: Path, progress: Progress) -> None:
-    """The message says how many products each part would have."""
+    """The message says how many products each part would have, how many are needed, and how many are connected."""
     shop = folder(tmp_path / "shop", 60)
     (shop / "images" / "7.png").write_bytes(b"no picture")
-    with pytest.raises(CatalogInvalid, match="splits into"):
+    with pytest.raises(CatalogInvalid, match="splits into") as caught:
         gather_parts(shop, image=SPEC, seed=0, progress=progress)
+    for part in ("[42, 9, 9]", "334 products are enough", "152 at --shares", "0 of 60 products share"):
+        assert part in str(caught.value)
 
 
 def test_picture_that_cannot_be_decoded_is_named(tmp_path: Path, progress: Progress) -> None:
@@ -90,3 +92,20 @@ def test_picture_that_cannot_be_decoded_is_named(tmp_path: Path, progress: Progr
     (shop / "images" / "1.png").write_bytes(b"no picture")
     with pytest.raises(CatalogInvalid, match=r"images/1\.png"):
         gather_listed(list_folder(shop, progress), image=SPEC, progress=progress)
+
+
+def test_parts_have_three_pictures_of_what_is_trained_on_and_one_of_what_is_judged(
+    tmp_path: Path, progress: Progress
+) -> None:
+    """Features of further pictures would fill the disk, and no figure is taken on them."""
+    (tmp_path / "images").mkdir()
+    lines = []
+    for i in range(200):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"images/{i}.png")
+        own = f"images/{i}.png"
+        lines.append({"id": str(i), "title": f"mug {i}", "image_link": own, "additional_image_link": [own] * 4})
+    (tmp_path / "catalog.jsonl").write_bytes(b"\n".join(orjson.dumps(line) for line in lines))
+    parts = gather_parts(tmp_path, image=SPEC, seed=0, progress=progress, shares=(0.4, 0.3, 0.3))
+    pictures = [np.bincount(part.picture_owner) for part in parts]
+    assert [set(each.tolist()) for each in pictures] == [{3}, {1}, {1}]
+    assert parts[2].pixel_values[:, 0, 4, 4].tolist() == [int(product.id) for product in parts[2].products]

@@ -8,7 +8,7 @@ have the picture of another product, most of them of one that is alike. What the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -137,7 +137,7 @@ def gather(
         whole = list_folder(folder, progress)
         chosen = np.random.default_rng(seed).permutation(len(whole))[:products]
         part = whole.subset(sorted(chosen.tolist()))
-        catalog = _first_pictures(gather_listed(part, image=manifest.image, progress=progress))
+        catalog = gather_listed(part, image=manifest.image, progress=progress)
     try:
         texts = encode(catalog, tokenizer, manifest.attributes)
     except TextRefused as error:
@@ -183,14 +183,6 @@ def check(parity: Parity, golden: Golden, tolerance: Tolerance, *, precision: st
         f"the {precision} plan is refused: on {len(parity.expected)} pairs ({golden.origin}) it differs from ONNX by "
         f"up to {largest:.4f} in a probability (allowed: {tolerance.difference:g}), and {flips:.2%} of the alerts flip "
         f"(allowed: {tolerance.flips:.2%}). The worst pairs:\n" + "\n".join(lines) + f"\n{advice}"
-    )
-
-
-def _first_pictures(catalog: Catalog) -> Catalog:
-    """Return the products with one picture each: pairs are for the graph's sake, not for the pictures'."""
-    first = catalog.first_picture[:-1]
-    return replace(
-        catalog, pixel_values=catalog.pixel_values[first], picture_owner=np.arange(len(first), dtype=np.int64)
     )
 
 

@@ -46,11 +46,15 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 class Facts(NamedTuple):
-    """Of which catalogue an audit is, of how many folds, and how many alerts of each were explained at most."""
+    """Of which catalogue an audit is, of how many folds, and how many alerts of each were explained at most.
+
+    Probabilities, and what is expected by them, are those of a catalogue of which a share `prevalence` is wrong.
+    """
 
     catalog: str
     folds: int
     explained: int
+    prevalence: float = PREVALENCE
 
 
 def write_audit(listed: Sequence[Judged], cards: Sequence[Card], facts: Facts, out: Path) -> Path:
@@ -69,7 +73,6 @@ def write_audit(listed: Sequence[Judged], cards: Sequence[Card], facts: Facts, o
     context = {
         "facts": facts,
         "products": len(listed),
-        "prevalence": PREVALENCE,
         "alerts": len(alerts),
         "all_explained": max(Counter(one.fold for one in alerts).values(), default=0) <= facts.explained,
         "expected": sum(one.probability for one in alerts),

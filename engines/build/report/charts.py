@@ -25,7 +25,7 @@ def precision_recall_chart(
 ) -> str:
     """Return precision against recall at that prevalence, a line for each kind of wrong picture."""
     with mpl.rc_context(svg.STYLE):
-        figure, axes = svg.axes("recall", f"precision where {prevalence:.0%} are wrong", SIZE_INCHES)
+        figure, axes = svg.axes("recall", f"precision where {100 * prevalence:.3g}% are wrong", SIZE_INCHES)
         for number, (kind, (scores, labels)) in enumerate(curves.items()):
             points = calibration.operating_points(scores, labels, prevalence=prevalence)
             colour = svg.INK if kind == "all" else COLOURS[(number - 1) % len(COLOURS)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from engines.build import evaluate, grades, held_out
 from engines.build.adapt_checkpoint import look
 from engines.build.dataset import limit, split
-from engines.build.gather import MOST_TRAINED, SHARES, gather_listed, gather_rendered
+from engines.build.gather import MOST_TRAINED, SHARES, gather_rendered, gather_split
 from engines.build.listing import list_folder
 from engines.build.models import compact
 from engines.build.run import FOLDER_MIX
@@ -95,7 +95,8 @@ def gather(
             f"on that {manifest.release} was not trained on; each needs {_LEAST_PRODUCTS}: is it another catalogue?"
         )
     rows[0] = limit(rows[0], listing.components, MOST_TRAINED, seed=seed)
-    parts = [gather_listed(listing.subset(part), image=manifest.image, progress=progress) for part in rows]
+    training, validation, test = (listing.subset(part) for part in rows)
+    parts = gather_split((training, validation, test), manifest.image, progress)
     return _paired(path.name, parts, manifest, seed, progress)
 
 
@@ -107,7 +108,7 @@ def _held_out(ids: list[str], components: Sequence[int], known: held_out.HeldOut
     return [[i for i, component in enumerate(components) if component not in taken], validation, test]
 
 
-def _paired(name: str, parts: list[Catalog], manifest: Manifest, seed: int, progress: Progress) -> Parts:
+def _paired(name: str, parts: Sequence[Catalog], manifest: Manifest, seed: int, progress: Progress) -> Parts:
     training, validation, test = parts
     pairs = [_pairs(name, part, manifest, seed + number, progress) for number, part in enumerate((validation, test))]
     return Parts(name, training, validation, pairs[0], test, pairs[1])
