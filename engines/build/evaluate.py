@@ -157,7 +157,7 @@ def halves(catalog: Catalog, *, seed: int) -> tuple[NDArray[np.bool_], NDArray[n
 def of_products(pairs: Pairs, products: NDArray[np.bool_]) -> Pairs:
     """Return the pairs whose text is of these products, bool (N,)."""
     rows = products[pairs.product]
-    return Pairs(*(column[rows] for column in pairs))
+    return Pairs(pairs.product[rows], pairs.picture[rows], pairs.label[rows], pairs.difference[rows])
 
 
 def summary(lines: dict[str, Figures]) -> dict[str, object]:

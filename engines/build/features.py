@@ -194,8 +194,8 @@ def size_bytes(pictures: int, texts: int, *, views: int, side_px: int, tokens: i
 
 def _shapes(pictures: int, views: int, side_px: int, colors: int) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of what the frozen parts see: middle, final, palette."""
-    sizes = ((ImageBackbone.middle_channels, side_px // 16), (ImageBackbone.final_channels, side_px // 32))
-    sizes += ((colors, side_px // 32),)
+    of_cells = ((channels, side_px // 32) for channels in (ImageBackbone.final_channels, colors))
+    sizes = ((ImageBackbone.middle_channels, side_px // 16), *of_cells)
     return tuple((pictures, views, channels, cells, cells) for channels, cells in sizes)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import namedtuple
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from rich.progress import Progress
@@ -20,7 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GB = 10**9
-Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as `shutil` has it
+
+
+class Usage(NamedTuple):
+    """As `shutil` has it."""
+
+    total: int
+    used: int
+    free: int
 
 
 @pytest.fixture(name="free_gb")

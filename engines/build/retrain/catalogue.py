@@ -96,8 +96,8 @@ def gather(
         )
     rows[0] = limit(rows[0], listing.components, MOST_TRAINED, seed=seed)
     training, validation, test = (listing.subset(part) for part in rows)
-    parts = gather_split((training, validation, test), manifest.image, progress)
-    return _paired(path.name, parts, manifest, seed, progress)
+    pictured = gather_split((training, validation, test), manifest.image, progress)
+    return _paired(path.name, pictured, manifest, seed, progress)
 
 
 def _held_out(ids: list[str], components: Sequence[int], known: held_out.HeldOutProducts) -> list[list[int]]:
