@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 _BELIEVABLE: Final = 0.25
 """More own pairs than this are hardly wrong in any catalogue: then it is the engine that cannot tell."""
 
-
 _LEAST_RECALL: Final = 0.05
 """A threshold that finds less than this share of the wrong pictures reaches a precision by chance, or in vain."""
 

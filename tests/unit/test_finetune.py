@@ -13,6 +13,7 @@ from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
 from engines.build.finetune import Step, Trainer, steps
+from engines.build.mining import Miner
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
@@ -85,6 +86,25 @@ def test_run_lowers_the_losses() -> None:
     assert [step.number for step in steps] == list(range(1, 13))
     assert np.mean([s.pair_loss for s in steps[-3:]]) < np.mean([s.pair_loss for s in steps[:3]])
     assert np.mean([s.facet_loss for s in steps[-3:]]) < np.mean([s.facet_loss for s in steps[:3]])
+
+
+def test_run_looks_for_neighbours_of_pictures_and_texts_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in the space of the reader as it then is; products that say the same have one place among the texts."""
+    looked: list[tuple[NDArray[np.floating], ...]] = []
+
+    class Recorded(Miner):
+        def look(self, *vectors: NDArray[np.floating]) -> None:
+            looked.append(vectors)
+            super().look(*vectors)
+
+    monkeypatch.setattr("engines.build.finetune.Miner", Recorded)
+    Trainer(reader(), catalog(), features(), labels(), replace(RECIPE, epochs=2)).run(lambda _: None)
+    first, *epochs = looked
+    assert len(first) == 1
+    assert [[part.shape for part in vectors] for vectors in epochs] == [[(N, 16), (N, 16)]] * 2
+    for _, texts in epochs:
+        np.testing.assert_allclose(texts[0], texts[10], rtol=1e-5)
+        assert not np.allclose(texts[0], texts[1], rtol=1e-2)
 
 
 def test_run_that_compares_nothing_trains_a_dual_encoder() -> None:
