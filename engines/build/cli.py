@@ -159,7 +159,7 @@ def adapt(  # noqa: PLR0917 - as above
 
     Products that share a photo, a title or an item group stay together: 70 % train, 15 % choose weights and threshold,
     15 % measure, with compact by grades of hardness. Three pictures of a product are trained on at most; while it runs,
-    compact needs some 0.75 MB in --work for each, and 0.2 MB in TMPDIR: 17 GB and 6 GB for a large catalogue with one
+    compact needs some 0.8 MB in --work for each, and 0.2 MB in TMPDIR: 17 GB and 6 GB for a large catalogue with one
     picture a product. It says so before it begins where there is no room.
     """
     pretrained = family not in (AdaptFamily.compact, AdaptFamily.small)
