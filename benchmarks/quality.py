@@ -116,7 +116,9 @@ def measure(  # noqa: PLR0917 - typer's options
     """
     mpl.use("svg")
     others = other_families(also or [])
-    recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers})
+    recipe = AdaptRecipe(
+        seed=seed, shares=shares, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers}
+    )
     dual_epochs = epochs if dual_epochs is None else dual_epochs
     facts: dict[str, Any] = {
         "catalog": catalog.name,

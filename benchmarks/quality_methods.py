@@ -218,11 +218,9 @@ def checkpoint(bench: Bench, family: str, source: str) -> None:
     """
     seed, shares, progress = bench.recipe.seed, bench.shares, bench.progress
     epochs = bench.recipe.epochs or TuneRecipe.epochs
-    recipe = TuneRecipe(seed=seed, epochs=epochs, max_tokens=bench.recipe.max_tokens)
+    recipe = TuneRecipe(seed=seed, shares=shares, epochs=epochs, max_tokens=bench.recipe.max_tokens)
     work = bench.run.work / f"{family}-{Path(source).name}"
-    release = adapt_checkpoint(
-        family, source, bench.catalog, work, work, recipe, precision=HALF, progress=progress, shares=shares
-    )
+    release = adapt_checkpoint(family, source, bench.catalog, work, work, recipe, precision=HALF, progress=progress)
     assert release is not None, "this is one process"
     engine, tokenizer = load(release), load_tokenizer(release)
     image = engine.manifest.image
