@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_LARGE: Final = 0.1
+_LARGE: Final = 0.2
 """Of the smallest part: a larger component could leave a part without room for it far too full."""
 
 
