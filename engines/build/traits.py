@@ -23,6 +23,8 @@ NEAR_DUPLICATE: Final = 0.98
 
 Source: `benchmarks/near_duplicates.py`. Photos of a megapixel (`outdoor`, 120 products), saved again in another quality
 or at half the size: 97 % and more are above it; of the nearest other products, none is, and at 0.95 six in a hundred.
+Of pictures smaller than what an engine reads (`fashion`, 200 products of 224 pixels) fewer are: all at quality 85, 46 %
+at quality 40, 58 % at three quarters of the size, none at half.
 """
 
 _CHUNK: Final = 1024
