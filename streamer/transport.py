@@ -7,12 +7,12 @@ delivery, and commits nothing when partitions are revoked (docs/adr/0002). This 
 
 * each partition has a `PartitionLedger`; what is committed is the first offset not acknowledged, in delivered order;
 * each fetch is stamped with the epoch in which it began; every seek and revocation begins a new epoch, and records of
-  an older one, or records that could not be delivered, are thrown away and their partition is sought back;
+  an older one, or records that could not be delivered, are thrown away and their partition is sought back
+  (`streamer.consumer_thread`);
 * where a log is found shorter than what was committed, or made anew, its records are taken from the earliest on;
 * a partition without a committed offset is sought to its earliest offset explicitly, once the broker has said for
   certain that there is none (`streamer.membership`);
 * when partitions are revoked, or the worker stops, what is in flight is finished within a deadline and committed;
-* a worker that leaves while others cause a rebalance does not wait for its own part of it;
 * a commit does not rely on Faust's flush, which may return before a table's last change has left: the alert agent
   acknowledges an event when the broker has the change (`streamer.scorer`).
 
@@ -26,17 +26,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
-from faust.transport.consumer import Fetcher, ensure_TP
+from faust.transport.consumer import Fetcher
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 
+from streamer.consumer_thread import ConsumerThread, RebalanceListener
 from streamer.errors import FatalError
-from streamer.membership import make_strict
 from streamer.offsets import PartitionLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from faust.types import TP
 
@@ -44,117 +43,6 @@ log = structlog.get_logger(__name__)
 
 _FETCH_WAIT_S = 1.0
 _DRAIN_POLL_S = 0.01
-_STOP_POLL_S = 0.1
-
-
-class _RebalanceListener(driver.ConsumerRebalanceListener):
-    def on_partitions_revoked(self, revoked: Iterable[Any]) -> Awaitable[None]:
-        thread: Any = self._thread
-        thread.begin_epoch()
-        awaitable: Awaitable[None] = super().on_partitions_revoked(revoked)
-        return awaitable
-
-
-class _ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that owns the aiokafka consumer; everything here but `epoch` runs in its event loop."""
-
-    epoch: int = 0
-
-    def begin_epoch(self) -> None:
-        self.epoch += 1
-
-    async def on_start(self) -> None:
-        """Start the consumer, which trusts no empty answer and commits as a member only."""
-        await super().on_start()
-        if not self.transport.app.client_only:
-            make_strict(self._ensure_consumer())
-
-    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """Let the app finish what is in flight."""
-        await self._unless_stopping(super().on_partitions_revoked(revoked))
-
-    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
-        """Let the app begin."""
-        await self._unless_stopping(super().on_partitions_assigned(assigned, generation_id))
-
-    async def _unless_stopping(self, told: Coroutine[Any, Any, None]) -> None:
-        """Wait for the app's part of a rebalance, but not for one that has finished, committed, and is leaving itself.
-
-        It would wait for this thread, and this thread for it. Polled: the consumer lives in another loop.
-        """
-        consumer: Any = self.consumer
-        telling = asyncio.ensure_future(told)
-        while not (telling.done() or consumer.should_stop):
-            await asyncio.wait({telling}, timeout=_STOP_POLL_S)
-        if telling.done():
-            telling.result()
-        else:
-            telling.cancel()
-            log.info("rebalance.left_alone", reason="the worker is leaving")
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        # Faust writes 1.5 s into the code; some brokers hold every fetch for the whole of it.
-        consumer: Any = super()._create_worker_consumer(transport)
-        ordered: Any = self.consumer
-        consumer._fetch_max_wait_ms = ordered.fetch_max_wait_ms  # noqa: SLF001
-        return consumer
-
-    async def _fetch_records(self, consumer: Any, active_partitions: Any, **kwargs: Any) -> Any:
-        """Return (epoch, records); a fetch that a seek overtook puts its records back and returns none.
-
-        Nothing can run between the return of the fetch and the seek back: both happen in this thread's event loop,
-        without an await between them. That holds for fetches that nobody waits for any more, too.
-        """
-        epoch = self.epoch
-        records = await super()._fetch_records(consumer, active_partitions, **kwargs)
-        if epoch != self.epoch:
-            for tp, batch in records.items():
-                if batch and tp in consumer.assignment():
-                    consumer.seek(tp, batch[0].offset)
-            return epoch, {}
-        return epoch, {ensure_TP(tp): batch for tp, batch in records.items()}
-
-    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
-        self.begin_epoch()
-        await super()._seek_wait(consumer, partitions)
-
-    async def rewind(self, positions: Mapping[TP, int]) -> None:
-        """Seek those of the partitions that are still assigned, beginning a new epoch."""
-        await self.call_thread(self._rewind, positions)
-
-    async def _rewind(self, positions: Mapping[TP, int]) -> None:
-        consumer = self._ensure_consumer()
-        self.begin_epoch()
-        assigned = consumer.assignment()
-        for tp, offset in positions.items():
-            if tp in assigned:
-                consumer.seek(tp, offset)
-
-    async def committed(self, partitions: Iterable[TP]) -> dict[TP, int | None]:
-        """Return the group's committed offset of each partition, None where it has none."""
-        return await self.call_thread(self._committed, list(partitions))  # type: ignore[no-any-return]
-
-    async def _committed(self, partitions: list[TP]) -> dict[TP, int | None]:
-        consumer = self._ensure_consumer()
-        offsets = await asyncio.gather(*(consumer.committed(tp) for tp in partitions))
-        return dict(zip(partitions, offsets, strict=True))
-
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
-        """Commit; False when the broker cannot take it now: the same offsets are tried again at the next interval."""
-        consumer = self._ensure_consumer()
-        assigned = consumer.assignment()
-        wanted = {driver.ensure_aiokafka_TP(tp): offset for tp, offset in offsets.items() if tp in assigned}
-        if not wanted:
-            return False
-        try:
-            await consumer.commit(wanted)
-        except (CommitFailedError, IllegalStateError) as error:
-            log.info("offsets.refused", reason=str(error))
-            return False
-        except KafkaError as error:
-            log.warning("offsets.not_committed", reason=repr(error))
-            return False
-        return True
 
 
 def _unheard(*_: bool) -> None:
@@ -171,8 +59,8 @@ class OrderedConsumer(driver.Consumer):
         give_up: is called when that has not finished in time: all of it is delivered again, here or to another worker.
     """
 
-    RebalanceListener = _RebalanceListener
-    _thread: _ConsumerThread
+    RebalanceListener = RebalanceListener
+    _thread: ConsumerThread
 
     drain_timeout_s: float = 25.0
     fetch_max_wait_ms: int = 500
@@ -186,8 +74,8 @@ class OrderedConsumer(driver.Consumer):
         self.commits = 0
         super().__init__(*args, **kwargs)
 
-    def _new_consumer_thread(self) -> _ConsumerThread:
-        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     # -- positions
 
