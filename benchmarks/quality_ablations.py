@@ -27,19 +27,21 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from engines import calibration
-from engines.build import adapt, grades
+from engines.build import adapt, grades, weighing
 from engines.build.gather import gather_parts
 from engines.build.recipe import PREVALENCE, AdaptRecipe
+from engines.build.signals import all_signals
 from engines.build.terminal import reported
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.progress import Progress
 
-    from engines.build.adapt import Part, Prepared
+    from engines.build.adapt import Prepared
     from engines.build.evaluate import Pairs
     from engines.build.gather import Parts
     from engines.build.models.compact import CompactFusion, Reader
+    from engines.build.signals import Part
 
 Figures = dict[str, dict[str, float]]
 
@@ -90,7 +92,7 @@ class Bench:
 
         def on_epoch(number: int, epoch: int, reader: Reader) -> None:
             if number == 0:
-                scores = adapt.all_signals(reader, prepared.validation, pairs).fusion
+                scores = all_signals(reader, prepared.validation, pairs).fusion
                 curve.append({"idea": idea, "epoch": epoch} | _figures(scores, pairs).get(grades.HARD, {}))
 
         work = self.work if changes.get("colors", True) else self.work / "no-colors"
@@ -113,14 +115,14 @@ class Bench:
 
 
 def _judged(model: CompactFusion, part: Part) -> dict[str, Any]:
-    adapt.weigh(model, part, seed=_FITTED_ON)
-    weights = adapt.weights_of(model)
+    weighing.weigh(model, part, seed=_FITTED_ON)
+    weights = weighing.weights_of(model)
     alone, together = [], []
     for seed in _JUDGED_ON:
         pairs = part.pairs(seed)
-        signals = adapt.all_signals(model.signals, part, pairs)
+        signals = all_signals(model.signals, part, pairs)
         alone.append(_figures(signals.fusion, pairs))
-        together.append(_figures(adapt.combined(signals, weights), pairs))
+        together.append(_figures(weighing.combined(signals, weights), pairs))
     return {"weights": weights.tolist(), "fusion alone": _mean(alone), "all signals": _mean(together)}
 
 

@@ -19,12 +19,13 @@ from quality_novelty import DISTANCE, RARITY, distance, mean_states, rare_tokens
 from quality_scores import PARTS, Scores, joined, unscored
 
 from engines import calibration
-from engines.build import adapt, baselines
+from engines.build import adapt, baselines, evaluate, weighing
 from engines.build.adapt_checkpoint import adapt_checkpoint
 from engines.build.evaluate import Pairs, score
 from engines.build.gather import gather_parts
 from engines.build.models.compact import CompactFusion
 from engines.build.recipe import TuneRecipe
+from engines.build.signals import all_signals, embed
 from engines.build.texts import encode
 from engines.runtime.loader import load, load_tokenizer
 
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from torch import Tensor, nn
 
-    from engines.build.adapt import Evidence, Part, Prepared
+    from engines.build.adapt import Prepared
     from engines.build.models.compact import Reader, Sight, Signals
     from engines.build.recipe import AdaptRecipe
+    from engines.build.signals import Evidence, Part
 
     Both = tuple[NDArray[np.floating], NDArray[np.floating]]
     """Of validation and test pairs."""
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 POOLED: Final = "pooled vectors + MLP"
 LEMON: Final = "LEMoN"
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-_DRAWS: Final = 3  # of validation pairs, those that `adapt.weigh` fits on; of the first a threshold is chosen
 _FEW: Final = 500  # training pictures that are decoded again at another family's size, since the split decodes some
 
 
@@ -77,9 +78,11 @@ class Bench:
         progress: Progress,
         run: Run,
     ) -> Self:
-        """Draw the pairs that all methods are asked about."""
-        seed = recipe.seed
-        validation = [prepared.validation.pairs(seed + number) for number in range(_DRAWS)]
+        """Draw the pairs that all methods are asked about: weights and thresholds are chosen as `adapt` does."""
+        seed, part = recipe.seed, prepared.validation
+        weighed, chosen = evaluate.halves(part.catalog, seed=seed)
+        validation = [evaluate.of_products(part.pairs(seed + n), weighed) for n in range(weighing.DRAWS)]
+        validation.append(evaluate.of_products(part.pairs(seed + weighing.DRAWS), chosen))
         test = prepared.test.pairs(seed + 1)
         return cls(
             catalog=catalog,
@@ -91,7 +94,7 @@ class Bench:
             run=run,
             pairs=(joined(validation), test),
             scores=Scores(
-                unscored(prepared.validation.catalog, validation, choosing=0), unscored(prepared.test.catalog, [test])
+                unscored(part.catalog, validation, choosing=weighing.DRAWS), unscored(prepared.test.catalog, [test])
             ),
         )
 
@@ -129,7 +132,7 @@ class Bench:
 
     def asked(self, signals: Callable[..., Signals]) -> tuple[Evidence, Evidence]:
         """Return what a model, or a reader of it, says of validation and test pairs."""
-        validation, test = (adapt.all_signals(signals, part, pairs) for part, pairs in self.parts())
+        validation, test = (all_signals(signals, part, pairs) for part, pairs in self.parts())
         return validation, test
 
 
@@ -154,17 +157,19 @@ def dual(bench: Bench, name: str, mix: dict[str, float]) -> CompactFusion:
 
 def lemon(bench: Bench, model: CompactFusion) -> None:
     """Ask LEMoN in the space of a dual encoder; its weights are chosen on validation pairs."""
-    known = adapt.embed(model, bench.prepared.training)
+    known = embed(model, bench.prepared.training)
     own, by_picture, by_text = zip(
-        *(baselines.lemon(known, adapt.embed(model, part), shown(part, pairs), pairs) for part, pairs in bench.parts()),
+        *(baselines.lemon(known, embed(model, part), shown(part, pairs), pairs) for part, pairs in bench.parts()),
         strict=True,
     )
 
     def scores(part: int, weights: tuple[float, ...]) -> NDArray[np.floating]:
         return np.asarray(own[part] + weights[0] * by_picture[part] + weights[1] * by_text[part])
 
+    rows = ~bench.scores.validation.choosing
+
     def quality(weights: tuple[float, ...]) -> float:
-        return adapt.mean_recall(scores(0, weights), bench.pairs[0])
+        return weighing.mean_recall(scores(0, weights)[rows], rows_of(bench.pairs[0], rows))
 
     best = max(product(_LEMON_WEIGHTS, repeat=2), key=quality)
     bench.keep(LEMON, (scores(0, best), scores(1, best)))
@@ -261,10 +266,11 @@ def shown(part: Part, pairs: Pairs) -> NDArray[np.int64]:
 
 def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, Evidence]:
     """Weigh a model's signals on validation pairs, keep its scores, and what they are made of."""
-    adapt.weigh(model, bench.prepared.validation, seed=bench.recipe.seed)
-    weights = adapt.weights_of(model)
+    validation, seed = bench.prepared.validation, bench.recipe.seed
+    weighing.weigh(model, validation, seed=seed, products=evaluate.halves(validation.catalog, seed=seed)[0])
+    weights = weighing.weights_of(model)
     both = bench.asked(model.signals)
-    bench.keep(name, (adapt.combined(both[0], weights), adapt.combined(both[1], weights)))
+    bench.keep(name, (weighing.combined(both[0], weights), weighing.combined(both[1], weights)))
     facets = [f"surprise of {facet}" for facet in bench.prepared.facets.names]
     columns = ["similarity", *facets, *(["denied in all", "denied most"] if len(model.taggers) else [])]
     bench.weights[name] = dict(zip(columns, weights.tolist(), strict=True))
@@ -285,6 +291,6 @@ def _note(bench: Bench, number: int, epoch: int, reader: Reader) -> None:
     """Add a point to the learning curves: what one reader's fusion layers find of the validation pairs."""
     scored, pairs = bench.scores.validation, bench.pairs[0]
     asked = rows_of(pairs, scored.choosing)
-    scores, label = adapt.all_signals(reader, bench.prepared.validation, asked).fusion, asked.label
+    scores, label = all_signals(reader, bench.prepared.validation, asked).fusion, asked.label
     auc = {grade: round(calibration.auc(scores[rows], label[rows]), 4) for grade, rows in by_grade(asked).items()}
     bench.run.note({"reader": number, "epoch": epoch, "auc": auc})

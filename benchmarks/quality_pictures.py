@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from engines.build.adapt import Part
     from engines.build.evaluate import Pairs
+    from engines.build.signals import Part
 
 _SHEET: Final = 50
 _COLUMNS: Final = 10

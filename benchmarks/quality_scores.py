@@ -7,7 +7,7 @@
 
 Figures, intervals and further ideas need no training when they begin here: `quality_figures.py` measures anew,
 `quality_signals.py` weighs anew. Test pairs are one draw; validation pairs are several, one behind the other, as
-`adapt.weigh` takes them. No torch.
+`weighing.weigh` takes them. No torch.
 """
 
 from __future__ import annotations

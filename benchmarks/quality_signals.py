@@ -3,7 +3,7 @@
     python benchmarks/quality_signals.py DIR [DIR ...]
 
 Each way is fitted on validation pairs and measured on test pairs, beside what ships (a grid over one weight after the
-other, see `adapt.weigh`). What is tried:
+other, see `weighing.weigh`). What is tried:
 
 * novelty of the text, its share of rare tokens and its distance to the nearest training text, with weights <= 0: a text
   such as no training product has makes matches look wrong;

@@ -6,72 +6,43 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 import torch
 
-from engines import calibration
-from engines.build import evaluate, features, grades, room, tagging, tracking
+from engines.build import evaluate, features, room, tagging, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
-from engines.build.baselines import Embedded
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
-from engines.build.features import PART_FOLDERS, Features, extract, extract_reworded, said, size_bytes
+from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes
 from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps, steps_per_epoch
 from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE
+from engines.build.signals import Part
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
 from engines.build.texts import data_digest, encode, fields_to_read
 from engines.build.thresholds import Target
+from engines.build.weighing import DRAWS, weigh
 from engines.contract import ImageSpec, TextSpec
 from engines.text import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
     from rich.progress import Progress
-    from torch import Tensor
 
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
-    from engines.build.texts import Texts
     from engines.contract import AttributeColumns
 
-_SIMILARITY_WEIGHTS: Final = tuple(np.arange(0.0, 24.1, 2.0))
-_FACET_WEIGHTS: Final = (0.0, 0.1, 0.25, 0.5, 1.0)
-_DENIAL_WEIGHTS: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
-_WEIGHING_DRAWS: Final = 3  # of validation pairs, that no weight hangs on what one draw happened to show
 _SEED_STEP: Final = 1000  # between readers
-_ROUNDS: Final = 2  # over all weights, one after the other
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part of the split, ready to be trained on or scored."""
-
-    catalog: Catalog
-    texts: Texts
-    features: Features
-
-    def pairs(self, seed: int) -> evaluate.Pairs:
-        """Return its graded pairs."""
-        return grades.graded_pairs(self.catalog, self.features.looks, seed=seed)
-
-
-class Evidence(NamedTuple):
-    """What a model says of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,), (M, 2)."""
-
-    fusion: NDArray[np.float32]
-    surprise: NDArray[np.float32]
-    similarity: NDArray[np.float32]
-    denial: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -158,7 +129,7 @@ def adapt_parts(
     validation, test = prepared.validation, prepared.test
     weighing, choosing = evaluate.halves(validation.catalog, seed=recipe.seed)
     weigh(prepared.model, validation, seed=recipe.seed, prevalence=prevalence, products=weighing)
-    pairs = evaluate.of_products(validation.pairs(recipe.seed + _WEIGHING_DRAWS), choosing)
+    pairs = evaluate.of_products(validation.pairs(recipe.seed + DRAWS), choosing)
     return assemble(
         prepared.source,
         [HeldOut(validation.catalog, validation.texts, pairs)],
@@ -256,101 +227,6 @@ def train(
         looked_at = None if on_epoch is None else partial(on_epoch, number)
         trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt", looked_at)
     model.eval()
-
-
-def weigh(
-    model: compact.CompactFusion,
-    part: Part,
-    *,
-    seed: int,
-    prevalence: float = PREVALENCE,
-    products: NDArray[np.bool_] | None = None,
-) -> None:
-    """Give all signals but the fusion's the weights in the logit with which the grades are found best, on average.
-
-    Best: by recall at precision 0.5 and average precision alike, at this prevalence. One weight after the other is
-    tried, twice, on several draws of the part's pairs, or of those of these `products`, (N,), only.
-    """
-    pairs = several(part, range(seed, seed + _WEIGHING_DRAWS))
-    pairs = pairs if products is None else evaluate.of_products(pairs, products)
-    signals = all_signals(model.signals, part, pairs)
-    facets = model.facet_weights.numel()
-    tried = (_SIMILARITY_WEIGHTS, *(_FACET_WEIGHTS,) * facets, *(_DENIAL_WEIGHTS,) * signals.denial.shape[1])
-    weights = np.zeros(len(tried))
-
-    def quality(place: int, weight: float) -> float:
-        changed = weights.copy()
-        changed[place] = weight
-        return _mean_quality(combined(signals, changed), pairs, prevalence)
-
-    for _ in range(_ROUNDS):
-        for place, choices in enumerate(tried):
-            weights[place] = max(choices, key=partial(quality, place))
-    model.similarity_weight.fill_(weights[0])
-    model.facet_weights.copy_(torch.from_numpy(weights[1 : 1 + facets]))
-    if len(model.taggers):
-        model.denial_weights.copy_(torch.from_numpy(weights[1 + facets :]))
-
-
-def several(part: Part, seeds: Iterable[int]) -> evaluate.Pairs:
-    """Return the part's graded pairs of each seed, one behind the other."""
-    drawn = [part.pairs(seed) for seed in seeds]
-    return evaluate.Pairs(*(np.concatenate(column) for column in zip(*drawn, strict=True)))
-
-
-def combined(signals: Evidence, weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return logits (M,) of signals; weights (1 + F + 2,), of the similarity, each facet's surprise, the denials."""
-    beside = np.concatenate([signals.surprise, signals.denial], axis=1)
-    return np.asarray(signals.fusion - weights[0] * signals.similarity + beside @ weights[1:])
-
-
-def weights_of(model: compact.CompactFusion) -> NDArray[np.float64]:
-    """Return the weights that `weigh` gave, as `combined` takes them."""
-    denials = model.denial_weights.tolist() if len(model.taggers) else []
-    return np.array([float(model.similarity_weight), *model.facet_weights.tolist(), *denials])
-
-
-def mean_recall(scores: NDArray[np.floating], pairs: evaluate.Pairs, prevalence: float = PREVALENCE) -> float:
-    """Return the recall at precision 0.5 at the stated prevalence, on average over the grades."""
-    recall = partial(calibration.recall_at_precision, prevalence=prevalence, precision=0.5)
-    return _over_grades(recall, scores, pairs)
-
-
-def _mean_quality(scores: NDArray[np.floating], pairs: evaluate.Pairs, prevalence: float) -> float:
-    precision = partial(calibration.average_precision, prevalence=prevalence)
-    return (mean_recall(scores, pairs, prevalence) + _over_grades(precision, scores, pairs)) / 2
-
-
-def _over_grades(statistic: Callable[..., float], scores: NDArray[np.floating], pairs: evaluate.Pairs) -> float:
-    matches = pairs.label == 0
-    chosen = (matches | (pairs.difference == grade) for grade in sorted(set(pairs.difference[~matches].tolist())))
-    return float(np.mean([statistic(scores[rows], pairs.label[rows]) for rows in chosen]))
-
-
-@torch.no_grad()
-def embed(model: compact.CompactFusion, part: Part) -> Embedded:
-    """Return each product's first picture and text in the spaces of the readers' contrastive halves, side by side."""
-    images: list[Tensor] = []
-    texts: list[Tensor] = []
-    for rows in chunks(np.arange(len(part.catalog.products))):
-        sight = part.features.as_they_are(part.catalog.first_picture[rows])
-        _, states, mask, attributes = said(part.features, rows)
-        looked = [reader.image_embedding(reader.look(sight)) for reader in model.each_reader()]
-        read = [reader.text_embedding(*reader.read(states, mask, attributes)) for reader in model.each_reader()]
-        images.append(torch.cat(looked, dim=1))
-        texts.append(torch.cat(read, dim=1))
-    length = np.sqrt(len(model.readers))
-    return Embedded(torch.cat(images).numpy() / length, torch.cat(texts).numpy() / length)
-
-
-@torch.no_grad()
-def all_signals(signals: Callable[..., compact.Signals], part: Part, pairs: evaluate.Pairs) -> Evidence:
-    """Return what `CompactFusion.signals` or a single reader says of each pair, from cached features."""
-    each: list[compact.Signals] = []
-    for rows in chunks(np.arange(len(pairs.label))):
-        sight = part.features.as_they_are(pairs.picture[rows])
-        each.append(signals(sight, *said(part.features, pairs.product[rows])))
-    return Evidence(*(torch.cat(one).numpy() for one in zip(*each, strict=True)))
 
 
 def _source(  # noqa: PLR0917 - private, called once
