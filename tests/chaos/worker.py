@@ -7,6 +7,7 @@ The engine answers that a picture contradicts its text when it is red, and can n
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import sys
@@ -83,6 +84,7 @@ def _tell(fault: str) -> None:
 
 def main() -> None:
     """Run the worker; what stops it is its exit code, as in `streamer.cli`."""
+    logging.getLogger("aiokafka").setLevel(logging.INFO)  # what the group does is seen in the log of a run that failed
     faults = msgspec.json.decode(os.environ.get("CHAOS_ENGINE", "{}"), type=EngineFaults)
     loaded = settings.load()
     try:

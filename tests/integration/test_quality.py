@@ -66,7 +66,7 @@ def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     assert not scores.test.choosing.any()
     assert all(np.isfinite(said).all() for said in scores.test.methods.values())
     assert all(np.isfinite(said[scores.validation.choosing]).all() for said in scores.validation.methods.values())
-    assert scores.validation.draw.max() == 2
+    assert scores.validation.draw.max() == 3
     quality_seeds.summarise([tmp_path / "out"] * 2, tmp_path / "seeds")
     assert "| compact |" in (tmp_path / "seeds" / "seeds.md").read_text()
     lines = quality_signals.table(scores)
