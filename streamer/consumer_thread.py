@@ -66,17 +66,19 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     async def _unless_stopping(self, told: Coroutine[Any, Any, None]) -> None:
         """Wait for the app's part of a rebalance, but not for one that has finished, committed, and is leaving itself.
 
-        It would wait for this thread, and this thread for it. Polled: the consumer lives in another loop.
+        It would wait for this thread, and this thread for it. Or its part is cancelled as it stops: if that came
+        through here, aiokafka would end without having left the group, which then waits for the session to end. Polled:
+        the consumer lives in another loop.
         """
         consumer: Any = self.consumer
         telling = asyncio.ensure_future(told)
         while not (telling.done() or consumer.should_stop):
             await asyncio.wait({telling}, timeout=_STOP_POLL_S)
-        if telling.done():
+        if telling.done() and not telling.cancelled():
             telling.result()
         else:
             telling.cancel()
-            log.info("rebalance.left_alone", reason="the worker is leaving")
+            log.info("rebalance.left_alone", stopping=consumer.should_stop)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         # Faust writes 1.5 s into the code; some brokers hold every fetch for the whole of it.

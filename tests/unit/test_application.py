@@ -91,3 +91,21 @@ async def test_rebalance_of_others_does_not_hold_a_worker_that_leaves(app: Worke
     assert not waiting.done()
     consumer._stopped.set()
     await asyncio.wait_for(waiting, 2)
+
+
+async def test_rebalance_whose_part_is_cancelled_is_left_alone(app: WorkerApp) -> None:
+    """What stops cancels it; were aiokafka cancelled, too, it would not leave its group."""
+    consumer: Any = app.ordered
+    thread: Any = consumer._thread
+    thread.thread_loop = asyncio.get_running_loop()
+    asked: list[asyncio.Future[Any]] = []
+
+    async def call(promise: asyncio.Future[Any], *_: object) -> asyncio.Future[Any]:
+        asked.append(promise)
+        return promise
+
+    consumer._method_queue.call = call
+    waiting = asyncio.create_task(thread.on_partitions_revoked({TP}))
+    await asyncio.sleep(0.01)
+    asked[0].set_exception(asyncio.CancelledError())
+    await asyncio.wait_for(waiting, 2)
