@@ -14,7 +14,7 @@ from streamer.batch import MAX_FAILURES_IN_A_ROW
 from streamer.explain import BURST
 from streamer.settings import PipelineSettings
 from tests.fakes import FakeEngine, WordTokenizer
-from tests.unit.test_pipeline import RIGHT, WRONG, build
+from tests.pipeline_bench import RIGHT, WRONG, build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from engines.contract import Batch
-    from tests.unit.test_pipeline import Bench
+    from tests.pipeline_bench import Bench
 
 MINDED = 3  # the fourth word, `navy` in `title: mug` and `color: navy`
 

@@ -16,13 +16,13 @@ from streamer.explain import HEAT_MAP_BURST, Explainer
 from streamer.pairs import Pair, Scored
 from streamer.settings import PipelineSettings
 from tests.fakes import MINDED, SIDE, MindfulEngine, WordTokenizer
-from tests.unit.test_pipeline import WRONG, build
+from tests.pipeline_bench import WRONG, build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from streamer.events import Contradiction as Named
-    from tests.unit.test_pipeline import Bench
+    from tests.pipeline_bench import Bench
 
 INFERENCES = 2 * (1 + heat.GRID * heat.GRID)
 RED = np.zeros((3, SIDE, SIDE), dtype=np.uint8)

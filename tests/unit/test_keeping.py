@@ -25,7 +25,7 @@ from streamer.sampling import AuditSampler
 from streamer.settings import PipelineSettings
 from streamer.telemetry import Telemetry
 from tests.fakes import Published, png
-from tests.unit.test_pipeline import RIGHT, WRONG, Bench, build, update
+from tests.pipeline_bench import RIGHT, WRONG, Bench, build, update
 from tests.unit.test_sampling import Clock
 
 if TYPE_CHECKING:

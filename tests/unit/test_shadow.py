@@ -26,7 +26,7 @@ from streamer.shadow import MAX_FAILURES_IN_A_ROW, MAX_OFFERED, Challenger, Shad
 from streamer.shadow_events import SHADOW_SCORES, ShadowRelease, is_shadowed
 from streamer.telemetry import Telemetry
 from tests.fakes import SIDE, FakeEngine, FakeTokenizer, Published, manifest
-from tests.unit.test_pipeline import RIGHT, WRONG, Bench, build, update
+from tests.pipeline_bench import RIGHT, WRONG, Bench, build, update
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

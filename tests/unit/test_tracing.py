@@ -19,12 +19,12 @@ from streamer.events import PRODUCT_SCORES, PRODUCT_UPDATES
 from streamer.settings import PipelineSettings
 from streamer.tracing import OpenTelemetryTracing
 from streamer.wire import SourcePosition
-from tests.unit.test_pipeline import RIGHT, build, update
+from tests.pipeline_bench import RIGHT, build, update
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from tests.unit.test_pipeline import Bench
+    from tests.pipeline_bench import Bench
 
 TRACE_ID, SPAN_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
