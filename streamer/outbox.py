@@ -2,6 +2,10 @@
 
 An event is acknowledged only after its outcome is here, so giving up would not lose it, only stall it; the worker
 therefore keeps trying through a broker outage and says so in its log.
+
+aiokafka's idempotent producer numbers a batch when it is first sent. One that it gives up in a long outage leaves a
+gap, and the broker refuses whatever follows in that partition, for ever (OutOfOrderSequenceNumber). The Java client
+then takes a new epoch (KIP-360); here a new producer takes over, whose numbers begin at 0.
 """
 
 from __future__ import annotations
@@ -12,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    OutOfOrderSequenceNumber,
+    ProducerFenced,
+    UnknownProducerId,
+)
 
 from streamer import topics
 from streamer.errors import FatalError
@@ -28,7 +40,11 @@ log = structlog.get_logger(__name__)
 
 LINGER_MS = 5
 RETRY_S = 1.0
+STOP_S = 10.0  # for a producer that is given up to fail what it still holds
 MAX_RECORD_BYTES = topics.MAX_DEAD_LETTER_BYTES
+
+_BROKEN = (OutOfOrderSequenceNumber, UnknownProducerId, InvalidProducerEpoch, ProducerFenced)
+"""Errors after which a producer's numbers are of no use any more."""
 
 
 class Publish(Protocol):
@@ -48,9 +64,10 @@ class Outbox:
         self._linger_ms = linger_ms
         self._stack = contextlib.AsyncExitStack()
         self._producer: AIOKafkaProducer
+        self._renewal = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        self._producer = await self._stack.enter_async_context(producer(self._broker, linger_ms=self._linger_ms))
+        self._producer = await self._stack.enter_async_context(self._connecting())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -69,8 +86,9 @@ class Outbox:
 
     async def _deliver(self, topic: str, key: bytes | None, value: bytes, headers: list[tuple[str, bytes]]) -> None:
         while True:
+            kafka = self._producer
             try:
-                delivery = await self._producer.send(topic, value, key=key, headers=headers)
+                delivery = await kafka.send(topic, value, key=key, headers=headers)
                 await delivery
             except MessageSizeTooLargeError as error:
                 advice = f"{topic}: {len(value)} bytes are more than its max.message.bytes; raise it"
@@ -78,8 +96,27 @@ class Outbox:
             except KafkaError as error:
                 log.warning("record.not_delivered", topic=topic, error=repr(error), retry_s=RETRY_S)
                 await asyncio.sleep(RETRY_S)
+                if isinstance(error, _BROKEN):
+                    await self._renew(kafka)
             else:
                 return
+
+    async def _renew(self, broken: AIOKafkaProducer) -> None:
+        """Let another producer take over from one that is broken, unless one has, or the broker is away."""
+        async with self._renewal:
+            if self._producer is not broken:
+                return
+            try:
+                self._producer = await self._stack.enter_async_context(self._connecting())
+            except (FatalError, KafkaError) as error:
+                log.warning("producer.not_renewed", error=repr(error))
+                return
+            log.warning("producer.renewed")
+            with contextlib.suppress(TimeoutError, KafkaError):  # what it holds has failed, and comes here again
+                await asyncio.wait_for(broken.stop(), STOP_S)
+
+    def _connecting(self) -> contextlib.AbstractAsyncContextManager[AIOKafkaProducer]:
+        return producer(self._broker, linger_ms=self._linger_ms)
 
 
 @contextlib.asynccontextmanager
