@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
+    import onnx_ir
     from numpy.typing import NDArray
     from torch import nn
 
@@ -59,7 +60,17 @@ def export(model: nn.Module, inputs: Sequence[TensorSpec], path: Path) -> None:
             verbose=False,
         )
     assert program is not None
+    _forget_origin(program.model)
     program.save(path)
+
+
+def _forget_origin(model: onnx_ir.Model) -> None:
+    """Remove what the exporter notes of where each node comes from: lines of code, with this machine's paths."""
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
 
 
 def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.Tensor], list[NDArray[np.float32]]]:

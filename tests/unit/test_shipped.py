@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,12 @@ def test_shipped_release_is_whole_and_small() -> None:
     names = {*manifest.files, releases.MANIFEST_FILE}
     assert {path.name for path in releases.shipped().iterdir()} == names
     assert sum((releases.shipped() / name).stat().st_size for name in names) <= MAX_RELEASE_BYTES
+
+
+def test_shipped_release_says_nothing_of_the_machine_that_made_it() -> None:
+    """No file of it holds the lines of code, with their paths, that torch notes with each node of a graph."""
+    for path in releases.shipped().iterdir():
+        assert not re.search(rb"stack_trace|site-packages|\.py\b", path.read_bytes()), path.name
 
 
 def test_shipped_release_answers_its_golden_pairs_as_where_it_was_made() -> None:
