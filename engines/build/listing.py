@@ -6,12 +6,12 @@ So a catalogue of any size can be split first; what no part needs is never decod
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from engines.catalogs import erased
 from engines.catalogs.folder import read_folder
-from engines.catalogs.groups import connected
+from engines.catalogs.groups import connected, placeholders
 from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Listing:
     """N products of a folder.
 
     Attributes:
-        items: their lines of the catalogue.
+        items: their lines of the catalogue, without additional pictures that stand beside anything; see `engines.catalogs.groups`.
         digests: SHA-256 of each product's picture files, the main one first.
         identities: products that share a photo, byte for byte, a title with the same color, or an item group in which
             they are the same variant to look at (only their sizes differ), are one identity.
@@ -70,12 +70,39 @@ def list_folder(path: Path, progress: Progress, *, without: Collection[str] = er
         tuple(_digest(file) for file in files_of(item))
         for item in progress.track(items, description="listing pictures")
     ]
-    both = list(zip(items, digests, strict=True))
+    both = _without_placeholders(items, digests)
     identities = connected(
         [[*own, (_title(item), item.fields.get("color", "")), *_variant_key(item)] for item, own in both]
     )
     components = connected([[*own, _title(item), *_group_key(item)] for item, own in both])
-    return Listing(tuple(items), tuple(digests), tuple(identities), tuple(components))
+    return Listing(tuple(item for item, _ in both), tuple(own for _, own in both), tuple(identities), tuple(components))
+
+
+def _without_placeholders(
+    items: Sequence[CatalogItem], digests: Sequence[tuple[str, ...]]
+) -> list[tuple[CatalogItem, tuple[str, ...]]]:
+    """Return products and digests without the additional pictures that stand beside anything, as size charts do."""
+
+    def named(products: set[int]) -> dict[int, str]:
+        return {product: items[product].item_group_id or _title(items[product]) for product in products}
+
+    pairs = [(owner, _key(digest)) for owner, own in enumerate(digests) for digest in set(own)]
+    beside_anything = placeholders([o for o, _ in pairs], [key for _, key in pairs], len(items), named)
+    kept: list[tuple[CatalogItem, tuple[str, ...]]] = []
+    for item, (main, *others) in zip(items, digests, strict=True):
+        more = [
+            (file, digest)
+            for file, digest in zip(item.additional_image_paths, others, strict=True)
+            if _key(digest) not in beside_anything
+        ]
+        paths = tuple(file for file, _ in more)
+        kept.append((replace(item, additional_image_paths=paths), (main, *(digest for _, digest in more))))
+    return kept
+
+
+def _key(digest: str) -> int:
+    """Return the first 64 bits of a digest."""
+    return int(digest[:16], 16)
 
 
 def files_of(item: CatalogItem) -> tuple[Path, ...]:

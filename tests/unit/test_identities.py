@@ -13,9 +13,10 @@ from rich.progress import Progress
 from engines.build import grades
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import MATCH
-from engines.build.listing import list_folder
+from engines.build.listing import files_of, list_folder
 from engines.build.mining import Miner
 from engines.build.traits import traits
+from engines.catalogs.survey import take_survey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ LOOKS = np.array([[1.0, 0, 0], [1, 0.01, 0], [1, 0, 0.01], [1, 0.01, 0.01], [0, 
 def identities(folder: Path, *rows: dict[str, str]) -> list[int]:
     """Return the identities of products whose pictures all differ."""
     (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4), (0, 0, 255)).save(folder / "images/chart.png")
     for number in range(len(rows)):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"images/{number}.png")
     lines = [{"id": str(n), "image_link": f"images/{n}.png", **row} for n, row in enumerate(rows)]
@@ -67,6 +69,21 @@ def test_rows_that_differ_in_size_only_are_one_identity(tmp_path: Path) -> None:
     )
     assert found[0] == found[1]
     assert len(set(found)) == 4
+
+
+def test_size_chart_beside_every_photo_connects_nobody(tmp_path: Path) -> None:
+    """What stands beside anything is no picture of a product: it is not trained on, and no key of a split."""
+    chart = {"additional_image_link": ["images/chart.png"]}
+    rows = [{"title": f"Tee {n}", "color": "red"} | chart for n in range(30)]
+    few = identities(tmp_path / "few", *rows[:4])
+    assert len(set(few)) == 1, "four may well be one"
+    assert len(set(identities(tmp_path / "many", *rows))) == 30
+    with Progress(disable=True) as progress:
+        listing = list_folder(tmp_path / "many", progress)
+        survey = take_survey(tmp_path / "many", progress=progress)
+    assert len(set(listing.components)) == survey.components == 30
+    assert {files_of(item) for item in listing.items} == {(item.image_path,) for item in listing.items}
+    assert {len(own) for own in listing.digests} == {1}
 
 
 def test_rows_of_a_group_whose_looks_nobody_tells_stay_apart(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from PIL import Image
 
+from engines.catalogs.groups import placeholders
 from engines.catalogs.survey.figures import Column, Distribution, Placeholder, Shared, SharedValue
 from engines.fields import NAMED_FIELDS, CodeColumns
 from engines.markup import plain
@@ -30,8 +31,6 @@ MAX_VALUE_CHARS: Final = 80  # of a value that is kept to be shown
 MAX_BINS: Final = 30
 LARGEST: Final = 6  # of the values that products share
 SHOWN: Final = 8  # of the products that share one
-PLACEHOLDER_SHARE: Final = 0.01  # of the products
-PLACEHOLDER_TITLES: Final = 5
 
 _CONTENT_ADDRESSED = re.compile(r"[0-9a-f]{64}")
 _STRUCTURE = ("item_group_id", "price", "additional_image_link")
@@ -143,11 +142,14 @@ class ProductTally:
     def connecting_keys(self) -> Iterator[list[int]]:
         """Yield what connects each product with others: its pictures, its title, its item group."""
         groups = dict(zip(self._group_owners, self._group_keys, strict=True))
+        beside_anything = self._placeholders().keys()
         position = 0
         for index, title in enumerate(self._title_keys):
             own = [title, *([groups[index]] if index in groups else [])]
+            main = position
             while position < len(self._picture_owners) and self._picture_owners[position] == index:
-                own.append(self._picture_keys[position])
+                if position == main or self._picture_keys[position] not in beside_anything:
+                    own.append(self._picture_keys[position])
                 position += 1
             yield own
 
@@ -170,23 +172,18 @@ class ProductTally:
 
         The products of one item group count as one title.
         """
-        keys, counts = np.unique(np.asarray(self._picture_keys, dtype=np.uint64), return_counts=True)
-        many = set(keys[counts > max(PLACEHOLDER_SHARE * self.products, PLACEHOLDER_TITLES - 1)].tolist())
-        owners: defaultdict[int, list[int]] = defaultdict(list)
-        for owner, key in zip(self._picture_owners, self._picture_keys, strict=True):
-            if key in many:
-                owners[key].append(owner)
-        named = self._named({owner for own in owners.values() for owner in own})
         found = [
             Placeholder(
                 file=Path(self.picture_paths[key]).relative_to(folder).as_posix(),
                 products=len(own),
-                titles=len({named[owner] for owner in own}),
+                titles=len(set(self._named(set(own)).values())),
             )
-            for key, own in owners.items()
+            for key, own in self._placeholders().items()
         ]
-        by_products = sorted(found, key=lambda one: (-one.products, one.file))
-        return tuple(one for one in by_products if one.titles >= PLACEHOLDER_TITLES)
+        return tuple(sorted(found, key=lambda one: (-one.products, one.file)))
+
+    def _placeholders(self) -> dict[int, list[int]]:
+        return placeholders(self._picture_owners, self._picture_keys, self.products, self._named)
 
     def _named(self, products: set[int]) -> dict[int, int]:
         """Return of each of these products the key of its item group, else of its title."""

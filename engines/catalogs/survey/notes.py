@@ -130,7 +130,8 @@ def _pictures(survey: Survey) -> Iterator[Note]:
         yield Note(
             "bad",
             f"{one.products:,} products with {one.titles:,} different titles share the picture {one.file}: if it "
-            "stands for one that is missing, take it out of the feed; an engine learns that it fits everything.",
+            "stands for one that is missing, take it out of the feed; an engine learns that it fits everything. As an "
+            "additional picture (a size chart, a banner) it is left out.",
             one.file,
         )
     side = survey.shorter_side_px
