@@ -32,7 +32,7 @@ from quality_run import Run
 from rich.console import Console
 from rich.markdown import Markdown
 
-from engines.build import adapt
+from engines.build import adapt, sources
 from engines.build.families import FAMILIES
 from engines.build.gather import SHARES, gather_parts
 from engines.build.models.compact import CompactConfig
@@ -126,6 +126,7 @@ def measure(  # noqa: PLR0917 - typer's options
         "dual_epochs": dual_epochs,
         "shares": shares,
         "threads": threads,
+        "code_sha256": sources.digest(),
     }
     with reported(threads) as progress:
         run = Run(out, facts)

@@ -268,6 +268,7 @@ def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, E
     """Weigh a model's signals on validation pairs, keep its scores, and what they are made of."""
     validation, seed = bench.prepared.validation, bench.recipe.seed
     weighing.weigh(model, validation, seed=seed, products=evaluate.halves(validation.catalog, seed=seed)[0])
+    bench.run.tick()  # what follows is measuring
     weights = weighing.weights_of(model)
     both = bench.asked(model.signals)
     bench.keep(name, (weighing.combined(both[0], weights), weighing.combined(both[1], weights)))
@@ -278,8 +279,11 @@ def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, E
         bench.keep_signals(f"{name}: {column}", (of[0], of[1]))
     if name == FUSION:
         each = [bench.asked(reader) for reader in model.each_reader()]
+        for number, (validation_said, test_said) in enumerate(each):
+            bench.keep_signals(f"{name}: reader {number}", (validation_said.fusion, test_said.fusion))
         spread = [np.std([one[part].fusion for one in each], axis=0) for part, _ in enumerate(PARTS)]
         bench.keep_signals(f"{name}: readers disagree", (spread[0], spread[1]))
+    bench.run.skip()
     return both
 
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from engines.build import evaluate, features, room, tagging, tracking
+from engines.build import evaluate, features, room, sources, tagging, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
@@ -209,7 +209,7 @@ def train(
     `on_epoch` is given the number of a reader, from 0, that of an epoch, from 1, and the reader as it then is.
 
     Raises:
-        ValueError: all products show the same.
+        CatalogInvalid: all products show the same.
     """
     model, training = prepared.model, prepared.training
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
@@ -241,7 +241,8 @@ def _source(  # noqa: PLR0917 - private, called once
     provenance: dict[str, Any] = {
         "catalog": catalog,
         "products": len(training.products),
-        "data_sha256": data_digest(training, text),
+        "data_sha256": data_digest(training, text, columns),
+        "code_sha256": sources.digest(),
         "recipe": recipe.as_dict(),
         "model": model.config.as_dict(),
     }
@@ -282,7 +283,7 @@ def _config(
 
 
 def _digest(provenance: dict[str, Any]) -> str:
-    """Return what tells runs apart: the checkpoint of another catalogue or recipe is never gone on from."""
+    """Return what tells runs apart: no checkpoint of another catalogue, recipe or code is gone on from."""
     return hashlib.sha256(msgspec.json.encode(provenance, order="deterministic")).hexdigest()[:12]
 
 

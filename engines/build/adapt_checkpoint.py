@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from engines.build import families, grades, tracking
+from engines.build import families, grades, sources, tracking
 from engines.build.assemble import HeldOut, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.gather import gather_parts
@@ -128,7 +128,8 @@ def _facts(name: str, training: Catalog, source: Source, recipe: TuneRecipe) -> 
     return {
         "catalog": name,
         "products": len(training.products),
-        "data_sha256": data_digest(training, source.text),
+        "data_sha256": data_digest(training, source.text, source.attributes),
+        "code_sha256": sources.digest(),
         "recipe": recipe.as_dict(),
     }
 

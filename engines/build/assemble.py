@@ -133,7 +133,7 @@ def assemble(
         marks = held_out.of([part.catalog for part in validation], test.catalog)
         files[releases.HELD_OUT_FILE].write_bytes(held_out.encode(marks))
         engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
-        parity = export.check_parity(source.model, engine)
+        parity = export.check_parity(source.model, engine, words=source.tokenizer.get_vocab_size())
         measured = _measure(engine, validation, target, progress)
         if measured.shortfall is not None:
             progress.console.print(measured.shortfall.words(), style="yellow", highlight=False, soft_wrap=True)
@@ -241,7 +241,7 @@ def rehearse(source: Source) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         files = _write_files(source, Path(scratch))
         engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
-        export.check_parity(source.model, engine)
+        export.check_parity(source.model, engine, words=source.tokenizer.get_vocab_size())
         engine.close()
 
 

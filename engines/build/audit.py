@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from engines.build import features
+from engines.build import features, sources
 from engines.build.adapt import adapt_parts, image_spec, require_room
 from engines.build.asking import Asking, write_whole
 from engines.build.dataset import connections, limit, split
@@ -211,11 +211,11 @@ def _folds(components: Sequence[int], folds: int, recipe: AdaptRecipe) -> list[F
 
 
 def _digest(listing: Listing, recipe: AdaptRecipe, folds: int, precision: float, prevalence: float) -> str:
-    """Return what tells audits apart: of another catalogue, another split, another recipe nothing is used again."""
+    """Return what tells audits apart: nothing of another catalogue, split, recipe or code is used again."""
     digest = hashlib.sha256()
     for item, pictures in zip(listing.items, listing.digests, strict=True):
         digest.update(msgspec.json.encode([item.id, item.fields, item.raw, pictures], order="deterministic"))
-    facts = [listing.components, TEXT_FIELDS, recipe.as_dict(), folds, precision, prevalence]
+    facts = [listing.components, TEXT_FIELDS, recipe.as_dict(), folds, precision, prevalence, sources.digest()]
     digest.update(msgspec.json.encode(facts, order="deterministic"))
     return digest.hexdigest()[:12]
 

@@ -68,7 +68,7 @@ def train_pooled(catalog: Catalog, features: Features, mix: Mapping[str, float],
     """Return an MLP trained on each product's own picture and on pictures of partners drawn from `mix`.
 
     Raises:
-        ValueError: all products show the same.
+        CatalogInvalid: all products show the same.
     """
     torch.manual_seed(seed)
     image, text = (torch.from_numpy(array) for array in pooled(features))

@@ -30,6 +30,7 @@ TOLERANCE: Final = 1e-4
 
 _PARITY_BATCHES: Final = (1, 2, 5)
 _KNOWN: Final = 0.7  # of random attributes
+_FEW_WORDS: Final = 100  # any vocabulary has so many
 
 
 def input_specs(image: ImageSpec, text: TextSpec, *, attributes: int = 0) -> tuple[TensorSpec, ...]:
@@ -93,15 +94,15 @@ def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.
     return lambda tensor: [np.asarray(output) for output in session.run(None, {name: tensor.numpy()})]
 
 
-def check_parity(model: nn.Module, engine: Engine, *, seed: int = 0) -> float:
-    """Return the largest |ONNX - torch| over batches of 1, 2 and 5 random pairs.
+def check_parity(model: nn.Module, engine: Engine, *, words: int = _FEW_WORDS, seed: int = 0) -> float:
+    """Return the largest |ONNX - torch| over batches of 1, 2 and 5 random pairs; `words` is the vocabulary's size.
 
     Raises:
         ParityExceeded: it is above `TOLERANCE`.
     """
     largest = 0.0
     for size in _PARITY_BATCHES:
-        tensors = _random_inputs(engine.manifest.inputs, size, seed=seed + size)
+        tensors = _random_inputs(engine.manifest.inputs, size, words=words, seed=seed + size)
         with torch.no_grad():
             expected = model(*tensors).numpy()
         found = engine.infer(Batch(*(tensor.numpy() for tensor in tensors)))
@@ -111,14 +112,16 @@ def check_parity(model: nn.Module, engine: Engine, *, seed: int = 0) -> float:
     return largest
 
 
-def _random_inputs(inputs: Sequence[TensorSpec], size: int, *, seed: int) -> list[torch.Tensor]:
+def _random_inputs(
+    inputs: Sequence[TensorSpec], size: int, *, seed: int, words: int = _FEW_WORDS
+) -> list[torch.Tensor]:
     """Return pixels, ids, a mask of random length and attributes, as `inputs` has them, with a batch of `size`."""
     generator = torch.Generator().manual_seed(seed)
     pixels, ids, mask, *attributes = ((size, *(d or size for d in spec.shape[1:])) for spec in inputs)
     lengths = torch.randint(1, mask[1] + 1, (size, 1), generator=generator)
     return [
         torch.randint(0, 256, pixels, generator=generator, dtype=torch.uint8),
-        torch.randint(0, 100, ids, generator=generator, dtype=torch.int32),
+        torch.randint(0, words, ids, generator=generator, dtype=torch.int32),
         (torch.arange(mask[1])[None] < lengths).int(),
         *(_random_attributes(shape[:2], generator) for shape in attributes),
     ]

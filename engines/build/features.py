@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from engines.build import export
+from engines.build import export, sources
 from engines.build.models.backbones import ImageBackbone
 from engines.build.models.compact import TEXT_STATES, CompactFusion, Sight
 from engines.build.models.palette import Palette
@@ -41,6 +41,7 @@ PART_FOLDERS: Final = ("training", "validation", "test")
 _BATCH: Final = 32
 _BYTES: Final = 2  # float16
 _FILES: Final = ("middle", "final", "palette", "states")
+_MADE_BY: Final = ("features.py", "views.py", "models/backbones.py", "models/palette.py")
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,8 @@ def _shapes(pictures: int, views: int, side_px: int, colors: int) -> tuple[tuple
 
 
 def _digest(model: CompactFusion, pictures: NDArray[np.uint8], texts: Texts) -> str:
-    """Return what the features follow from: weights, pictures, tokens."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Return what the features follow from: code, weights, pictures, tokens."""
+    digest = hashlib.blake2b(sources.digest(*_MADE_BY).encode(), digest_size=16)
     for frozen in (model.backbone, model.text_backbone, model.palette):
         for tensor in (*frozen.parameters(), *frozen.buffers()):
             digest.update(np.ascontiguousarray(tensor.numpy()).data)

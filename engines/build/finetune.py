@@ -140,13 +140,13 @@ class Trainer:
         `on_epoch` is given the number of each epoch, from 1, and the average as it is after it, to be looked at.
 
         Raises:
-            ValueError: all products show the same.
+            CatalogInvalid: all products show the same.
         """
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
         while self.number < self.total:
             self._epoch(on_step)
-            self._miner.look(*self._vectors())
+            self._look_again()
             if checkpoint is not None:
                 self._save(checkpoint)
             if on_epoch is not None:
@@ -303,6 +303,11 @@ class Trainer:
     def _alike(self, owners: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(self._miner.same(owners)[:, owners]).to(self._device)
 
+    def _look_again(self) -> None:
+        """Find neighbours as the reader now sees them, unless it has learned all that it will."""
+        if self.number < self.total:
+            self._miner.look(*self._vectors())
+
     @torch.no_grad()
     def _vectors(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what each product's first picture, and its text, is to the reader as it is now, both (N, J)."""
@@ -348,7 +353,7 @@ class Trainer:
         self._generator.bit_generator.state, self._miner.state = state["generators"]
         torch.set_rng_state(state["torch"])
         self._match_losses.extend(state["match_losses"])
-        self._miner.look(*self._vectors())
+        self._look_again()
 
 
 def _preferred(similarity: Tensor) -> float:

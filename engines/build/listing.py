@@ -35,7 +35,8 @@ class Listing:
     """N products of a folder.
 
     Attributes:
-        items: their lines of the catalogue, without additional pictures that stand beside anything; see `engines.catalogs.groups`.
+        items: their lines of the catalogue, without additional pictures that stand beside anything
+            (`engines.catalogs.groups`).
         digests: SHA-256 of each product's picture files, the main one first.
         identities: products that share a photo, byte for byte, a title with the same color, or an item group in which
             they are the same variant to look at (only their sizes differ), are one identity.

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from engines.errors import CatalogInvalid
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
@@ -43,7 +45,7 @@ class Sampler(ABC):
         """Return a partner for each anchor, int64 (B,); `mix` gives the probability of each of `kinds`.
 
         Raises:
-            ValueError: every product shows the same.
+            CatalogInvalid: every product shows the same.
         """
         kinds = self._generator.choice(self.kinds, size=len(anchors), p=[mix.get(kind, 0.0) for kind in self.kinds])
         return np.array([self._partner(int(anchor), str(kind)) for anchor, kind in zip(anchors, kinds, strict=True)])
@@ -53,7 +55,7 @@ class Sampler(ABC):
             candidates = self._candidates(anchor, fallback)
             if len(candidates):
                 return int(candidates[int(self._generator.integers(len(candidates)))])
-        raise ValueError("every product of this catalogue shows the same: there is nothing to exchange")
+        raise CatalogInvalid("every product of this catalogue shows the same: there is nothing to exchange")
 
     @abstractmethod
     def _candidates(self, anchor: int, kind: str) -> Sequence[int] | NDArray[np.int64]:

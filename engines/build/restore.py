@@ -54,13 +54,14 @@ def restore(directory: Path) -> Source:
         raise ReleaseNotRestorable(
             f"{manifest.release} was made without {releases.WEIGHTS_FILE}: train it anew with `streamer adapt`"
         )
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / releases.TOKENIZER_FILE))
     engine = OnnxEngine(directory / releases.MODEL_FILE, manifest)
-    export.check_parity(model.eval(), engine)
+    export.check_parity(model.eval(), engine, words=tokenizer.get_vocab_size())
     engine.close()
     return Source(
         family=manifest.family,
         model=model,
-        tokenizer=tokenizers.Tokenizer.from_file(str(directory / releases.TOKENIZER_FILE)),
+        tokenizer=tokenizer,
         image=manifest.image,
         text=manifest.text,
         provenance=manifest.provenance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 import numpy as np
 
 from engines.attributes import AttributeReader
@@ -66,15 +67,20 @@ def encode(catalog: Catalog, tokenizer: Tokenizer, columns: AttributeColumns | N
     Raises:
         TextRefused: a product has none.
     """
-    attributes = None
-    if columns is not None:
-        reader = AttributeReader(columns)
-        attributes = np.stack([reader.read(product.columns) for product in catalog.products])
+    attributes = None if columns is None else _attributes(catalog, columns)
     return Texts(*tokenizer.encode(written(catalog, tokenizer.spec)), attributes)
 
 
-def data_digest(catalog: Catalog, spec: TextSpec) -> str:
-    """Return SHA-256 over every picture and text of the products, for the release's provenance."""
+def data_digest(catalog: Catalog, spec: TextSpec, columns: AttributeColumns | None = None) -> str:
+    """Return SHA-256 over every picture, text and, where columns are read, attribute, for the release's provenance."""
     digest = hashlib.sha256(np.ascontiguousarray(catalog.pixel_values).data)
     digest.update("\0".join(written(catalog, spec)).encode())
+    if columns is not None:
+        digest.update(msgspec.json.encode(columns))
+        digest.update(_attributes(catalog, columns).data)
     return digest.hexdigest()
+
+
+def _attributes(catalog: Catalog, columns: AttributeColumns) -> NDArray[np.float32]:
+    reader = AttributeReader(columns)
+    return np.stack([reader.read(product.columns) for product in catalog.products])

@@ -81,7 +81,7 @@ def train(
     """Train the model in place and return it, averaged and in evaluation mode.
 
     Raises:
-        ValueError: all products show the same.
+        CatalogInvalid: all products show the same.
     """
     torch.manual_seed(recipe.seed)
     model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]

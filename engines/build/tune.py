@@ -84,7 +84,7 @@ class Tuner:
         """Train to the end, from the last checkpoint in the directory if there is one; return the model on the CPU.
 
         Raises:
-            ValueError: all products show the same.
+            CatalogInvalid: all products show the same.
             OSError: the disk is full; the checkpoint before is still there.
         """
         self._restore(checkpoints)

@@ -7,6 +7,7 @@ import pytest
 
 from engines.build.dataset import Catalog, Product
 from engines.build.mining import Miner
+from engines.errors import CatalogInvalid
 
 
 def product(kind: str, color: str, group: str, identity: int) -> Product:
@@ -81,5 +82,5 @@ def test_partners_where_all_show_the_same_say_so() -> None:
     """A catalogue of one identity has no mismatches."""
     same = tuple(product("mug", "red", "a", 0) for _ in range(3))
     data = Catalog(same, ("kind", "color"), np.zeros((3, 3, 1, 1), dtype=np.uint8), np.arange(3))
-    with pytest.raises(ValueError, match="nothing to exchange"):
+    with pytest.raises(CatalogInvalid, match="nothing to exchange"):
         Miner(data, LOOKS[:3], seed=0).partners(np.array([0]), {"variant": 1.0})

@@ -7,6 +7,7 @@ import pytest
 
 from engines.build.dataset import Product
 from engines.build.negatives import PartnerSampler, single_difference
+from engines.errors import CatalogInvalid
 
 NAMES = ("kind", "color")
 
@@ -51,7 +52,7 @@ def test_partners_same_seed_repeats() -> None:
 
 def test_partners_nothing_to_exchange_is_an_error() -> None:
     """A catalogue in which all is the same teaches nothing, and says so."""
-    with pytest.raises(ValueError, match="nothing to exchange"):
+    with pytest.raises(CatalogInvalid, match="nothing to exchange"):
         PartnerSampler([PRODUCTS[0], PRODUCTS[2]], seed=0).partners(np.array([0]), {"sibling": 1.0})
 
 

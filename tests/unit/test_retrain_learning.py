@@ -23,7 +23,7 @@ from engines.build.retrain.confirmed import TEST, TRAINING, VALIDATION
 from engines.build.vocabulary import new_words, train_tokenizer
 from engines.catalogs import judged
 from engines.contract import ImageSpec, TextSpec
-from engines.errors import LabelsInvalid
+from engines.errors import CatalogInvalid, LabelsInvalid
 from tests import retraining
 
 if TYPE_CHECKING:
@@ -262,5 +262,5 @@ def test_tuning_with_nothing_to_exchange_says_so(people: confirmed.Confirmed, tm
     same = tiles().subset([0, 3, 6])
     nobody = people.rows(np.zeros(120, dtype=np.bool_))
     learned = taught.teach(same, nobody, RetrainRecipe(seed=0))
-    with Progress(disable=True) as progress, pytest.raises(ValueError, match="nothing to exchange"):
+    with Progress(disable=True) as progress, pytest.raises(CatalogInvalid, match="nothing to exchange"):
         tune_small.tune(source(), learned, RetrainRecipe(seed=0), tmp_path, on_step=lambda *_: None, progress=progress)

@@ -299,11 +299,13 @@ class Reader(nn.Module):
         return tuple(torch.logsumexp(classify(states) + padding, dim=1) for classify in self.stated)
 
     def surprise(self, looked: Looked, states: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, F): how unlikely the picture, in nats, holds what the text states; 0 where it states nothing."""
-        stated = [logits.softmax(dim=1)[:, :-1] for logits in self.states_of(states, mask)]
-        expected = [
-            -(value * logits.log_softmax(dim=1)).sum(dim=1) for value, logits in zip(stated, looked.facets, strict=True)
-        ]
+        """Return (B, F): how unlikely the picture, in nats, holds what the text states.
+
+        0 where the text states nothing, or a value that too few products had to be learned.
+        """
+        stated = [logits.softmax(dim=1)[:, :-2] for logits in self.states_of(states, mask)]
+        shown = [logits.log_softmax(dim=1)[:, :-1] for logits in looked.facets]
+        expected = [-(value * seen).sum(dim=1) for value, seen in zip(stated, shown, strict=True)]
         return torch.stack(expected, dim=1) if expected else states.new_zeros(states.shape[0], 0)
 
 

@@ -50,7 +50,7 @@ def tune(
     `on_step` is given how many steps of all readers are done, and how many there are.
 
     Raises:
-        ValueError: there is nothing to exchange: all items show the same.
+        CatalogInvalid: there is nothing to exchange: all items show the same.
     """
     model = source.model
     assert isinstance(model, CompactFusion)

@@ -30,6 +30,7 @@ from engines.build.teachers import WordsTeacher
 from engines.build.texts import written
 from engines.build.train import Average, decayed_groups
 from engines.build.vocabulary import new_words
+from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def tune(
     `on_step` is given how many steps are done, and how many there are.
 
     Raises:
-        ValueError: there is nothing to exchange: all items show the same.
+        CatalogInvalid: there is nothing to exchange: all items show the same.
     """
     tuner = Tuner(source, taught, recipe, progress)
 
@@ -104,7 +105,7 @@ class Tuner:
         self._champion = copy.deepcopy(model)
         self._learned = [pool for name, pool in self._pools.items() if name != "doubted"]
         if not self._learned:
-            raise ValueError("all items show the same: there is nothing to exchange")
+            raise CatalogInvalid("all items show the same: there is nothing to exchange")
         self._teacher = WordsTeacher(together([pool.texts for pool in self._learned]), model.config)
         self._generator = np.random.default_rng(recipe.seed)
 
