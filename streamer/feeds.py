@@ -1,7 +1,8 @@
 """Product feeds: a file in Google Merchant's field names, row by row.
 
     .jsonl .ndjson     one object a line
-    .csv .tsv          a header line, then rows; UTF-8, quotes as in RFC 4180; .csv also between ; | or tabs
+    .csv .tsv          a header line, then rows; UTF-8 (or UTF-16 with its mark), quotes as in RFC 4180; .csv also
+                       between ; | or tabs
     .parquet           needs the `feeds` extra
     .gz                behind any of the text formats
 
@@ -12,11 +13,13 @@ here knows Kafka. Source: https://support.google.com/merchants/answer/7052112.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
 import io
 import itertools
+import re
 import zlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_CELL_CHARS = 2**20  # a quote that is never closed must not swallow the rest of the file
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` has them
 _FOUND_ROWS = 100  # whose columns are remembered, for a message
 
 
@@ -134,8 +138,10 @@ def _json_object(text: bytes) -> Fields | RejectedEvent:
 
 
 def _csv_rows(path: Path, stream: BinaryIO, columns: Columns, *, delimiters: str) -> Iterator[Row]:
+    wide = cast("io.BufferedReader", stream).peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     # surrogateescape: a byte that is not UTF-8 spoils its own row, not the file.
-    text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    encoding, errors = ("utf-16", "replace") if wide else ("utf-8-sig", "surrogateescape")
+    text = io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="")
     csv.field_size_limit(MAX_CELL_CHARS)
     try:
         first = text.readline()
@@ -186,6 +192,10 @@ def _csv_lines(reader: CsvReader) -> Iterator[tuple[int, list[str] | RejectedEve
 def _csv_fields(header: list[str], cells: list[str]) -> Fields | RejectedEvent:
     if len(cells) > len(header):
         return RejectedEvent("malformed_csv", f"{len(cells)} cells under {len(header)} columns: is a quote missing?")
+    if any(_ESCAPED.search(cell) for cell in cells):
+        return RejectedEvent(
+            "malformed_csv", "not UTF-8: save the file as `CSV UTF-8`, or `iconv -f cp1252 -t utf-8` it"
+        )
     return dict(zip(header, cells, strict=False))  # cells left out at the end are empty
 
 

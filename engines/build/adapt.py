@@ -148,7 +148,9 @@ def image_spec(recipe: AdaptRecipe) -> ImageSpec:
 
 def text_spec(recipe: AdaptRecipe, training: Catalog) -> TextSpec:
     """Return the texts that the recipe's model reads."""
-    return TextSpec(max_tokens=recipe.max_tokens, fields=fields_to_read(training))
+    return TextSpec(
+        max_tokens=recipe.max_tokens, fields=fields_to_read([product.fields for product in training.products])
+    )
 
 
 def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: Progress) -> Prepared:

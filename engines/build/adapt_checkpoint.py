@@ -73,7 +73,8 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     training = parts[0]
     if recipe.attributes:
         source = load(attributes=find_columns([product.columns for product in training.products]))
-    source = replace(source, text=msgspec.structs.replace(source.text, fields=fields_to_read(training)))
+    fields = fields_to_read([product.fields for product in training.products])
+    source = replace(source, text=msgspec.structs.replace(source.text, fields=fields))
     source = replace(source, provenance=source.provenance | _facts(path.name, training, source, recipe))
     looks = [look(part, progress) for part in parts]
     texts = _read(source, training)

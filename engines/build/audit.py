@@ -25,6 +25,8 @@ from engines.build.listing import list_folder
 from engines.build.recipe import PREVALENCE, TEXT_FIELDS
 from engines.build.report.audit import EXPLAINED, HEAT_MAPS, SHOWN, Facts, write_audit
 from engines.build.report.page import Explanation, card
+from engines.build.texts import fields_to_read, text_of
+from engines.contract import TextSpec
 from engines.errors import CatalogInvalid
 from engines.runtime.loader import load, load_tokenizer
 
@@ -160,11 +162,14 @@ def audit_folder(
 
     Raises:
         CatalogInvalid: the folder cannot be read, or has too few products.
+        TextRefused: an engine would read nothing of a product.
         ParityExceeded: an exported graph does not reproduce its model.
         InferenceFailed: an engine does not run.
     """
     listing = list_folder(path, progress)
     parted = _folds(listing.components, folds, recipe)
+    for fold in parted:
+        _require_texts(fold, listing, recipe)
     digest = _digest(listing, recipe, folds, precision, prevalence)
     audit = Audit(path.name, listing, work, recipe, precision, prevalence, digest, progress)
     judged = [one for fold in parted for one in audit.judged(fold, explained)]
@@ -179,6 +184,14 @@ def audit_folder(
     shown = gather_listed(listing.subset(suspects), image=image_spec(recipe), progress=progress)
     explanations = [Explanation(one.contradicts, warm.get(row)) for row, one in zip(suspects, listed, strict=False)]
     return write_audit(listed, _cards(shown, listed, explanations), Facts(path.name, folds, explained, prevalence), out)
+
+
+def _require_texts(fold: Fold, listing: Listing, recipe: AdaptRecipe) -> None:
+    """Return if the fold's engine, once hours are spent on it, will read something of every product that it judges."""
+    fields = fields_to_read([listing.items[row].fields for row in fold.training])
+    spec = TextSpec(max_tokens=recipe.max_tokens, fields=fields)
+    for row in fold.held:
+        text_of(listing.items[row], spec)
 
 
 def _cards(shown: Catalog, listed: Sequence[Judged], explanations: Sequence[Explanation]) -> list[Card]:

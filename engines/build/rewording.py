@@ -65,8 +65,8 @@ class Reworder:
                 of_category[attribute, product.category].add(value)
                 of_all[attribute].add(value)
                 self._said[product.identity, attribute] |= words(value)
-        self._of_category = {key: Values(values) for key, values in of_category.items()}
-        self._of_all = {attribute: Values(values) for attribute, values in of_all.items()}
+        self._of_category = {key: Values(values, colors=key[0] == "color") for key, values in of_category.items()}
+        self._of_all = {attribute: Values(values, colors=attribute == "color") for attribute, values in of_all.items()}
 
     def reword(self, product: int) -> Rewording | None:
         """Return a wrong text of the product; None where no attribute has another value.

@@ -83,7 +83,9 @@ def build_folder(
 
 def _train(catalog: Catalog, recipe: Recipe, image: ImageSpec, facts: dict[str, Any], progress: Progress) -> Source:
     """Return the trained model with all that a release of it says."""
-    text = TextSpec(max_tokens=recipe.max_tokens, fields=fields_to_read(catalog))
+    text = TextSpec(
+        max_tokens=recipe.max_tokens, fields=fields_to_read([product.fields for product in catalog.products])
+    )
     vocabulary = train_tokenizer(written(catalog, text), size=recipe.vocabulary_size)
     torch.manual_seed(recipe.seed)
     config = small.SmallConfig(

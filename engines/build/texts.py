@@ -11,13 +11,17 @@ import numpy as np
 from engines.attributes import AttributeReader
 from engines.build.recipe import TEXT_FIELDS
 from engines.contract import Batch
+from engines.errors import TextRefused
 from engines.fields import NAMED_FIELDS, CodeColumns
 from engines.text import OTHER_FIELDS, compose
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
-    from engines.build.dataset import Catalog
+    from engines.build.dataset import Catalog, Product
+    from engines.catalogs.folder import CatalogItem
     from engines.contract import AttributeColumns, TextSpec
     from engines.text import Tokenizer
 
@@ -35,13 +39,12 @@ class Texts(NamedTuple):
         return Batch(pixel_values, self.input_ids[products], self.attention_mask[products], attributes)
 
 
-def fields_to_read(training: Catalog) -> tuple[str, ...]:
-    """Return `TextSpec.fields` for an engine that is trained on these products: `TEXT_FIELDS`.
+def fields_to_read(said: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Return `TextSpec.fields` for an engine that is trained on products of these fields: `TEXT_FIELDS`.
 
     Where there are columns of codes, the others stand by name in the place of `OTHER_FIELDS`: a scorer, which sees one
     product at a time, reads what was trained on.
     """
-    said = [product.fields for product in training.products]
     judged = CodeColumns()
     for fields in said:
         judged.add(fields)
@@ -58,7 +61,20 @@ def written(catalog: Catalog, spec: TextSpec) -> list[str]:
     Raises:
         TextRefused: a product has none.
     """
-    return [compose(product.fields, spec) for product in catalog.products]
+    return [text_of(product, spec) for product in catalog.products]
+
+
+def text_of(product: Product | CatalogItem, spec: TextSpec) -> str:
+    """Return the text of a product.
+
+    Raises:
+        TextRefused: it has none; the error names it.
+    """
+    try:
+        return compose(product.fields, spec)
+    except TextRefused as error:
+        read = ", ".join(spec.fields)
+        raise TextRefused(f"{product.id}: {error}; read are {read}. Fill one of them, or remove the product") from error
 
 
 def encode(catalog: Catalog, tokenizer: Tokenizer, columns: AttributeColumns | None = None) -> Texts:

@@ -85,7 +85,7 @@ def traits(catalog: Catalog) -> Traits:
         group=_numbers([product.group for product in products]),
         kind=_known(_numbers(_both(categories, genders)), categories),
         color=_numbers(colors),
-        colors=Values(colors),
+        colors=Values(colors, colors=True),
     )
 
 

@@ -6,6 +6,7 @@ import csv
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 import pytest
 from rich.progress import Progress
 from typer.testing import CliRunner
@@ -164,6 +165,26 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
         kept.unlink()
     assert run_audit() == rows
     assert len(trained) == 1, "a fold without a release is trained"
+
+
+def test_audit_of_a_product_whose_text_is_a_code_names_it_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes are not read; an engine that has taken hours would have nothing of this product to judge."""
+    monkeypatch.setattr(audit, "adapt_parts", lambda *_, **__: pytest.fail("trained"))
+    shop = tmp_path / "shop"
+    rendered.write_folder(rendered.render_catalog(300, 6), shop, 32)
+    rows = [orjson.loads(line) | {"style": f"AB-{n:04}"} for n, line in enumerate(catalog_lines(shop))]
+    rows[7] = {name: rows[7][name] for name in ("id", "image_link", "style")}
+    (shop / "catalog.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    result = CliRunner().invoke(app, ["audit", str(shop), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert f"text_empty: {rows[7]['id']}: no field" in result.output
+
+
+def catalog_lines(shop: Path) -> list[bytes]:
+    """Return the lines of a folder's catalogue."""
+    return (shop / "catalog.jsonl").read_bytes().splitlines()
 
 
 def test_audit_that_cannot_be_split_says_so_before_it_trains(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def parquet_bytes(columns: dict[str, Any]) -> bytes:
         ("FEED.TSV", csv_text("\t")),
         ("feed.csv.gz", gzip.compress(b"\xef\xbb\xbf" + csv_text(","))),
         ("semicolons.csv", csv_text(";")),
+        ("utf-16.tsv", csv_text("\t").decode().encode("utf-16")),
+        ("utf-16.csv.gz", gzip.compress(csv_text(";").decode().encode("utf-16"))),
         ("feed.parquet", parquet_bytes({name: [value] for name, value in MUG.items()})),
     ],
 )
@@ -231,8 +233,12 @@ def test_csv_bad_rows_are_reported_with_their_first_line(tmp_path: Path) -> None
     good, *bad, last = read(path)
     assert isinstance(good, ProductUpdate)
     assert good.title == "two\nlines"
-    assert bad == ["4: malformed_csv", "5: malformed_event", "6: malformed_csv"]
+    assert bad == ["4: malformed_csv", "5: malformed_csv", "6: malformed_csv"]
     assert isinstance(last, ProductUpdate)
+    with open_feed(path) as feed:
+        (latin,) = [row.fields for row in feed.rows if row.line == 5]
+    assert isinstance(latin, RejectedEvent)
+    assert "CSV UTF-8" in str(latin), "what a spreadsheet calls it"
 
 
 @pytest.mark.parametrize(

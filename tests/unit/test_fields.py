@@ -104,7 +104,7 @@ def test_code_columns_are_codes_that_hardly_ever_come_again() -> None:
 def test_fields_to_read_name_the_others_where_there_are_codes() -> None:
     """An engine does not learn codes, and its scorer, which sees one product at a time, does not read them."""
     said = [{"title": f"Mug {n}", "style": f"AB-{n:04}", "season": "Summer", "brand": "Ace"} for n in range(30)]
-    fields = fields_to_read(catalog(*said))
+    fields = fields_to_read(said)
     assert fields == (*TEXT_FIELDS[:7], "season", "description", "brand")
     spec = TextSpec(max_tokens=64, fields=fields)
     assert compose({"title": "Mug", "style": "AB-9999", "season": "Winter"}, spec) == "title: Mug\nseason: Winter"
@@ -112,4 +112,4 @@ def test_fields_to_read_name_the_others_where_there_are_codes() -> None:
 
 def test_fields_to_read_without_codes_are_all() -> None:
     """A column that comes later is read, too."""
-    assert fields_to_read(catalog(*[{"title": f"Mug {n}", "season": "Summer"} for n in range(30)])) == TEXT_FIELDS
+    assert fields_to_read([{"title": f"Mug {n}", "season": "Summer"} for n in range(30)]) == TEXT_FIELDS
