@@ -1,7 +1,7 @@
 """Hard partners for a model as it trains: the products whose picture it would most easily take for the right one.
 
 Unlike `engines.build.negatives`, which reads only what the catalogue says, this looks: neighbours are found in the
-spaces of picture and of text vectors, and found again whenever the model has learned better ones (as ALBEF does by its
+space that pictures and texts share, and found again whenever the model has learned better ones (as ALBEF does by its
 contrastive scores, Li et al. 2021). Products of one identity are never partners, nor are those whose pictures may be
 copies of one: a picture that was saved again would be the nearest of all, and right. No torch.
 """
@@ -50,14 +50,21 @@ class Miner(Sampler):
         self.look(looks)
 
     def look(self, pictures: NDArray[np.floating], texts: NDArray[np.floating] | None = None) -> None:
-        """Find the neighbours anew, by vectors of the pictures (N, D) and, where there are any, of the texts (N, E)."""
-        spaces = [unit(vectors) for vectors in (pictures, texts) if vectors is not None]
-        count = len(spaces[0])
+        """Find the neighbours anew: by vectors of the pictures (N, D), and by those of the texts, too, in one space.
+
+        A text's nearest pictures are those that fit it best. Of the same category, gender and color they may well be
+        right, so these are left out.
+        """
+        seen = unit(pictures)
+        count = len(seen)
+        asked = (seen, None if texts is None else unit(texts))
+        spaces = [vectors for vectors in asked if vectors is not None]
         self._nearest = np.full((count, _NEIGHBOURS * len(spaces)), _NONE)
         self._recolored = np.full((count, _NEIGHBOURS), _NONE)
         for rows in chunks(count):
-            each, others = [space[rows] @ space.T for space in spaces], ~self.same(rows)
-            self._nearest[rows] = np.concatenate([_top(similarity, others) for similarity in each], axis=1)
+            each, others = [space[rows] @ seen.T for space in spaces], ~self.same(rows)
+            allowed = (others, others & ~self._traits.alike_in_all(rows))
+            self._nearest[rows] = np.concatenate(list(map(_top, each, allowed)), axis=1)
             self._recolored[rows] = _top(each[0], self._traits.recolored(rows))
 
     def same(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:

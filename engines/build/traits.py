@@ -59,6 +59,11 @@ class Traits(NamedTuple):
         """Return which are of the same kind and another identity, and name another color, bool (B, N)."""
         return self.alike(self.kind, rows) & ~self.alike(self.identity, rows) & self.contradicts(rows)
 
+    def alike_in_all(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which are of the same kind and name no other color, where these name one, bool (B, N)."""
+        named = np.array([bool(name) for name in self.colors.names])[self.color[rows]]
+        return self.alike(self.kind, rows) & ~self.contradicts(rows) & named[:, None]
+
     def same(self, rows: NDArray[np.int64], similarity: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return whose pictures may be right for each of these and are never its mismatches, bool (B, N).
 

@@ -154,13 +154,15 @@ def test_miner_of_brands_draws_the_same_category_and_brand() -> None:
     assert set(miner.partners(np.full(50, 3), {"brand": 1.0}).tolist()) == {0, 1, 4}  # of its category, instead
 
 
-def test_miner_finds_neighbours_of_pictures_and_of_texts() -> None:
-    """Whose text is alike is a hard partner, too, however other its picture looks."""
-    colors = ("",) * 40
+@pytest.mark.parametrize(
+    ("colors", "by_text"),
+    [(("",) * 40, set(range(28, 40))), (("red",) * 39 + ("blue",), {39})],
+    ids=["no color", "colors"],
+)
+def test_miner_finds_neighbours_of_pictures_and_of_texts(colors: tuple[str, ...], by_text: set[int]) -> None:
+    """Whose picture fits the text is a hard partner, too, unless it is of the same kind and color: it may be right."""
     miner = Miner(catalog(colors), np.eye(40), seed=0)
-    turned = [
-        np.stack([np.cos(angle), np.sin(angle)], axis=1) for angle in (np.arange(40) * 0.01, np.arange(40) * -0.01)
-    ]
-    turned[1] = np.roll(turned[1][::-1], 1, axis=0)
-    miner.look(*turned)
-    assert set(miner.partners(np.zeros(400, np.int64), {"nearest": 1.0}).tolist()) == {*range(1, 13), *range(28, 40)}
+    angle = np.arange(40) * 0.01
+    pictures = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    miner.look(pictures, pictures[::-1])
+    assert set(miner.partners(np.zeros(400, np.int64), {"nearest": 1.0}).tolist()) == {*range(1, 13), *by_text}
