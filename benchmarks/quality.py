@@ -18,6 +18,7 @@ encoder + facets + taggers` these signals without the attention, weighed in the 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ from engines.build.gather import SHARES, gather_parts
 from engines.build.models.compact import CompactConfig
 from engines.build.recipe import AdaptRecipe
 from engines.build.terminal import reported
+from engines.catalogs.folder import CATALOG_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,12 +122,14 @@ def measure(  # noqa: PLR0917 - typer's options
         seed=seed, shares=shares, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers}
     )
     dual_epochs = epochs if dual_epochs is None else dual_epochs
+    lines = catalog / CATALOG_FILE
     facts: dict[str, Any] = {
         "catalog": catalog.name,
         "recipe": recipe.as_dict(),
         "dual_epochs": dual_epochs,
         "shares": shares,
         "threads": threads,
+        "catalog_sha256": hashlib.sha256(lines.read_bytes()).hexdigest() if lines.exists() else "",
         "code_sha256": sources.digest(),
     }
     with reported(threads) as progress:

@@ -6,8 +6,8 @@ Each line changes one thing of the recipe that ships and trains a single reader 
 Figures are means over four draws of pairs: recall at precision 0.5 where 5 % of the pictures are wrong, and AUC, of the
 fusion layers alone and of all signals together (their weights fitted on a fifth draw). Of the recipe that ships,
 ensembles of several readers are shown, too. DIR gets ablations.json, ablations.md, and curves.png: how the fusion
-layers tell hard swaps, epoch by epoch. Features, readers and lines that an earlier run has finished in DIR are used
-again; with the same DIR, `quality.py` goes on with the readers that were trained here.
+layers tell hard swaps, epoch by epoch. Features, readers and lines that an earlier run of the same code has finished
+in DIR are used again, and `quality.py` with the same DIR, seed and epochs goes on with the readers of what ships.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from engines import calibration
-from engines.build import adapt, grades, weighing
+from engines.build import adapt, grades, sources, weighing
+from engines.build.finetune import steps, steps_per_epoch
 from engines.build.gather import gather_parts
+from engines.build.models.compact import CompactConfig
 from engines.build.recipe import PREVALENCE, AdaptRecipe
 from engines.build.signals import all_signals
 from engines.build.terminal import reported
@@ -75,16 +77,19 @@ class Bench:
     work: Path
     progress: Progress
     seed: int
-    epochs: float
+    epochs: float | None
 
     def trained(self, idea: str) -> tuple[CompactFusion, Part, list[dict[str, Any]]]:
         """Return a model by the idea's recipe, the validation part, and the learning curve of its first reader."""
         changes = IDEAS[idea]
-        recipe = AdaptRecipe(seed=self.seed, epochs=self.epochs * changes.get("epochs", 1.0))
+        recipe = AdaptRecipe(seed=self.seed, epochs=self.epochs, model={"readers": CompactConfig.readers})
+        if "epochs" in changes:
+            recipe = replace(recipe, epochs=changes["epochs"] * _epochs(len(self.parts[0].products), recipe))
         recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in _OURS})
         if changes:
             recipe = replace(recipe, model={**recipe.model, "readers": 1})
-        prepared = adapt.prepare(self.parts, self.name, self.work, recipe, self.progress)
+        features = self.work / "one-view" if "views" in changes else self.work
+        prepared = adapt.prepare(self.parts, self.name, features, recipe, self.progress)
         if not changes.get("colors", True):
             prepared = _without_colors(prepared)
         curve: list[dict[str, Any]] = []
@@ -112,6 +117,11 @@ class Bench:
             facts = _judged(model, part) | {"seconds_per_reader": took_s, "curve": curve if count == 1 else []}
             found[idea if count == 1 else f"{count} readers"] = facts
         return found
+
+
+def _epochs(products: int, recipe: AdaptRecipe) -> float:
+    """Return how many epochs a reader takes by the recipe."""
+    return steps(products, recipe) / steps_per_epoch(products, recipe)
 
 
 def _judged(model: CompactFusion, part: Part) -> dict[str, Any]:
@@ -169,7 +179,7 @@ def measure(  # noqa: PLR0917 - typer's options
     catalog: Annotated[Path, typer.Argument(help="Folder with catalog.jsonl and the pictures it names.")],
     out: Annotated[Path, typer.Option(help="Directory for the table, the curves and work.")],
     seed: Annotated[int, typer.Option(help="Of the split, the draws, the weights.")] = 0,
-    epochs: Annotated[float, typer.Option(help="Of a reader.")] = AdaptRecipe.EPOCHS,
+    epochs: Annotated[float | None, typer.Option(help="Of a reader; the recipe's if left out.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Ideas to measure; all, unless told.")] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
 ) -> None:
@@ -180,7 +190,9 @@ def measure(  # noqa: PLR0917 - typer's options
     mpl.use("svg")
     recipe = AdaptRecipe(seed=seed)
     kept = out / "ablations.json"
-    lines: dict[str, dict[str, Any]] = msgspec.json.decode(kept.read_bytes()) if kept.exists() else {}
+    found = msgspec.json.decode(kept.read_bytes()) if kept.exists() else {}
+    code = sources.digest()
+    lines: dict[str, dict[str, Any]] = found["lines"] if found.get("code_sha256") == code else {}
     with reported(threads) as progress:
         parts = gather_parts(catalog, image=adapt.image_spec(recipe), seed=seed, progress=progress)
         bench = Bench(parts, catalog.name, out / "work", progress, seed, epochs)
@@ -188,7 +200,7 @@ def measure(  # noqa: PLR0917 - typer's options
             if idea in lines:
                 continue
             lines |= bench.lines(idea)
-            kept.write_bytes(msgspec.json.format(msgspec.json.encode(lines)))
+            kept.write_bytes(msgspec.json.format(msgspec.json.encode({"code_sha256": code, "lines": lines})))
             progress.console.print(f"{idea}: {_cell(lines[idea]['all signals'].get(grades.HARD))} of hard swaps")
     table = as_markdown(lines)
     (out / "ablations.md").write_text(table)

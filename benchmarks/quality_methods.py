@@ -141,7 +141,8 @@ def pooled_mlp(bench: Bench) -> None:
     training = bench.prepared.training
     model = baselines.train_pooled(training.catalog, training.features, bench.recipe.mix, seed=bench.recipe.seed)
     validation, test = (
-        baselines.score_pooled(model, part.features, shown(part, pairs), pairs) for part, pairs in bench.parts()
+        baselines.score_pooled(model, part.catalog, part.features, shown(part, pairs), pairs)
+        for part, pairs in bench.parts()
     )
     bench.keep(POOLED, (validation, test))
 

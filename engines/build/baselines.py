@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.mining import Miner
+from engines.build.models.compact import pool
 from engines.build.traits import chunks, unit
 
 if TYPE_CHECKING:
@@ -57,11 +58,14 @@ class PooledMlp(nn.Module):
         return logits
 
 
-def pooled(features: Features) -> Embedded:
-    """Return what the frozen backbones say of each product, pooled; the two have different widths."""
+@torch.no_grad()
+def pooled(catalog: Catalog, features: Features) -> Embedded:
+    """Return all that compact sees of each product's first picture and reads of its text, pooled: two widths."""
+    first = catalog.first_picture[:-1]
+    image = torch.cat([pool(features.as_they_are(first[rows])) for rows in chunks(len(first))])
     mask = features.texts.attention_mask[:, :, None].astype(np.float32)
     text = [(features.states[rows] * mask[rows]).sum(axis=1) / mask[rows].sum(axis=1) for rows in chunks(len(mask))]
-    return Embedded(features.looks, np.concatenate(text).astype(np.float32))
+    return Embedded(image.numpy(), np.concatenate(text).astype(np.float32))
 
 
 def train_pooled(catalog: Catalog, features: Features, mix: Mapping[str, float], *, seed: int) -> PooledMlp:
@@ -71,7 +75,7 @@ def train_pooled(catalog: Catalog, features: Features, mix: Mapping[str, float],
         CatalogInvalid: all products show the same.
     """
     torch.manual_seed(seed)
-    image, text = (torch.from_numpy(array) for array in pooled(features))
+    image, text = (torch.from_numpy(array) for array in pooled(catalog, features))
     model = PooledMlp(image.shape[1], text.shape[1])
     miner, generator = Miner(catalog, features.looks, seed=seed), np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
@@ -91,9 +95,11 @@ def train_pooled(catalog: Catalog, features: Features, mix: Mapping[str, float],
 
 
 @torch.no_grad()
-def score_pooled(model: PooledMlp, features: Features, shown: NDArray[np.int64], pairs: Pairs) -> NDArray[np.float32]:
+def score_pooled(
+    model: PooledMlp, catalog: Catalog, features: Features, shown: NDArray[np.int64], pairs: Pairs
+) -> NDArray[np.float32]:
     """Return logits (M,) of pairs; `shown` (M,) is the product whose first picture each pair shows."""
-    image, text = pooled(features)
+    image, text = pooled(catalog, features)
     logits: NDArray[np.float32] = model(torch.from_numpy(image[shown]), torch.from_numpy(text[pairs.product])).numpy()
     return logits
 

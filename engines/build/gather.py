@@ -233,7 +233,8 @@ def _in_processes(
         yield from (work(item) for item in progress.track(todo, description=title))
         return
     # Spawned, not forked: the parent may hold the threads of torch.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    with ProcessPoolExecutor(cores, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from progress.track(pool.map(work, todo, chunksize=_CHUNK), total=len(todo), description=title)
 
 
@@ -247,5 +248,5 @@ def _decode(path: Path, *, spec: ImageSpec) -> tuple[NDArray[np.uint8], int]:
         pixels = decode(content, spec, max_pixels=_MAX_PIXELS)
         with Image.open(io.BytesIO(content)) as opened:
             return pixels, min(opened.size)
-    except (ImageRefused, OSError) as error:
+    except (ImageRefused, OSError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise CatalogInvalid(f"{path}: {error}; replace the picture or remove its line") from error

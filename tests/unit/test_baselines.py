@@ -44,34 +44,39 @@ def cluttered(centres: np.ndarray, seed: int, noise: float = 0.3) -> np.ndarray:
 def features() -> Features:
     """Return pictures and texts that tell the kind, in spaces that have nothing in common."""
     looks = cluttered(np.random.default_rng(1).normal(size=(KINDS, 12)), seed=2)
+    cells = looks[:, None, :, None, None].astype(np.float16)
     words = cluttered(np.random.default_rng(3).normal(size=(KINDS, 384)), seed=4)
     mask = np.ones((N, TOKENS), dtype=np.int32)
     mask[:, -1] = 0
     states = np.repeat(words[:, None], TOKENS, axis=1).astype(np.float16)
     states[:, -1] = 100.0  # padding, which must not be read
     return Features(
-        middle=np.zeros((N, 2, 1, 1, 1), np.float16),
-        final=np.zeros((N, 2, 1, 1, 1), np.float16),
-        palette=np.zeros((N, 1, 1, 1), np.float16),
+        middle=cells,
+        final=cells,
+        palette=np.zeros((N, 1, 1, 1, 1), np.float16),
         looks=looks,
         states=states,
         texts=Texts(np.ones_like(mask), mask),
     )
 
 
+def catalog() -> Catalog:
+    """Return the products."""
+    products = tuple(Product({}, (), identity=i, group=str(i), category="") for i in range(N))
+    return Catalog(products, (), np.zeros((N, 3, 1, 1), np.uint8), np.arange(N))
+
+
 def test_pooled_mlp_tells_kinds_apart() -> None:
     """It learns which picture goes with which text, from pictures exchanged at random."""
-    products = tuple(Product({}, (), identity=i, group=str(i), category="") for i in range(N))
-    catalog = Catalog(products, (), np.zeros((N, 3, 1, 1), np.uint8), np.arange(N))
-    model = baselines.train_pooled(catalog, features(), {"random": 1.0}, seed=0)
+    model = baselines.train_pooled(catalog(), features(), {"random": 1.0}, seed=0)
     pairs = swaps()
-    scores = baselines.score_pooled(model, features(), pairs.picture, pairs)
+    scores = baselines.score_pooled(model, catalog(), features(), pairs.picture, pairs)
     assert calibration.auc(scores, pairs.label) > 0.95
 
 
 def test_pooled_does_not_read_padding() -> None:
     """The mean is over the words that the mask shows."""
-    vectors = baselines.pooled(features())
+    vectors = baselines.pooled(catalog(), features())
     assert np.abs(vectors.text).max() < 10
 
 
