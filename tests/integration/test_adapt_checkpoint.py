@@ -19,14 +19,14 @@ from engines.runtime.loader import load
 from tests import tiny_families
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = ("--epochs", "0.2", "--max-tokens", "8", "--threads", "1", "--seed", "5")
+OPTIONS = ("--epochs", "0.2", "--max-tokens", "8", "--threads", "1", "--seed", "5", "--shares", "0.4", "0.3", "0.3")
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder of drawn products."""
     folder = tmp_path_factory.mktemp("data") / "shop"
-    rendered.write_folder(rendered.render_catalog(350, 6), folder, tiny_families.SIZE)
+    rendered.write_folder(rendered.render_catalog(200, 6), folder, tiny_families.SIZE)
     return folder
 
 

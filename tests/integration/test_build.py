@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from engines.build.gather import Parts
 
+PRODUCTS = 280  # of an audit: each fold needs 50 to train on, and 60 to choose with
 TINY = Recipe(
     epochs=1,
     seed=5,
@@ -72,9 +73,10 @@ def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     """Pretrained backbones and hardly trained fusion layers: graded figures, and an engine that loads."""
-    rendered.write_folder(rendered.render_catalog(350, 6), tmp_path / "shop", 48)
+    rendered.write_folder(rendered.render_catalog(200, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5,
+        shares=(0.4, 0.3, 0.3),
         epochs=0.1,
         views=2,
         max_tokens=16,
@@ -110,10 +112,10 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two folds, one list, most suspicious first; what is finished is not done again, what is not is."""
-    monkeypatch.setattr(asking, "JUDGED_AT_ONCE", 150)
+    monkeypatch.setattr(asking, "JUDGED_AT_ONCE", 100)
     monkeypatch.setattr("engines.build.adapt.rehearse", lambda _: None)  # `adapt` does it above; each takes an export
     monkeypatch.setattr("engines.build.assemble.explain", lambda *_: {})  # as above
-    rendered.write_folder(rendered.render_catalog(420, 6), tmp_path / "shop", 48)
+    rendered.write_folder(rendered.render_catalog(PRODUCTS, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5,
         epochs=0.1,
@@ -135,12 +137,12 @@ def test_audit_judges_every_product_once_and_goes_on_where_it_was_cut(
                 explained=5,  # an engine that has learnt nothing alerts everywhere
                 heat_maps=1,
             )
-        assert "420 products" in page.read_text(encoding="utf-8")
+        assert f"{PRODUCTS} products" in page.read_text(encoding="utf-8")
         with (page.parent / CSV_FILE).open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     rows = run_audit()
-    assert len({row["id"] for row in rows}) == len(rows) == 420
+    assert len({row["id"] for row in rows}) == len(rows) == PRODUCTS
     probabilities = [float(row["probability"]) for row in rows]
     assert probabilities == sorted(probabilities, reverse=True)
     assert {row["fold"] for row in rows} == {"0", "1"}

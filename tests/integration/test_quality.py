@@ -34,9 +34,10 @@ STAGES = {"features", *METHODS} - {"compact, fusion layers alone", "dual encoder
 @pytest.mark.slow
 def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     """Two steps of training say nothing of quality; the table, the plot and the intervals are there."""
-    rendered.write_folder(rendered.render_catalog(350, 6), tmp_path / "shop", 48)
+    rendered.write_folder(rendered.render_catalog(200, 6), tmp_path / "shop", 48)
     families.save(tiny_families.source("clip"), tmp_path / "tiny")
     options = ("--out", str(tmp_path / "out"), "--epochs", "0.1", "--max-tokens", "16", "--threads", "1")
+    options += ("--shares", "0.4", "0.3", "0.3")
     options += ("--views", "1", "--readers", "2", "--also", f"clip={tmp_path / 'tiny'}")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / "shop"), *options], capture_output=True, text=True, check=False
@@ -54,7 +55,7 @@ def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     assert set(facts["gains"]) == {"the better dual encoder", "dual encoder + facets + taggers"}
     assert facts["seconds"].keys() == STAGES
     assert facts["seconds_whole"]
-    assert sum(facts["products"].values()) == 350
+    assert sum(facts["products"].values()) == 200
     assert "| compact |" in (tmp_path / "out" / "quality.md").read_text()
     assert (tmp_path / "out" / "quality.png").read_bytes().startswith(b"\x89PNG")
     assert [point["auc"].keys() for point in facts["curves"]] == [facts["methods"]["compact"].keys()] * 2
