@@ -3,7 +3,7 @@
 """The thread that owns the aiokafka consumer, as `streamer.transport` needs it. Imported by that alone.
 
 * Each fetch is stamped with the epoch in which it began; every seek and revocation begins a new one.
-* A worker that leaves while others cause a rebalance does not wait for its own part of it.
+* A worker that leaves while others cause a rebalance does not wait for its own part of it, and leaves its group itself.
 * A commit that the broker refuses, or cannot take now, is no error: it is tried again.
 """
 
@@ -54,6 +54,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         await super().on_start()
         if not self.transport.app.client_only:
             make_strict(self._ensure_consumer())
+
+    def close(self) -> None:
+        """Do nothing: this thread leaves the group and closes its consumer as it ends.
+
+        Faust calls this where a rebalance meets a worker that is leaving. Its own closes parts of the consumer in the
+        loop of another thread, and calls the whole closed: then nobody tells the group, which waits for the session to
+        end, or the two wait for each other.
+        """
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let the app finish what is in flight."""
