@@ -40,6 +40,7 @@ from streamer.pipeline import Pipeline
 from streamer.redecision import Redecider
 from streamer.reload import Reloader
 from streamer.rotation import Rotation
+from streamer.secrecy import keep_to_itself
 from streamer.shadow import Shadow
 from streamer.telemetry import HealthServer, Liveness, Telemetry, configure_logging
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from streamer.policy import Policy
     from streamer.reload import Loaded
     from streamer.settings import Settings
+    from streamer.topics import TopicState
     from streamer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
@@ -86,6 +88,7 @@ def run(settings: Settings, *, engine: Engine | None = None) -> int:
     Raises:
         FatalError: the worker cannot do its work; nothing was committed that has no outcome.
     """
+    keep_to_itself()
     traced = tracing.start(group=settings.broker.group) if settings.telemetry.tracing else tracing.OFF
     configure_logging(settings.telemetry.log_level, settings.telemetry.log_format, traced)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -146,7 +149,7 @@ class Scorer:
     async def _build(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         stack.callback(self._tracing.close)
-        partitions = await self._partitions()
+        scores = await self._scores()
         self._outbox = await stack.enter_async_context(Outbox(settings.broker, tracing=self._tracing))
         # Alerts go one at a time, each waited for: gathering others meanwhile would only delay it.
         self._alerts = await stack.enter_async_context(Outbox(settings.broker, linger_ms=0, tracing=self._tracing))
@@ -186,7 +189,7 @@ class Scorer:
         self._app = application.create(settings)
         self._app.ordered.hurry = self._hurry
         stack.push_async_callback(self._app.stop)
-        self._add_agents(partitions)
+        self._add_agents(scores)
         self._start_tasks(stack)
         await self._serve_health(stack)
 
@@ -224,8 +227,8 @@ class Scorer:
         await self._rotation.adopt(loaded, self._pipeline, self._batcher)
         self._redecider.look()
 
-    async def _partitions(self) -> int:
-        """Return how many partitions product-scores has; the state is partitioned alike."""
+    async def _scores(self) -> TopicState:
+        """Return how product-scores is kept; the state is partitioned alike, and its changelog has as many copies."""
         names = self._settings.topics
         async with topics.admin(self._settings.broker) as client:
             existing = await topics.describe(client)
@@ -235,16 +238,17 @@ class Scorer:
         missing = [name for name in needed if name not in existing]
         if missing:
             raise FatalError("topics_missing", f"no {', '.join(missing)} on the broker: run `streamer topics create`")
-        scores, redecisions = existing[names.scores].partitions, existing[names.redecisions].partitions
-        if scores != redecisions:
+        scores = existing[names.scores]
+        count, redecisions = scores.partitions, existing[names.redecisions].partitions
+        if count != redecisions:
             raise FatalError(
                 "topics_differ",
-                f"{names.scores} has {scores} partitions, {names.redecisions} has {redecisions}: one worker must own a "
-                f"product in both; delete {names.redecisions} and run `streamer topics create --partitions {scores}`",
+                f"{names.scores} has {count} partitions, {names.redecisions} has {redecisions}: one worker must own a "
+                f"product in both; delete {names.redecisions} and run `streamer topics create --partitions {count}`",
             )
         return scores
 
-    def _add_agents(self, partitions: int) -> None:
+    def _add_agents(self, scores: TopicState) -> None:
         app, names = self._app, self._settings.topics
         raw: dict[str, Any] = {
             "key_type": bytes,
@@ -252,7 +256,13 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        table = app.Table("alert-state", partitions=partitions, key_type=str, extra_topic_configs=topics.CHANGELOG)
+        table = app.Table(
+            "alert-state",
+            partitions=scores.partitions,
+            key_type=str,
+            extra_topic_configs=topics.changelog(scores.replication),
+        )
+        table.changelog_topic.replicas = scores.replication
         self._redecider = Redecider(
             table=table,
             policy=self._policy,

@@ -48,8 +48,19 @@ UNPACKED_BY_THE_BROKER = {"compression.type": "uncompressed"}
 """For what others write: the broker then counts unpacked bytes against max.message.bytes, and a worker never unpacks.
 Producers may pack as they like. See docs/adr/0027."""
 
+_SAFE_COPIES = 3
 CHANGELOG = STAMPED_BY_THE_BROKER | {"max.compaction.lag.ms": str(30 * DAY_MS)}
 """Of the alert agent's state, which is kept for ever: the title of a deleted product goes as soon as its alerts do."""
+
+
+def changelog(copies: int) -> dict[str, str]:
+    """Return the configuration of the state's changelog, of which the broker keeps so many copies."""
+    return CHANGELOG | _safe(copies)
+
+
+def _safe(copies: int) -> dict[str, str]:
+    """Return what lets acks=all survive the loss of one broker of three."""
+    return {"min.insync.replicas": "2"} if copies >= _SAFE_COPIES else {}
 
 
 @dataclass(frozen=True)
@@ -121,8 +132,7 @@ def _spec(
 ) -> TopicSpec:
     config = {"cleanup.policy": "delete", "retention.ms": str(days * DAY_MS)}
     config |= STAMPED_BY_THE_BROKER if ours else UNPACKED_BY_THE_BROKER
-    if topics.replication >= 3:  # noqa: PLR2004 - with three copies, acks=all survives the loss of one broker
-        config["min.insync.replicas"] = "2"
+    config |= _safe(topics.replication)
     if max_bytes is not None:
         config["max.message.bytes"] = str(max_bytes)
     return TopicSpec(name, role, topics.partitions, topics.replication, config)

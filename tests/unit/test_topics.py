@@ -13,8 +13,10 @@ from pydantic import SecretStr
 from streamer.errors import FatalError
 from streamer.settings import BrokerSettings, TopicSettings
 from streamer.topics import (
+    CHANGELOG,
     TopicState,
     admin,
+    changelog,
     client_kwargs,
     connecting,
     create,
@@ -154,3 +156,9 @@ async def test_create_twice_creates_once_and_compares(tansu: EmbeddedBroker) -> 
     async with admin(broker) as client:
         existing = await describe(client)
     assert {name: existing[name].partitions for name in names} == dict.fromkeys(names, 3) | {"engine-releases": 1}
+
+
+def test_changelog_of_the_state_is_as_safe_as_the_scores() -> None:
+    """Three copies, of which two must have a record before it counts; with fewer, one may be all."""
+    assert changelog(3) == CHANGELOG | {"min.insync.replicas": "2"}
+    assert changelog(1) == CHANGELOG
