@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 
     from engines.contract import AttributeColumns
 
-_NUMBER: Final = re.compile(r"\s*(?:[A-Z]{3}\s|[$€£¥])?\s*([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))")  # behind a currency
-_DECIMAL_COMMA: Final = re.compile(r"\d+,\d{1,2}")
+_CURRENCY: Final = r"(?:[A-Z]{3}\s|(?:Rs|[Kk]r|R\$|[$€£¥₹])\.?)?"
+_DIGITS: Final = r"\d{1,3}(?:[ \u00a0\u202f']\d{3})+(?:[.,]\d{1,2})?(?!\d)|\d(?:[\d,.]*\d)?|\.\d+"
+_NUMBER: Final = re.compile(rf"\s*{_CURRENCY}\s*([-+]?(?:{_DIGITS}))")
+_DECIMAL_COMMA: Final = re.compile(r"[-+]?(?:\d+|\d{1,3}(?:\.\d{3})+),\d{1,2}")
+_POINTS_GROUP: Final = re.compile(r"[-+]?\d{1,3}(?:\.\d{3}){2,}")
+_DECIMAL_POINT: Final = re.compile(r"[-+]?\d*(?:\.\d+)?")
 _MAX_CHARS: Final = 512
 _SEPARATORS: Final = re.compile(r"[\s;|]+")
 
@@ -58,17 +62,28 @@ class AttributeReader:
 
 
 def number(value: object) -> float | None:
-    """Return the number that a value is or begins with (`52`, `"1,299.00 USD"`, `"€12,50"`); None: there is none."""
+    """Return the number that a value is or begins with; None: there is none.
+
+    `52`, `"1,299.00 USD"`, `"€12,50"`, `"1.299,00 €"`, `"1 299,00"`; of `"1.299"` alone the point is the decimal one.
+    """
     if isinstance(value, str):
         found = _NUMBER.match(value[:_MAX_CHARS])
         if found is None:
             return None
-        digits = found[1]
-        decimal = _DECIMAL_COMMA.fullmatch(digits.lstrip("+-"))
-        value = float(digits.replace(",", "." if decimal else ""))
+        value = float(_with_point(re.sub(r"[\s']", "", found[1])))
     if isinstance(value, (int, float)) and abs(value) < float("inf"):
         return float(value)
     return None
+
+
+def _with_point(digits: str) -> str:
+    """Return a number as Python reads it: no signs between groups of digits, a point before decimals."""
+    if _DECIMAL_COMMA.fullmatch(digits):
+        return digits.replace(".", "").replace(",", ".")
+    if _POINTS_GROUP.fullmatch(digits):
+        return digits.replace(".", "")
+    found = _DECIMAL_POINT.match(digits.replace(",", ""))
+    return found[0] if found else digits
 
 
 def category(value: object) -> str:

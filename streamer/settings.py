@@ -255,7 +255,10 @@ class StateSettings(_Section):
     """Where the alert agent keeps its table; it can always be rebuilt from the changelog topic."""
 
     store: Literal["memory", "rocksdb"] = "memory"
-    directory: Path = Field(default=Path("state"), description="one per worker: of Faust, of releases while they are loaded, and with rocksdb of the table")
+    directory: Path = Field(
+        default=Path("state"),
+        description="one per worker: of Faust, of releases while they are loaded, and with rocksdb of the table",
+    )
 
 
 class Settings(BaseSettings):
