@@ -62,7 +62,7 @@ class Traits(NamedTuple):
     def alike_in_all(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which are of the same kind and name no other color, where these name one, bool (B, N)."""
         named = np.array([bool(name) for name in self.colors.names])[self.color[rows]]
-        return self.alike(self.kind, rows) & ~self.contradicts(rows) & named[:, None]
+        return np.asarray(self.alike(self.kind, rows) & ~self.contradicts(rows) & named[:, None])
 
     def same(self, rows: NDArray[np.int64], similarity: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return whose pictures may be right for each of these and are never its mismatches, bool (B, N).
