@@ -1,4 +1,3 @@
-# Two commands do everything: `make demo` and `make test`.
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
@@ -92,4 +91,4 @@ lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/pyright
 
 clean: ## Remove the environment and what the commands wrote
-	rm -rf $(VENV) $(GPU_VENV) demo-report loop-report state build *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) demo-report loop-report state retraining label-dataset chaos.json build *.egg-info

