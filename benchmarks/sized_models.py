@@ -1,4 +1,4 @@
-"""Models of every family at the size that they are published in, with random weights: no weights are in any registry.
+"""Models of every family at the size that they are published in, with random weights: nothing is downloaded.
 
 What they take to build, to load and to run is that of trained ones; what they answer says nothing.
 """

@@ -1,9 +1,9 @@
 # A scoring worker for NVIDIA GPUs, and the job that builds its plans: docker build -f docker/scorer-gpu.Dockerfile .
 #   docker run --rm --gpus all -v plans:/plans image compile --plans /plans
 #   docker run --rm --gpus all -v plans:/plans -e STREAMER_ENGINE__PLANS=/plans image score
-# TensorRT's libraries come from NVIDIA's index while it builds, some GB: its size is not known, that index was out of reach
-# where the others were measured. It and CUDA's bindings are pinned in pyproject.toml; what TensorRT itself asks for, CUDA's
-# runtime, is not. The driver comes from the host. No torch.
+# TensorRT's libraries come from NVIDIA's index while it builds, some GB; the image's size is not measured. They and CUDA's
+# bindings are pinned in pyproject.toml; what TensorRT itself asks for, CUDA's runtime, is not. The driver comes from the
+# host. No torch.
 FROM python:3.11.14-slim-bookworm AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /app

@@ -77,12 +77,17 @@ def streamer(
 
     Start with `streamer demo`: everything on this machine, nothing else needed.
 
-    For real: `topics create`, `score` (the worker), `publish` (a product feed), and
-    `doctor` when something is wrong, `dead-letters` for what was rejected; `releases` puts another engine to work
-    without a restart, `labels` records what people say of alerts, `drift` tells when products are others than they
-    were; `adapt` trains an engine on a catalogue of yours, `audit` ranks the errors that it has already, `compile`
-    readies an engine for a GPU. Settings come from STREAMER_… variables and from .env in the working directory;
-    `streamer settings` lists them.
+    For real: `topics create`, `score` (the worker), `publish` (a product feed), `doctor` when something is wrong,
+    `dead-letters` for what was rejected; `contracts` prints what the topics carry.
+
+    An engine of yours: `collect` brings a feed and its pictures into one folder, `audit` ranks the errors that a
+    catalogue has already, `adapt` trains an engine on it, `compile` readies one for a GPU.
+
+    Better ones: `labels` records what people say of alerts, `retrain` learns from it, `drift` tells when products are
+    others than they were, `releases` puts another engine to work without a restart; `loop` shows all of it on this
+    machine.
+
+    Settings come from STREAMER_… variables and from .env in the working directory; `settings` lists them.
     """
 
 

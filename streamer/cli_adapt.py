@@ -52,9 +52,9 @@ def collect_feed(
 
     DIR/catalog.jsonl has a line for each product that can be used, DIR/images its pictures, each content once, and
     DIR/refused.jsonl every other row with a reason code. Columns are found as by `publish`; of several rows with one id
-    the last counts. Links may be URLs or paths
-    of files beside the feed. A run that was killed goes on where it was: no picture is brought twice, and those that
-    failed for a reason that may pass (a timeout, a host that was down) are asked for again by the next run.
+    the last counts. Links may be URLs or paths of files beside the feed. A run that was killed goes on where it was: no
+    picture is brought twice, and those that failed for a reason that may pass (a timeout, a host that was down) are
+    asked for again by the next run.
 
     Products that were erased (`streamer labels erase`) are left out, and removed from a DIR that has them.
 

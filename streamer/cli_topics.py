@@ -19,8 +19,8 @@ def topics_create(
 ) -> None:
     """Create the topics that do not exist; those that do are compared and left as they are.
 
-    Updates and scores are kept 7 days, alerts, dead letters, review requests and labels 30 days, announced releases for
-    ever. Partitions are the most workers that can
+    Updates, scores and a challenger's scores are kept 7 days; alerts, dead letters, review requests and labels 30 days;
+    alerts that workers are to decide anew 1 day; announced releases for ever. Partitions are the most workers that can
     share the work.
 
     Example: `streamer topics create --partitions 24 --replication 3`

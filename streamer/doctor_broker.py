@@ -99,7 +99,7 @@ def judge_topic(spec: topics.TopicSpec, state: topics.TopicState | None, *, need
     """Say whether the topic is there, and where it differs from the settings; scorers alone do without some."""
     check = f"topic {spec.name}"
     if state is None and not needed:
-        advice = "releases, reviews and labels need it: streamer topics create"
+        advice = "releases, shadow trials, reviews and labels need it: streamer topics create"
         return Finding(check, "warn", "does not exist", advice)
     if state is None:
         return Finding(check, "fail", "does not exist", "create it: streamer topics create")

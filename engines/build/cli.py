@@ -99,8 +99,8 @@ def rendered(  # noqa: PLR0917 - options, typer passes them by name
     """Train on drawn products; no data is needed. With the defaults this rebuilds the release that ships.
 
     Products to train, to choose the threshold and to measure on are drawn from three seeds (--seed + 1, 2, 3), so no
-    item is in two of them. About half an hour on
-    two cores; try `--products 400 --epochs 1` first, which takes a minute and learns nothing.
+    item is in two of them. About half an hour on two cores; try `--products 400 --epochs 1` first, which takes a minute
+    and learns nothing.
     """
     with reported(threads, shown=_IS_MAIN) as progress:
         recipe = Recipe(epochs=epochs, seed=seed)
