@@ -91,4 +91,4 @@ lint: $(VENV)/test ## Format, lint, types and import boundaries
 	$(BIN)/pyright
 
 clean: ## Remove the environment and what the commands wrote
-	rm -rf $(VENV) $(GPU_VENV) demo-report loop-report state retraining label-dataset gpu-check chaos.json build *.egg-info
+	rm -rf $(VENV) $(GPU_VENV) demo-report loop-report state gpu-check chaos.json build *.egg-info
