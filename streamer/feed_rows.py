@@ -79,7 +79,8 @@ def _json(value: object) -> bytes:
     try:
         return orjson.dumps(value, default=str)  # str: a Decimal or a date of Parquet
     except orjson.JSONEncodeError as error:
-        raise RejectedEvent("malformed_event", f"cannot be written as JSON: {error}") from error
+        advice = ": save the file as `CSV UTF-8`, or `iconv -f cp1252 -t utf-8` it" if "UTF-8" in str(error) else ""
+        raise RejectedEvent("malformed_event", f"cannot be written as JSON: {error}{advice}") from error
 
 
 def _scalar(name: str, value: object) -> str:

@@ -19,7 +19,6 @@ import csv
 import gzip
 import io
 import itertools
-import re
 import zlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
 FORMATS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 MAX_CELL_CHARS = 2**20  # a quote that is never closed must not swallow the rest of the file
-_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as `surrogateescape` has them
 _FOUND_ROWS = 100  # whose columns are remembered, for a message
 
 
@@ -192,10 +190,6 @@ def _csv_lines(reader: CsvReader) -> Iterator[tuple[int, list[str] | RejectedEve
 def _csv_fields(header: list[str], cells: list[str]) -> Fields | RejectedEvent:
     if len(cells) > len(header):
         return RejectedEvent("malformed_csv", f"{len(cells)} cells under {len(header)} columns: is a quote missing?")
-    if any(_ESCAPED.search(cell) for cell in cells):
-        return RejectedEvent(
-            "malformed_csv", "not UTF-8: save the file as `CSV UTF-8`, or `iconv -f cp1252 -t utf-8` it"
-        )
     return dict(zip(header, cells, strict=False))  # cells left out at the end are empty
 
 

@@ -233,12 +233,12 @@ def test_csv_bad_rows_are_reported_with_their_first_line(tmp_path: Path) -> None
     good, *bad, last = read(path)
     assert isinstance(good, ProductUpdate)
     assert good.title == "two\nlines"
-    assert bad == ["4: malformed_csv", "5: malformed_csv", "6: malformed_csv"]
+    assert bad == ["4: malformed_csv", "5: malformed_event", "6: malformed_csv"]
     assert isinstance(last, ProductUpdate)
     with open_feed(path) as feed:
-        (latin,) = [row.fields for row in feed.rows if row.line == 5]
-    assert isinstance(latin, RejectedEvent)
-    assert "CSV UTF-8" in str(latin), "what a spreadsheet calls it"
+        (latin,) = [row for row in feed.rows if row.line == 5]
+    with pytest.raises(RejectedEvent, match="save the file as `CSV UTF-8`"):
+        product_update(latin, base_url=None, feed_time=WRITTEN)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ async def test_dead_domain_of_many_names_leaves_the_other_hosts_their_speed(
     assert sorted(mixed.acknowledged) == list(range(400))
     assert outcomes.pop("scored") == 200
     assert outcomes.keys() <= {"image_host_unavailable", "image_timeout"}
-    assert len(dead.requests) <= 3 * 16  # until ten more tries than it has places have failed
+    # Until ten more tries than it has places have failed; a round that a stall of this machine ends counts for nothing.
+    assert len(dead.requests) <= 5 * 16
     assert scored_s < 2 * TRY_S + TRY_S + 1
 
 

@@ -88,8 +88,8 @@ def test_run_lowers_the_losses() -> None:
     assert np.mean([s.facet_loss for s in steps[-3:]]) < np.mean([s.facet_loss for s in steps[:3]])
 
 
-def test_run_looks_for_neighbours_of_pictures_and_texts_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both in the space of the reader as it then is; products that say the same have one place among the texts."""
+def test_run_looks_for_neighbours_of_pictures_and_texts_between_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in the space of the reader as it then is, not once more at the end; equal texts have one place there."""
     looked: list[tuple[NDArray[np.floating], ...]] = []
 
     class Recorded(Miner):
@@ -98,7 +98,7 @@ def test_run_looks_for_neighbours_of_pictures_and_texts_after_each_epoch(monkeyp
             super().look(*vectors)
 
     monkeypatch.setattr("engines.build.finetune.Miner", Recorded)
-    Trainer(reader(), catalog(), features(), labels(), replace(RECIPE, epochs=2)).run(lambda _: None)
+    Trainer(reader(), catalog(), features(), labels(), replace(RECIPE, epochs=3)).run(lambda _: None)
     first, *epochs = looked
     assert len(first) == 1
     assert [[part.shape for part in vectors] for vectors in epochs] == [[(N, 16), (N, 16)]] * 2
