@@ -28,10 +28,10 @@ from rich.markdown import Markdown
 
 from engines import calibration
 from engines.build import adapt, grades, sources, weighing
-from engines.build.finetune import steps, steps_per_epoch
 from engines.build.gather import gather_parts
 from engines.build.models.compact import CompactConfig
 from engines.build.recipe import PREVALENCE, AdaptRecipe
+from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import all_signals
 from engines.build.terminal import reported
 

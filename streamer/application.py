@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from faust.types import FutureMessage
 
     from streamer.settings import BrokerSettings, Settings
+    from streamer.topics import TopicState
     from streamer.transport import OrderedConsumer
 
 REBALANCE_MARGIN_S = 30.0
@@ -126,6 +127,18 @@ def create(settings: Settings, *, group: str | None = None) -> WorkerApp:
     app.ordered.drain_timeout_s = settings.pipeline.drain_timeout_s
     app.ordered.fetch_max_wait_ms = broker.fetch_max_wait_ms
     return app
+
+
+def state_table(app: WorkerApp, scores: TopicState) -> Any:  # noqa: ANN401 - Faust's table
+    """Return the table of the alert agent's state, kept as product-scores is: as many partitions, as many copies."""
+    table = app.Table(
+        "alert-state",
+        partitions=scores.partitions,
+        key_type=str,
+        extra_topic_configs=topics.changelog(scores.replication),
+    )
+    table.changelog_topic.replicas = scores.replication
+    return table
 
 
 def _credentials(broker: BrokerSettings) -> Any:  # noqa: ANN401 - Faust's credentials

@@ -256,13 +256,7 @@ class Scorer:
             "key_serializer": "raw",
             "value_serializer": "raw",
         }
-        table = app.Table(
-            "alert-state",
-            partitions=scores.partitions,
-            key_type=str,
-            extra_topic_configs=topics.changelog(scores.replication),
-        )
-        table.changelog_topic.replicas = scores.replication
+        table = application.state_table(app, scores)
         self._redecider = Redecider(
             table=table,
             policy=self._policy,

@@ -17,12 +17,13 @@ from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
 from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes
-from engines.build.finetune import LOGGED, Step, Trainer, chunks, steps, steps_per_epoch
+from engines.build.finetune import LOGGED, Step, Trainer, chunks
 from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.recipe import PREVALENCE
+from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import Part
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
 from engines.build.texts import data_digest, encode, fields_to_read

@@ -26,6 +26,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from engines.build.features import Said, said
 from engines.build.mining import Miner
 from engines.build.models.compact import Sight
+from engines.build.schedule import rate, steps, steps_per_epoch
 from engines.build.train import Average
 from engines.errors import EngineUnavailable
 
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from engines.build.recipe import AdaptRecipe
 
 _MAX_GRADIENT_NORM: Final = 1.0
-_WARM_UP_STEPS: Final = 100
-_CONSTANT_UNTIL: Final = 0.3  # of the steps; then half a cosine
 _TRIM_FROM: Final = 0.33  # of the steps: before, a large loss only says that nothing is learned yet
 _RECENT_LOSSES: Final = 2000
 _MAX_TEMPERATURE: Final = 60.0
@@ -175,7 +174,7 @@ class Trainer:
     def _step(self, anchors: NDArray[np.int64]) -> Step:
         recipe, progress = self._recipe, self.number / self.total
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(self.number, progress)
+            group["lr"] = recipe.learning_rate * rate(self.number, progress)
         owners = np.concatenate([anchors, self._miner.partners(anchors, recipe.mix)])
         looked = self._look(owners)
         texts = self._to_device(said(self._features, owners))
@@ -375,26 +374,6 @@ def _groups(reader: Reader, recipe: AdaptRecipe) -> list[dict[str, Any]]:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-def _schedule(number: int, progress: float) -> float:
-    """Return the factor on the learning rates: a linear warm-up, constant, half a cosine down to 2 %."""
-    warm = min(1.0, (number + 1) / _WARM_UP_STEPS)
-    decayed = max(0.0, progress - _CONSTANT_UNTIL) / (1 - _CONSTANT_UNTIL)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * decayed)))
-
-
-def steps(products: int, recipe: AdaptRecipe) -> int:
-    """Return how many steps one reader takes."""
-    each = steps_per_epoch(products, recipe)
-    if recipe.epochs is None:
-        return max(recipe.LEAST_STEPS, math.ceil(recipe.EPOCHS * each))
-    return math.ceil(recipe.epochs * each)
-
-
-def steps_per_epoch(products: int, recipe: AdaptRecipe) -> int:
-    """Return how many steps a reader takes until each product has been an anchor."""
-    return math.ceil(products / recipe.anchors_per_step)
 
 
 def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

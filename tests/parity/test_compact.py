@@ -125,13 +125,18 @@ def test_onnx_with_attributes_equals_torch(tmp_path: Path) -> None:
 
 
 def test_surprise_is_the_picture_s_where_the_text_states_another_value() -> None:
-    """The expected improbability, in nats, of what the text states; nothing where it states nothing."""
+    """The expected improbability, in nats, of what the text states; nothing where nothing that was learned."""
     torch.manual_seed(0)
     reader = Reader(replace(CONFIG, facets=(2,)), colors=4).eval()
     shown = torch.tensor([[2.0, 0.0, -1.0]])
     looked = Looked(torch.zeros(1, 0, 32), torch.zeros(1, 256), (shown,))
     states, mask = torch.zeros(1, 3, 384), torch.ones(1, 3, dtype=torch.int32)
-    for value, expected in ((0, -shown.log_softmax(1)[0, 0]), (1, -shown.log_softmax(1)[0, 1]), (3, torch.zeros(()))):
+    for value, expected in (
+        (0, -shown.log_softmax(1)[0, 0]),
+        (1, -shown.log_softmax(1)[0, 1]),
+        (2, torch.zeros(())),  # a value that was not learned
+        (3, torch.zeros(())),
+    ):
         with torch.no_grad():
             reader.stated[0].weight.zero_()  # type: ignore[operator,union-attr]
             reader.stated[0].bias.copy_(40.0 * torch.eye(4)[value])  # type: ignore[operator,union-attr]

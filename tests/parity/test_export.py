@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -29,7 +30,7 @@ MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TE
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallFusion, OnnxEngine]:
     """Give a random model and its exported twin."""
     torch.manual_seed(0)
-    config = SmallConfig(100, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
+    config = SmallConfig(150, 32, 8, channels=(4, 8, 8, 16), width=16, layers=2, heads=2)
     model = SmallFusion(config).eval()
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
     export.export(model, MANIFEST.inputs, path)
@@ -80,6 +81,17 @@ def test_padding_does_not_change_the_logit(pair: tuple[SmallFusion, OnnxEngine])
     batch = random_batch(3)
     other = Batch(batch.pixel_values, np.where(batch.attention_mask == 1, batch.input_ids, 7), batch.attention_mask)
     assert np.abs(engine.infer(batch) - engine.infer(other)).max() < 1e-5
+
+
+def test_check_parity_sees_every_word_of_the_vocabulary(pair: tuple[SmallFusion, OnnxEngine]) -> None:
+    """A graph that is wrong in some of the words is refused, though it is right in the first hundred."""
+    model, engine = pair
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.words.weight[100:] += 1
+    assert export.check_parity(other, engine) < 1e-4
+    with pytest.raises(ParityExceeded, match="differ by"):
+        export.check_parity(other, engine, words=model.config.vocabulary_size)
 
 
 def test_check_parity_of_another_model_is_exceeded(pair: tuple[SmallFusion, OnnxEngine]) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiokafka.structs import TopicPartition
 
-from streamer import application
+from streamer import application, topics
 from streamer.settings import Settings, StateSettings
+from streamer.topics import TopicState
 
 if TYPE_CHECKING:
     from streamer.application import WorkerApp
@@ -25,6 +26,15 @@ async def app(tmp_path: Any) -> WorkerApp:  # noqa: ANN401 - pytest's
     # A consumer makes the loop of its thread before it is started.
     app.ordered._thread.thread_loop.close()  # pyright: ignore[reportPrivateUsage]
     return app
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+async def test_state_has_as_many_copies_as_the_scores(app: WorkerApp, copies: int) -> None:
+    """Whatever the settings of the worker say that makes its changelog: the topics may be another process's."""
+    changelog = application.state_table(app, TopicState("product-scores", 4, copies)).changelog_topic
+    assert (changelog.partitions, changelog.replicas) == (4, copies)
+    assert changelog.config == topics.changelog(copies)
+    assert app.conf.topic_replication_factor == 1
 
 
 def change(offset: int, key: str, **entry: int) -> Any:  # noqa: ANN401 - an event of Faust's

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from engines.build.dataset import Catalog, Product
 from engines.build.recipe import TEXT_FIELDS
-from engines.build.texts import fields_to_read
-from engines.contract import TextSpec
+from engines.build.texts import data_digest, fields_to_read
+from engines.contract import AttributeColumns, TextSpec
 from engines.fields import CodeColumns, column, is_text, text_fields
 from engines.text import compose
 from streamer.updates import ProductUpdate, text_digest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 SPEC = TextSpec(max_tokens=64, fields=TEXT_FIELDS)
-
-
-def catalog(*said: Mapping[str, str]) -> Catalog:
-    """Return products that say these, with a picture each."""
-    products = tuple(
-        Product(fields=dict(fields), facets=(), identity=n, group=str(n), category="", id=str(n))
-        for n, fields in enumerate(said)
-    )
-    return Catalog(products, (), np.zeros((len(said), 3, 2, 2), np.uint8), np.arange(len(said)))
 
 
 @pytest.mark.parametrize(
@@ -113,3 +101,17 @@ def test_fields_to_read_name_the_others_where_there_are_codes() -> None:
 def test_fields_to_read_without_codes_are_all() -> None:
     """A column that comes later is read, too."""
     assert fields_to_read([{"title": f"Mug {n}", "season": "Summer"} for n in range(30)]) == TEXT_FIELDS
+
+
+def test_data_digest_changes_with_a_price_only_where_it_is_read() -> None:
+    """A feed a week later, with other prices: an engine that reads them is another one."""
+    columns = AttributeColumns(numbers=("price",), categories={}, history_length=0)
+    spec = TextSpec(max_tokens=8, fields=("title",))
+    mug = Product({"title": "Mug"}, (), 0, "0", "", "0")
+    pixels = np.zeros((1, 3, 2, 2), np.uint8)
+    week, next_week = (
+        Catalog((replace(mug, columns={"price": price}),), (), pixels, np.arange(1))
+        for price in ("9.90 EUR", "12.90 EUR")
+    )
+    assert data_digest(week, spec) == data_digest(next_week, spec)
+    assert data_digest(week, spec, columns) != data_digest(next_week, spec, columns)

@@ -12,11 +12,12 @@ import torch
 from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
-from engines.build.finetune import Step, Trainer, steps
+from engines.build.finetune import Step, Trainer
 from engines.build.mining import Miner
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
+from engines.build.schedule import steps
 from engines.build.texts import Texts
 
 if TYPE_CHECKING:

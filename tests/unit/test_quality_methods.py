@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pytest
 import quality
 import quality_methods
 import torch
 import typer
-from quality_figures import DUALS
+from quality_figures import DUALS, FUSION
 from quality_methods import Unattended, method_of
+from quality_run import Run
 from torch import nn
 from typer.testing import CliRunner
 
 from engines.build.models.compact import CompactConfig, CompactFusion
+from engines.build.recipe import AdaptRecipe
+from engines.build.signals import Evidence
 from tests import scored_pairs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from quality_scores import Scores
@@ -117,3 +124,36 @@ def test_other_families_may_have_checkpoints_with_any_name() -> None:
         ("clip", "/a=b/c"),
     ]
     assert method_of("vilt", "dandelin/vilt") == "vilt of vilt"
+
+
+def test_scoring_of_pairs_is_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a method took is its training and the choice of its weights; what asks it afterwards is measuring."""
+    now = [100.0]
+
+    def takes(seconds: float, result: object = None) -> Callable[..., Any]:
+        def work(*_: object, **__: object) -> Any:  # noqa: ANN401 - stands for several
+            now[0] += seconds
+            return result
+
+        return work
+
+    said = Evidence(*(np.zeros(shape) for shape in (4, (4, 0), 4, (4, 0))))
+    run = Run(tmp_path, {}, now=lambda: now[0])
+    bench: Any = SimpleNamespace(
+        run=run,
+        recipe=AdaptRecipe(seed=0),
+        prepared=SimpleNamespace(validation=SimpleNamespace(catalog=None), facets=SimpleNamespace(names=())),
+        asked=takes(50, (said, said)),
+        keep=takes(0),
+        keep_signals=takes(0),
+        weights={},
+    )
+    monkeypatch.setattr(quality_methods.evaluate, "halves", takes(0, (None, None)))
+    monkeypatch.setattr(quality_methods.weighing, "weigh", takes(3))
+    monkeypatch.setattr(quality_methods.weighing, "weights_of", takes(0, np.zeros(1)))
+    monkeypatch.setattr(quality_methods.weighing, "combined", takes(0, np.zeros(4)))
+    untagged = CompactFusion(replace(CONFIG, taggers=0, tags=0, facets=()), pretrained=False)
+    with run.stage(FUSION):
+        now[0] += 10
+        quality_methods._weighed(bench, FUSION, untagged)
+    assert run.seconds() == {FUSION: 13.0}

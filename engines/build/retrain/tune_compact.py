@@ -14,9 +14,10 @@ import numpy as np
 
 from engines.build import tracking
 from engines.build.features import extract
-from engines.build.finetune import LOGGED, Doubted, Trainer, steps_per_epoch
+from engines.build.finetune import LOGGED, Doubted, Trainer
 from engines.build.models.compact import CompactFusion, Reader
 from engines.build.recipe import AdaptRecipe
+from engines.build.schedule import steps_per_epoch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
