@@ -26,6 +26,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 from engines.build.features import Said, said
 from engines.build.mining import Miner
 from engines.build.models.compact import Sight
+from engines.build.precision import half
 from engines.build.schedule import rate, steps, steps_per_epoch
 from engines.build.train import Average
 from engines.errors import EngineUnavailable
@@ -82,6 +83,15 @@ class Step(NamedTuple):
     contrastive_loss: float
     facet_loss: float
     accuracy: float
+
+
+class _Losses(NamedTuple):
+    """Of a step: `all` is what is lowered."""
+
+    all: Tensor
+    pair: Tensor
+    contrastive: Tensor
+    facet: Tensor
 
 
 class Trainer:
@@ -172,9 +182,23 @@ class Trainer:
         return self._generator.choice(count, size=count, p=self._chance)
 
     def _step(self, anchors: NDArray[np.int64]) -> Step:
-        recipe, progress = self._recipe, self.number / self.total
+        progress = self.number / self.total
         for group in self._optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate(self.number, progress)
+            group["lr"] = self._recipe.learning_rate * rate(self.number, progress)
+        with half(self._device):
+            losses, accuracy = self._losses(anchors, progress)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._accelerator.backward(losses.all)
+        self._accelerator.clip_grad_norm_(self._reader.parameters(), _MAX_GRADIENT_NORM)
+        self._optimizer.step()
+        self._average.update(self._reader, self.number)
+        self.number += 1
+        parts = (float(value.detach()) for value in (losses.pair, losses.contrastive, losses.facet))
+        return Step(self.number, self.total, *parts, accuracy)
+
+    def _losses(self, anchors: NDArray[np.int64], progress: float) -> tuple[_Losses, float]:
+        """Return the losses of a step, and the share of pairs that were told right."""
+        recipe = self._recipe
         owners = np.concatenate([anchors, self._miner.partners(anchors, recipe.mix)])
         looked = self._look(owners)
         texts = self._to_device(said(self._features, owners))
@@ -192,14 +216,7 @@ class Trainer:
             pair, accuracy = torch.zeros(()), _preferred(similarity)
         if self._doubted is not None:
             loss = loss + self._doubted.weight * self._doubted_loss(self._doubted)
-        self._optimizer.zero_grad(set_to_none=True)
-        self._accelerator.backward(loss)
-        self._accelerator.clip_grad_norm_(self._reader.parameters(), _MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._average.update(self._reader, self.number)
-        self.number += 1
-        pair_loss, contrastive_loss, facet_loss = (float(value.detach()) for value in (pair, contrastive, facet))
-        return Step(self.number, self.total, pair_loss, contrastive_loss, facet_loss, accuracy)
+        return _Losses(loss, pair, contrastive, facet), accuracy
 
     def _look(self, owners: NDArray[np.int64]) -> Looked:
         """Return what the reader makes of a picture of each of these products, in any of its views."""
@@ -241,7 +258,9 @@ class Trainer:
         Products that may show the same are matches of each other. Source: Radford et al. 2021; Khosla et al. 2020.
         """
         scale = self._reader.log_temperature.exp().clamp(max=_MAX_TEMPERATURE)
-        similarity = scale * image @ self._reader.text_embedding(text, mask).T
+        vectors = self._reader.text_embedding(text, mask)
+        with torch.autocast(self._device.type, enabled=False):  # times the scale, bfloat16 would be off by a quarter
+            similarity = scale * image.float() @ vectors.float().T
         target = self._alike(owners).float()
         target = target / target.sum(dim=1, keepdim=True)
         by_picture = -(target * similarity.log_softmax(dim=1)).sum(dim=1).mean()
@@ -315,10 +334,13 @@ class Trainer:
         pictures: list[NDArray[np.float32]] = []
         texts: list[NDArray[np.float32]] = []
         for rows in chunks(np.arange(len(first))):
-            looked = reader.look(self._sight(self._features.as_they_are(first[rows])))
             _, states, mask, attributes = self._to_device(said(self._features, rows))
-            pictures.append(reader.image_embedding(looked).cpu().numpy())
-            texts.append(reader.text_embedding(*reader.read(states, mask, attributes)).cpu().numpy())
+            with half(self._device):
+                looked = reader.look(self._sight(self._features.as_they_are(first[rows])))
+                picture = reader.image_embedding(looked)
+                text = reader.text_embedding(*reader.read(states, mask, attributes))
+            pictures.append(picture.float().cpu().numpy())
+            texts.append(text.float().cpu().numpy())
         reader.train()
         return np.concatenate(pictures), np.concatenate(texts)
 

@@ -31,6 +31,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
+from engines.build.models.dropout import Dropout
 from engines.build.models.palette import Palette
 from engines.build.models.tagger import DENIALS, Tagger
 
@@ -49,6 +50,7 @@ _SUMMARY_TOKENS: Final = 2
 _MASKED: Final = -1e4  # added to the score of padding: no weight, and still finite in 16 bits
 _TYPICAL_TOKENS: Final = 30.0
 _SMALLEST_DEVIATION: Final = 1e-3
+_LEAST_UNLIKE: Final = 1e-3  # a picture of one color has an object, too
 _COLOR_SCALE, _COLOR_CENTER = 3.0, 0.3  # the root of a share, brought to the other features' size
 
 
@@ -200,29 +202,29 @@ class Reader(nn.Module):
         self.register_buffer("center", torch.zeros(pooled))
         self.register_buffer("deviation", torch.ones(pooled))
         self.summary = nn.Sequential(
-            nn.Dropout(0.2),
+            Dropout(0.2),
             nn.Linear(pooled, 2 * _SUMMARY),
             nn.GELU(),
-            nn.Dropout(0.4),
+            Dropout(0.4),
             nn.Linear(2 * _SUMMARY, _SUMMARY),
             nn.GELU(),
-            nn.Dropout(0.3),
+            Dropout(0.3),
         )
         self.shown = nn.ModuleList(nn.Linear(_SUMMARY, size + 1) for size in config.facets)
         self.stated = nn.ModuleList(nn.Linear(TEXT_STATES, size + 2) for size in config.facets)
         self.final_norm = nn.GroupNorm(1, ImageBackbone.final_channels, affine=False)
         self.middle_norm = nn.GroupNorm(1, 4 * ImageBackbone.middle_channels, affine=False)
-        self.cells = nn.Sequential(nn.Dropout(drop), nn.Linear(_CHANNELS + colors, width))
+        self.cells = nn.Sequential(Dropout(drop), nn.Linear(_CHANNELS + colors, width))
         self.cell_positions = nn.Parameter(torch.randn(1, cells, width) * 0.02)
         self.cell_norm, self.image_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(drop), nn.Linear(2 * width, width)
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), Dropout(drop), nn.Linear(2 * width, width)
         )
         self.summary_tokens = nn.Linear(_SUMMARY, _SUMMARY_TOKENS * width)
         self.states = nn.Linear(TEXT_STATES, width)
         self.text_positions = nn.Parameter(torch.randn(1, config.max_tokens, width) * 0.02)
         self.text_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(drop)
+        self.dropout = Dropout(drop)
         self.resampler = None if config.attributes is None else Resampler(config.attributes, width)
         self.layers = nn.ModuleList(FusionLayer(width, config.heads, drop) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
@@ -325,7 +327,7 @@ class FusionLayer(nn.Module):
         self.image_input = nn.Linear(width, 2 * width)
         self.cross_output = nn.Linear(width, width)
         self.feed = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, text: Tensor, image: Tensor, bias: Tensor) -> Tensor:
         """Return text (B, T, C); `bias` (B, 1, 1, T) is added to the scores of the text's own tokens.
@@ -344,7 +346,12 @@ class FusionLayer(nn.Module):
         return fed
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        attended = F.scaled_dot_product_attention(self._split(queries), keys, values, attn_mask=bias)
+        each = (self._split(queries), keys, values)
+        if torch.is_autocast_enabled(queries.device.type):  # its gradient in bfloat16 takes a CPU six times as long
+            with torch.autocast(queries.device.type, enabled=False):
+                attended = F.scaled_dot_product_attention(*(part.float() for part in each), attn_mask=bias)
+        else:
+            attended = F.scaled_dot_product_attention(*each, attn_mask=bias)
         return attended.transpose(1, 2).flatten(2)
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -354,16 +361,29 @@ class FusionLayer(nn.Module):
 
 
 def pool(sight: Sight) -> Tensor:
-    """Return pictures' features over all cells, and their colors over all cells and over the middle ones, (B, D)."""
+    """Return pictures' features over all cells, (B, D), and their colors: over all, the middle ones, and the object."""
     side = sight.palette.shape[-1]
     center = slice(side // 4, side - side // 4)
-    colors = [part.mean(dim=(2, 3)).sqrt() for part in (sight.palette, sight.palette[:, :, center, center])]
+    shares = [part.mean(dim=(2, 3)) for part in (sight.palette, sight.palette[:, :, center, center])]
+    colors = [part.sqrt() for part in (*shares, _of_object(sight.palette))]
     return torch.cat([sight.final.mean(dim=(2, 3)), sight.middle.mean(dim=(2, 3)), *colors], dim=1)
 
 
 def pooled_size(colors: int) -> int:
     """Return D of `pool`."""
-    return ImageBackbone.final_channels + ImageBackbone.middle_channels + 2 * colors
+    return ImageBackbone.final_channels + ImageBackbone.middle_channels + 3 * colors
+
+
+def _of_object(palette: Tensor) -> Tensor:
+    """Return the colors (B, K) of cells (B, K, N, N), each weighed by how little its colors are those of the edge.
+
+    Of a white page little is left, however much of the picture it fills. Likeness is the Bhattacharyya coefficient.
+    """
+    edges = (palette[:, :, 0], palette[:, :, -1], palette[:, :, 1:-1, 0], palette[:, :, 1:-1, -1])
+    edge = torch.cat(edges, dim=2).mean(dim=2)[:, :, None, None]
+    unlike = 1 - (palette * edge).sqrt().sum(dim=1, keepdim=True)
+    weights = unlike.clamp(min=0) + _LEAST_UNLIKE
+    return (palette * weights).sum(dim=(2, 3)) / weights.sum(dim=(2, 3))
 
 
 def _padding(mask: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
+from engines.build.models.dropout import Dropout
+
 DENIALS: Final = 2
 """How many figures `Tagger.denial` gives."""
 
@@ -43,8 +45,8 @@ class Tagger(nn.Module):
         self.register_buffer("tag_of", torch.full((vocabulary,), tags))
         self.register_buffer("usual", torch.zeros(tags))
         self.layers = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(pooled, wide), nn.GELU(), nn.Dropout(0.4),
-            nn.Linear(wide, narrow), nn.GELU(), nn.Dropout(0.4), nn.Linear(narrow, tags),
+            Dropout(0.2), nn.Linear(pooled, wide), nn.GELU(), Dropout(0.4),
+            nn.Linear(wide, narrow), nn.GELU(), Dropout(0.4), nn.Linear(narrow, tags),
         )  # fmt: skip
 
     def forward(self, pooled: Tensor) -> Tensor:
