@@ -93,6 +93,9 @@ def measure(  # noqa: PLR0917 - typer's options
     readers: Annotated[int, typer.Option(min=1, help="Of each model.")] = CompactConfig.readers,
     views: Annotated[int, typer.Option(min=1, help="Of each picture that is trained on.")] = AdaptRecipe.views,
     max_tokens: Annotated[int, typer.Option(help="Longer texts are cut.")] = 64,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Begin no reader, of no method, with what another catalogue taught.")
+    ] = False,
     shares: Annotated[
         tuple[float, float, float], typer.Option(help="Of the products: to train on, to choose weights, to test.")
     ] = SHARES,
@@ -119,7 +122,13 @@ def measure(  # noqa: PLR0917 - typer's options
     mpl.use("svg")
     others = other_families(also or [])
     recipe = AdaptRecipe(
-        seed=seed, shares=shares, epochs=epochs, max_tokens=max_tokens, views=views, model={"readers": readers}
+        seed=seed,
+        shares=shares,
+        epochs=epochs,
+        from_scratch=from_scratch,
+        max_tokens=max_tokens,
+        views=views,
+        model={"readers": readers},
     )
     dual_epochs = epochs if dual_epochs is None else dual_epochs
     lines = catalog / CATALOG_FILE
@@ -143,6 +152,7 @@ def measure(  # noqa: PLR0917 - typer's options
         ask(bench, others)
         quality_scores.save(bench.scores, out)
         facts |= {
+            "warm_start_sha256": None if prepared.start is None else prepared.start.digest,
             "products": {
                 name: len(getattr(prepared, name).catalog.products) for name in ("training", "validation", "test")
             },

@@ -49,6 +49,7 @@ Figures = dict[str, dict[str, float]]
 
 IDEAS: Final[dict[str, dict[str, Any]]] = {
     "as it ships, one reader": {},
+    "readers begun from nothing": {"from_scratch": True},
     "no colors beside the image features": {"colors": False},
     "no taggers": {"tag_epochs": 0.0},
     "one view of each picture": {"views": 1},
@@ -83,13 +84,14 @@ class Bench:
         """Return a model by the idea's recipe, the validation part, and the learning curve of its first reader."""
         changes = IDEAS[idea]
         recipe = AdaptRecipe(seed=self.seed, epochs=self.epochs, model={"readers": CompactConfig.readers})
-        if "epochs" in changes:
-            recipe = replace(recipe, epochs=changes["epochs"] * _epochs(len(self.parts[0].products), recipe))
         recipe = replace(recipe, **{name: value for name, value in changes.items() if name not in _OURS})
         if changes:
             recipe = replace(recipe, model={**recipe.model, "readers": 1})
         features = self.work / "one-view" if "views" in changes else self.work
         prepared = adapt.prepare(self.parts, self.name, features, recipe, self.progress)
+        if "epochs" in changes:
+            longer = changes["epochs"] * _epochs(len(self.parts[0].products), prepared.steps_of(recipe))
+            recipe = replace(recipe, epochs=longer)
         if not changes.get("colors", True):
             prepared = _without_colors(prepared)
         curve: list[dict[str, Any]] = []

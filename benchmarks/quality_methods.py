@@ -118,7 +118,7 @@ class Bench:
 
     def trained(self, recipe: AdaptRecipe, on_epoch: Callable[[int, int, Reader], None] | None = None) -> CompactFusion:
         """Return a compact model trained by the recipe from the start, or from where an earlier run was cut."""
-        model = adapt.fresh(self.prepared.model.config, recipe.seed)
+        model = adapt.fresh(self.prepared.model.config, recipe.seed, self.prepared.start)
         adapt.standardise(model, self.prepared.training)
 
         def saved(number: int, epoch: int, reader: Reader) -> None:

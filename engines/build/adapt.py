@@ -22,12 +22,14 @@ from engines.build.gather import ListedParts, Parts, gather_split, list_parts, p
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
+from engines.build.models.palette import Palette
 from engines.build.recipe import PREVALENCE
 from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import Part
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
 from engines.build.texts import data_digest, encode, fields_to_read
 from engines.build.thresholds import Target
+from engines.build.warm_start import MOST_SHARED, WarmStart, shipped
 from engines.build.weighing import DRAWS, weigh
 from engines.contract import ImageSpec, TextSpec
 from engines.text import Tokenizer
@@ -48,15 +50,23 @@ _SEED_STEP: Final = 1000  # between readers
 
 @dataclass(frozen=True)
 class Prepared:
-    """An untrained model and the three parts of a catalogue, as features of its frozen halves."""
+    """An untrained model and the three parts of a catalogue, as features of its frozen halves.
+
+    `start` is what its readers begin with; None: with nothing.
+    """
 
     source: Source
     model: compact.CompactFusion
+    start: WarmStart | None
     facets: Facets
     tokens: NDArray[np.int64]
     training: Part
     validation: Part
     test: Part
+
+    def steps_of(self, recipe: AdaptRecipe) -> AdaptRecipe:
+        """Return the recipe with as many steps as the readers need."""
+        return recipe if self.start is None else replace(recipe, least_steps=recipe.WARM_STEPS)
 
 
 def adapt_folder(
@@ -171,8 +181,10 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
-    model = fresh(_config(recipe, facets, columns, tags=len(tokens)), recipe.seed)
-    source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns)
+    config = _config(recipe, facets, columns, tags=len(tokens))
+    start = None if recipe.from_scratch else _start(config, parts, progress)
+    model = fresh(config, recipe.seed, start)
+    source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns, start)
     rehearse(source)
     folders = zip(PART_FOLDERS, parts, strict=True)
     training, validation, test = (
@@ -182,13 +194,31 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     standardise(model, training)
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
-    return Prepared(source, model, facets, tokens, training, validation, test)
+    return Prepared(source, model, start, facets, tokens, training, validation, test)
 
 
-def fresh(config: compact.CompactConfig, seed: int) -> compact.CompactFusion:
-    """Return an untrained model."""
+def _start(config: compact.CompactConfig, parts: Parts, progress: Progress) -> WarmStart | None:
+    """Return what readers of these sizes may begin with, if it has not learned from this catalogue."""
+    start = shipped()
+    if start is None or not start.fits(compact.Reader(config, Palette().size)):
+        return None
+    shared = start.shared(part.pixel_values for part in parts)
+    if shared > MOST_SHARED:
+        progress.console.print(
+            f"{shared:.0%} of these pictures have taught the readers that ship: begins from nothing, or figures would "
+            "be of products that are known"
+        )
+        return None
+    return start
+
+
+def fresh(config: compact.CompactConfig, seed: int, start: WarmStart | None) -> compact.CompactFusion:
+    """Return a model that has learned nothing of its catalogue."""
     torch.manual_seed(seed)
-    return compact.CompactFusion(config)
+    model = compact.CompactFusion(config)
+    if start is not None:
+        start.begin(model)
+    return model
 
 
 def standardise(model: compact.CompactFusion, training: Part) -> None:
@@ -214,7 +244,7 @@ def train(
     Raises:
         CatalogInvalid: all products show the same.
     """
-    model, training = prepared.model, prepared.training
+    model, training, recipe = prepared.model, prepared.training, prepared.steps_of(recipe)
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
     if recipe.tag_epochs != 0:
@@ -240,12 +270,14 @@ def _source(  # noqa: PLR0917 - private, called once
     training: Catalog,
     recipe: AdaptRecipe,
     columns: AttributeColumns | None,
+    start: WarmStart | None,
 ) -> Source:
     provenance: dict[str, Any] = {
         "catalog": catalog,
         "products": len(training.products),
         "data_sha256": data_digest(training, text, columns),
         "code_sha256": sources.digest(),
+        "warm_start_sha256": None if start is None else start.digest,
         "recipe": recipe.as_dict(),
         "model": model.config.as_dict(),
     }

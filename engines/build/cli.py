@@ -74,6 +74,13 @@ Attributes = Annotated[
     bool, typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small.")
 ]
 
+FromScratch = Annotated[
+    bool,
+    typer.Option(
+        "--from-scratch", help="Begin compact's readers with nothing, not with what another catalogue has taught them."
+    ),
+]
+
 
 class AdaptFamily(StrEnum):
     """The families that `adapt` trains; those below `small` begin with a checkpoint."""
@@ -143,6 +150,7 @@ def adapt(  # noqa: PLR0917 - as above
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     attributes: Attributes = False,
+    from_scratch: FromScratch = False,
     wrong_texts: Annotated[
         int,
         typer.Option(min=0, help="With compact, texts of each product that are wrong in one attribute to learn from."),
@@ -189,6 +197,7 @@ def adapt(  # noqa: PLR0917 - as above
                 seed=seed,
                 epochs=epochs,
                 max_tokens=max_tokens,
+                from_scratch=from_scratch,
                 wrong_texts=wrong_texts,
                 attributes=attributes,
                 shares=shares,
@@ -245,6 +254,7 @@ def audit(  # noqa: PLR0917 - as above
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,
     attributes: Attributes = False,
+    from_scratch: FromScratch = False,
     precision: Precision = 0.5,
     prevalence: Prevalence = PREVALENCE,
     explained: Annotated[
@@ -273,7 +283,9 @@ def audit(  # noqa: PLR0917 - as above
     with reported(threads, shown=_IS_MAIN) as progress:
         from engines.build.audit import audit_folder  # noqa: PLC0415 - imports transformers, which takes seconds
 
-        recipe = AdaptRecipe(seed=seed, epochs=epochs, max_tokens=max_tokens, attributes=attributes)
+        recipe = AdaptRecipe(
+            seed=seed, epochs=epochs, from_scratch=from_scratch, max_tokens=max_tokens, attributes=attributes
+        )
         page = audit_folder(
             catalog,
             out,
@@ -302,6 +314,31 @@ def golden(
     with reported(1):
         made = golden_pairs.add(release, out)
     typer.echo(made)
+
+
+@app.command(name="warm-start")
+def warm_start(
+    release: Annotated[Path, typer.Argument(help="Directory of a compact release.")],
+    catalog: Annotated[Path, typer.Argument(help="The folder that it was adapted to.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Keep what a release's readers have learned, for other catalogues to begin with.
+
+    The file also holds a coarse print of every picture of CATALOG: no catalogue that shares many begins with it. Put it
+    in the place of engines/build/begun/compact.safetensors.
+    """
+    with reported(1) as progress:
+        from engines.build import warm_start as starting  # noqa: PLC0415 - as above
+        from engines.build.gather import gather_parts  # noqa: PLC0415
+        from engines.build.models.compact import CompactFusion  # noqa: PLC0415
+        from engines.build.restore import restore  # noqa: PLC0415
+
+        source = restore(release)
+        if not isinstance(source.model, CompactFusion):
+            raise typer.BadParameter(f"{release} is of the family {source.family}, not compact")
+        parts = gather_parts(catalog, image=source.image, seed=0, progress=progress)
+        starting.write(source.model, (part.pixel_values for part in parts), out)
+    typer.echo(out)
 
 
 app.command()(retrain)

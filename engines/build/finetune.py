@@ -193,8 +193,8 @@ class Trainer:
         self._optimizer.step()
         self._average.update(self._reader, self.number)
         self.number += 1
-        parts = (float(value.detach()) for value in (losses.pair, losses.contrastive, losses.facet))
-        return Step(self.number, self.total, *parts, accuracy)
+        pair, contrastive, facet = (float(value.detach()) for value in (losses.pair, losses.contrastive, losses.facet))
+        return Step(self.number, self.total, pair, contrastive, facet, accuracy)
 
     def _losses(self, anchors: NDArray[np.int64], progress: float) -> tuple[_Losses, float]:
         """Return the losses of a step, and the share of pairs that were told right."""

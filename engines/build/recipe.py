@@ -121,17 +121,21 @@ class AdaptRecipe:
     catalogue's columns (see `columns`). Of each picture there are `views` (see `views`), on disk some 120 kB each.
     `shares` of the products are to train on, to choose thresholds with and to measure on; of a large catalogue
     `max_products` are drawn to train on. If `epochs` is left out, they are `EPOCHS`, or as many
-    more as make `LEAST_STEPS`: a small catalogue is looked at more often. Taggers look at each picture `tag_epochs`
-    times; if left out, `tagged` follows from `epochs`.
+    more as make `least_steps`: a small catalogue is looked at more often. Readers begin with what another catalogue has
+    taught them (see `warm_start`), unless `from_scratch`; then `WARM_STEPS` are enough. Taggers look at each picture
+    `tag_epochs` times; if left out, `tagged` follows from `epochs`.
     """
 
     EPOCHS: ClassVar = 8.0
     TAG_EPOCHS: ClassVar = 30.0
     LEAST_STEPS: ClassVar = 1000
+    WARM_STEPS: ClassVar = 200
 
     seed: int
     shares: tuple[float, float, float] = _SHARES
     epochs: float | None = None
+    least_steps: int = LEAST_STEPS
+    from_scratch: bool = False
     max_tokens: int = 64
     model: dict[str, Any] = field(default_factory=dict)
     anchors_per_step: int = 16

@@ -23,7 +23,7 @@ def steps(products: int, recipe: AdaptRecipe) -> int:
     """Return how many steps one reader takes."""
     each = steps_per_epoch(products, recipe)
     if recipe.epochs is None:
-        return max(recipe.LEAST_STEPS, math.ceil(recipe.EPOCHS * each))
+        return max(recipe.least_steps, math.ceil(recipe.EPOCHS * each))
     return math.ceil(recipe.epochs * each)
 
 

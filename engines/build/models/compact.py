@@ -346,12 +346,12 @@ class FusionLayer(nn.Module):
         return fed
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        each = (self._split(queries), keys, values)
+        queries = self._split(queries)
         if torch.is_autocast_enabled(queries.device.type):  # its gradient in bfloat16 takes a CPU six times as long
             with torch.autocast(queries.device.type, enabled=False):
-                attended = F.scaled_dot_product_attention(*(part.float() for part in each), attn_mask=bias)
+                attended = F.scaled_dot_product_attention(queries.float(), keys.float(), values.float(), attn_mask=bias)
         else:
-            attended = F.scaled_dot_product_attention(*each, attn_mask=bias)
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
         return attended.transpose(1, 2).flatten(2)
 
     def _split(self, tokens: Tensor) -> Tensor:
