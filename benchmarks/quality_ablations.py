@@ -90,7 +90,7 @@ class Bench:
         features = self.work / "one-view" if "views" in changes else self.work
         prepared = adapt.prepare(self.parts, self.name, features, recipe, self.progress)
         if "epochs" in changes:
-            longer = changes["epochs"] * _epochs(len(self.parts[0].products), prepared.steps_of(recipe))
+            longer = changes["epochs"] * _epochs(len(self.parts[0].products), prepared.tuned(recipe))
             recipe = replace(recipe, epochs=longer)
         if not changes.get("colors", True):
             prepared = _without_colors(prepared)

@@ -64,9 +64,9 @@ class Prepared:
     validation: Part
     test: Part
 
-    def steps_of(self, recipe: AdaptRecipe) -> AdaptRecipe:
-        """Return the recipe with as many steps as the readers need."""
-        return recipe if self.start is None else replace(recipe, least_steps=recipe.WARM_STEPS)
+    def tuned(self, recipe: AdaptRecipe) -> AdaptRecipe:
+        """Return the recipe as it is for what the readers begin with."""
+        return recipe if self.start is None else recipe.warm()
 
 
 def adapt_folder(
@@ -183,6 +183,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
     config = _config(recipe, facets, columns, tags=len(tokens))
     start = None if recipe.from_scratch else _start(config, parts, progress)
+    recipe = recipe if start is None else recipe.warm()
     model = fresh(config, recipe.seed, start)
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns, start)
     rehearse(source)
@@ -244,7 +245,7 @@ def train(
     Raises:
         CatalogInvalid: all products show the same.
     """
-    model, training, recipe = prepared.model, prepared.training, prepared.steps_of(recipe)
+    model, training, recipe = prepared.model, prepared.training, prepared.tuned(recipe)
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
     if recipe.tag_epochs != 0:

@@ -51,6 +51,9 @@ _SMOOTHING: Final = 0.05  # of labels
 _UNKNOWN: Final = -100  # torch's label for "no loss here"
 _BATCH: Final = 64
 
+HEADS: Final = ("shown.", "stated.")
+"""What only this catalogue can teach a reader: the classifiers of its facets."""
+
 LOGGED: Final = ("pair_loss", "contrastive_loss", "facet_loss", "accuracy")
 """What of each step is tracked."""
 
@@ -184,7 +187,7 @@ class Trainer:
     def _step(self, anchors: NDArray[np.int64]) -> Step:
         progress = self.number / self.total
         for group in self._optimizer.param_groups:
-            group["lr"] = self._recipe.learning_rate * rate(self.number, progress)
+            group["lr"] = self._recipe.learning_rate * group["factor"] * rate(self.number, progress)
         with half(self._device):
             losses, accuracy = self._losses(anchors, progress)
         self._optimizer.zero_grad(set_to_none=True)
@@ -390,12 +393,15 @@ def _binary(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _groups(reader: Reader, recipe: AdaptRecipe) -> list[dict[str, Any]]:
-    """Return optimizer groups: matrices decay, the rest does not."""
-    parameters = list(reader.parameters())
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Return optimizer groups: matrices decay, the rest does not; each has its factor on the learning rate."""
+    groups: list[dict[str, Any]] = []
+    for heads, factor in ((False, 1.0), (True, recipe.head_rate)):
+        own = [value for name, value in reader.named_parameters() if name.startswith(HEADS) == heads]
+        groups += [
+            {"params": [p for p in own if p.ndim > 1], "weight_decay": recipe.weight_decay, "factor": factor},
+            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "factor": factor},
+        ]
+    return [group for group in groups if group["params"]]
 
 
 def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

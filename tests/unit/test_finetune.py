@@ -12,7 +12,7 @@ import torch
 from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
-from engines.build.finetune import Step, Trainer
+from engines.build.finetune import HEADS, Step, Trainer
 from engines.build.mining import Miner
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
@@ -180,3 +180,25 @@ def test_taggers_have_their_share_of_the_readers_epochs() -> None:
     assert replace(RECIPE, epochs=4.0).tagged == 15.0
     assert replace(RECIPE, epochs=None).tagged is None
     assert replace(RECIPE, epochs=4.0, tag_epochs=1.0).tagged == 1.0
+
+
+def test_what_only_this_catalogue_can_teach_learns_faster() -> None:
+    """Readers that have learned elsewhere begin with classifiers of facets that know nothing."""
+
+    def moved(rate: float) -> tuple[float, float]:
+        """Return how far the classifiers' weights went, on average, and those of all else."""
+        before = dict(reader().named_parameters())
+        after = dict(
+            Trainer(reader(), catalog(), features(), labels(), replace(RECIPE, head_rate=rate))
+            .run(print)
+            .named_parameters()
+        )
+        far = {name: (after[name] - value).detach().abs().mean() for name, value in before.items() if value.ndim > 1}
+        heads = [far[name] for name in far if name.startswith(HEADS)]
+        return float(torch.stack(heads).mean()), float(
+            torch.stack([far[n] for n in far if not n.startswith(HEADS)]).mean()
+        )
+
+    (usual, rest), (fast, other) = moved(1.0), moved(5.0)
+    assert fast > 2 * usual
+    assert other == pytest.approx(rest, rel=0.2)

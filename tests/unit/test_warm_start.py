@@ -124,4 +124,5 @@ def test_a_small_catalogue_takes_few_steps_from_there() -> None:
     """Readers that have learned elsewhere know a small catalogue by heart in a thousand steps."""
     recipe = AdaptRecipe(seed=0)
     assert steps(175, recipe) == AdaptRecipe.LEAST_STEPS
-    assert steps(175, replace(recipe, least_steps=AdaptRecipe.WARM_STEPS)) == AdaptRecipe.WARM_STEPS
+    assert steps(175, recipe.warm()) == 200
+    assert steps(5360, recipe.warm()) == steps(5360, recipe)
