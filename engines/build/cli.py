@@ -329,15 +329,17 @@ def warm_start(
     """
     with reported(1) as progress:
         from engines.build import warm_start as starting  # noqa: PLC0415 - as above
-        from engines.build.gather import gather_parts  # noqa: PLC0415
+        from engines.build.gather import MOST_PICTURES, gather_listed  # noqa: PLC0415
+        from engines.build.listing import list_folder  # noqa: PLC0415
         from engines.build.models.compact import CompactFusion  # noqa: PLC0415
         from engines.build.restore import restore  # noqa: PLC0415
 
         source = restore(release)
         if not isinstance(source.model, CompactFusion):
             raise typer.BadParameter(f"{release} is of the family {source.family}, not compact")
-        parts = gather_parts(catalog, image=source.image, seed=0, progress=progress)
-        starting.write(source.model, (part.pixel_values for part in parts), out)
+        listing = list_folder(catalog, progress)
+        shown = gather_listed(listing, image=source.image, progress=progress, most_pictures=MOST_PICTURES)
+        starting.write(source.model, shown.pixel_values, out)
     typer.echo(out)
 
 

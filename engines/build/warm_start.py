@@ -104,15 +104,15 @@ def shipped() -> WarmStart | None:
     return WarmStart.read(FILE) if FILE.exists() else None
 
 
-def write(model: CompactFusion, pictures: Iterable[NDArray[np.uint8]], file: Path) -> None:
-    """Keep a trained model's readers in half precision, with the prints of all pictures that taught them."""
+def write(model: CompactFusion, pictures: NDArray[np.uint8], file: Path) -> None:
+    """Keep a trained model's readers in half precision, and prints of its catalogue's pictures, uint8 (P, 3, H, W)."""
     tensors = {
         f"{number}.{name}": value.half().contiguous()
         for number, reader in enumerate(model.each_reader())
         for name, value in reader.state_dict().items()
         if not name.startswith(_OF_ONE_CATALOG)
     }
-    known = np.unique(np.concatenate([prints(each) for each in pictures]), axis=0)
+    known = np.unique(prints(pictures), axis=0)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors | {_PRINTS: torch.from_numpy(known)}, file)
 

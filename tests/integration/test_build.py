@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 import pytest
+import torch
 from rich.progress import Progress
 from typer.testing import CliRunner
 
 from engines import golden, releases
-from engines.build import asking, audit, run
+from engines.build import adapt, asking, audit, run
 from engines.build.adapt import adapt_folder
 from engines.build.cli import app
+from engines.build.gather import gather_parts
 from engines.build.recipe import AdaptRecipe, Recipe
 from engines.build.report.audit import CSV_FILE
+from engines.build.warm_start import MOST_SHARED, WarmStart
 from engines.catalogs import rendered
 from engines.runtime.loader import load, load_checked, load_tokenizer
 
@@ -71,8 +75,13 @@ def test_build_folder_publishes_a_release_that_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
-    """Pretrained backbones and hardly trained fusion layers: graded figures, and an engine that loads."""
+def test_adapt_publishes_a_release_that_runs_and_others_begin_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pretrained backbones and hardly trained fusion layers: graded figures, and an engine that loads.
+
+    What its readers have learned is given to another catalogue, and kept from its own.
+    """
     rendered.write_folder(rendered.render_catalog(200, 6), tmp_path / "shop", 48)
     recipe = AdaptRecipe(
         seed=5,
@@ -105,6 +114,28 @@ def test_adapt_publishes_a_release_that_runs(tmp_path: Path) -> None:
     assert load(release, threads=1).manifest.release == release.name
     assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 2  # one for each reader
     assert not [path for path in (tmp_path / "work").iterdir() if path.is_dir()], "features are kept"
+    assert manifest.provenance["warm_start_sha256"] is None, "what ships is of other sizes"
+
+    file = tmp_path / "begun.safetensors"
+    asked = ["warm-start", str(release), str(tmp_path / "shop"), "--out", str(file)]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    start = WarmStart.read(file)
+    monkeypatch.setattr(adapt, "shipped", lambda: start)
+    monkeypatch.setattr(adapt, "rehearse", lambda _: None)
+    rendered.write_folder(rendered.render_catalog(200, 7), tmp_path / "other", 48)
+    recipe = replace(recipe, wrong_texts=0)
+    for shop, begun, most in (("shop", False, MOST_SHARED), ("other", True, 1.0)):  # drawn pictures look much alike
+        monkeypatch.setattr(adapt, "MOST_SHARED", most)
+        with Progress(disable=True) as progress:
+            parts = gather_parts(
+                tmp_path / shop, image=adapt.image_spec(recipe), seed=5, progress=progress, shares=recipe.shares
+            )
+            prepared = adapt.prepare(parts, shop, tmp_path / f"{shop}-work", recipe, progress)
+        assert (prepared.start is start) == begun
+        assert prepared.source.provenance["recipe"]["least_steps"] == (200 if begun else 1000)
+        if begun:
+            (first, *_), taught = prepared.model.each_reader(), start.readers[0]["states.weight"]
+            torch.testing.assert_close(first.states.weight.detach(), taught)
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def saved_again(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def start(tmp_path: Path) -> WarmStart:
     """What readers of seed 1 have learned from 20 pictures."""
     file = tmp_path / "begun" / "compact.safetensors"
-    warm_start.write(model(seed=1), [photos(20, seed=1)], file)
+    warm_start.write(model(seed=1), photos(20, seed=1), file)
     return WarmStart.read(file)
 
 
