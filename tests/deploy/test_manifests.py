@@ -289,7 +289,42 @@ def test_users_may_do_what_they_need_and_no_more(overlay: str) -> None:
             f"topic {names.reviews}": {"Read", "Describe"},
             f"topic {names.labels}": {"Write", "Describe"},
         },
+        "operators": {
+            f"group {GROUP}": {"Describe"},
+            **{f"topic {spec.name}": {"Describe"} for spec in topics.specs(names)},
+            f"topic {names.dead_letters}": {"Read", "Describe"},
+            f"topic {names.updates}": {"Write", "Describe", "DescribeConfigs"},
+            f"topic {names.scores}": {"Write", "Describe"},
+            f"topic {names.labels}": {"Write", "Describe", "DescribeConfigs"},
+            f"topic {names.releases}": {"Read", "Write", "Describe", "DescribeConfigs"},
+        },
     }
+
+
+def test_operators_may_be_told_what_the_doctor_asks_of_topics(overlay: str) -> None:
+    """It says nothing of settings that it may not read, so a right that is missing would look like a clean bill."""
+    acls = find(overlay, "KafkaUser", "operators")["spec"]["authorization"]["acls"]
+    told = {rule["resource"]["name"] for rule in acls if "DescribeConfigs" in rule["operations"]}
+    asked = topics.specs(TopicSettings())
+    assert told == {spec.name for spec in asked if topics.UNPACKED_BY_THE_BROKER.items() <= spec.config.items()}
+
+
+def test_operators_have_a_pod_with_the_stores_and_the_group_of_scorers(
+    overlay: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As their own user, before others in the queue, with room for a release, and only while somebody asks for it."""
+    settings = _settings(overlay, monkeypatch, "operators")
+    container = _container(overlay, "operators")
+    (password,) = (entry for entry in container["env"] if entry["name"] == "STREAMER_BROKER__PASSWORD")
+    assert password["valueFrom"] == {"secretKeyRef": {"name": settings.broker.username, "key": "password"}}
+    assert settings.broker.username == find(overlay, "KafkaUser", "operators")["metadata"]["name"]
+    assert settings.broker.group == GROUP
+    assert settings.releases.store == _settings(overlay, monkeypatch).releases.store
+    assert find(overlay, "Deployment", "operators")["spec"]["replicas"] == 0
+    assert _priority(overlay, "operators") == _priority(overlay, "scorer")
+    (tmp,) = (volume for volume in _pod(overlay, "operators")["volumes"] if volume["name"] == "tmp")
+    assert _bytes(tmp["emptyDir"]["sizeLimit"]) > LARGEST_RELEASE_BYTES
+    assert _container(overlay, "labeler")["image"] == container["image"]
 
 
 def test_scaler_watches_the_scorers_group_and_topic(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
