@@ -201,7 +201,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
 def _start(config: compact.CompactConfig, parts: Parts, progress: Progress) -> WarmStart | None:
     """Return what readers of these sizes may begin with, if it has not learned from this catalogue."""
     start = shipped()
-    if start is None or not start.fits(compact.Reader(config, Palette().size)):
+    if not start.fits(compact.Reader(config, Palette().size)):
         return None
     shared = start.shared(part.pixel_values for part in parts)
     if shared > MOST_SHARED:

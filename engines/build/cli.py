@@ -74,6 +74,7 @@ Attributes = Annotated[
     bool, typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small.")
 ]
 
+_LEAST_STEPS = f"{AdaptRecipe.WARM['least_steps']} steps ({AdaptRecipe.LEAST_STEPS} --from-scratch)"
 FromScratch = Annotated[
     bool,
     typer.Option(
@@ -144,7 +145,7 @@ def adapt(  # noqa: PLR0917 - as above
         typer.Option(
             min=0.01,
             help=f"How often each product is an anchor; if left out {AdaptRecipe.EPOCHS:g} for compact "
-            f"and at least {AdaptRecipe.LEAST_STEPS} steps, "
+            f"and at least {_LEAST_STEPS}, "
             f"{_SMALL_EPOCHS:g} for small, {TuneRecipe.epochs:g} for others.",
         ),
     ] = None,
@@ -249,7 +250,7 @@ def audit(  # noqa: PLR0917 - as above
         typer.Option(
             min=0.01,
             help="How often each product is an anchor; if left out "
-            f"{AdaptRecipe.EPOCHS:g}, and at least {AdaptRecipe.LEAST_STEPS} steps.",
+            f"{AdaptRecipe.EPOCHS:g}, and at least {_LEAST_STEPS}.",
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=8, max=512, help="Longer texts are cut at the end.")] = 64,

@@ -27,7 +27,7 @@ from engines.build.features import Said, said
 from engines.build.mining import Miner
 from engines.build.models.compact import Sight
 from engines.build.precision import half
-from engines.build.schedule import rate, steps, steps_per_epoch
+from engines.build.schedule import groups, rate, steps, steps_per_epoch
 from engines.build.train import Average
 from engines.errors import EngineUnavailable
 
@@ -50,9 +50,6 @@ _MAX_TEMPERATURE: Final = 60.0
 _SMOOTHING: Final = 0.05  # of labels
 _UNKNOWN: Final = -100  # torch's label for "no loss here"
 _BATCH: Final = 64
-
-HEADS: Final = ("shown.", "stated.")
-"""What only this catalogue can teach a reader: the classifiers of its facets."""
 
 LOGGED: Final = ("pair_loss", "contrastive_loss", "facet_loss", "accuracy")
 """What of each step is tracked."""
@@ -133,7 +130,7 @@ class Trainer:
         self._catalog, self._features, self._recipe = catalog, features, recipe
         self._chance, self._doubted = chance, doubted
         self._labels = torch.from_numpy(labels).to(self._device)
-        self._optimizer = torch.optim.AdamW(_groups(reader, recipe), lr=recipe.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups(reader, recipe), lr=recipe.learning_rate)
         self._average = Average(reader, recipe.average_decay)
         self._generator = np.random.default_rng(recipe.seed)
         self._miner = Miner(catalog, features.looks, seed=recipe.seed + 1)
@@ -390,18 +387,6 @@ def _binary(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the losses; labels are softened, since some pairs are not what they are taken for."""
     softened = labels * (1 - 2 * _SMOOTHING) + _SMOOTHING
     return F.binary_cross_entropy_with_logits(logits, softened, reduction="none")
-
-
-def _groups(reader: Reader, recipe: AdaptRecipe) -> list[dict[str, Any]]:
-    """Return optimizer groups: matrices decay, the rest does not; each has its factor on the learning rate."""
-    groups: list[dict[str, Any]] = []
-    for heads, factor in ((False, 1.0), (True, recipe.head_rate)):
-        own = [value for name, value in reader.named_parameters() if name.startswith(HEADS) == heads]
-        groups += [
-            {"params": [p for p in own if p.ndim > 1], "weight_decay": recipe.weight_decay, "factor": factor},
-            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "factor": factor},
-        ]
-    return [group for group in groups if group["params"]]
 
 
 def chunks(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 _FAST = ("avx512_bf16", "amx_bf16")
-"""A CPU that has one of these multiplies bfloat16 in a quarter of the time; others only pretend to, and lose time."""
+"""A CPU that has one of these multiplies bfloat16 much faster (`benchmarks/training_step.py`); others pretend to."""
 
 
 def half(device: torch.device) -> torch.autocast:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from engines.build.models.compact import Reader
     from engines.build.recipe import AdaptRecipe
+
+HEADS: Final = ("shown.", "stated.")
+"""What only this catalogue can teach a reader: the classifiers of its facets."""
 
 _WARM_UP_STEPS: Final = 100
 _CONSTANT_UNTIL: Final = 0.3  # of the steps; then half a cosine
@@ -30,3 +34,15 @@ def steps(products: int, recipe: AdaptRecipe) -> int:
 def steps_per_epoch(products: int, recipe: AdaptRecipe) -> int:
     """Return how many steps a reader takes until each product has been an anchor."""
     return math.ceil(products / recipe.anchors_per_step)
+
+
+def groups(reader: Reader, recipe: AdaptRecipe) -> list[dict[str, Any]]:
+    """Return optimizer groups: matrices decay, the rest does not; each has its factor on the learning rate."""
+    groups: list[dict[str, Any]] = []
+    for heads, factor in ((False, 1.0), (True, recipe.head_rate)):
+        own = [value for name, value in reader.named_parameters() if name.startswith(HEADS) == heads]
+        groups += [
+            {"params": [p for p in own if p.ndim > 1], "weight_decay": recipe.weight_decay, "factor": factor},
+            {"params": [p for p in own if p.ndim <= 1], "weight_decay": 0.0, "factor": factor},
+        ]
+    return [group for group in groups if group["params"]]

@@ -43,7 +43,7 @@ _PRINTS: Final = "prints"
 _ROWS, _COLUMNS = 16, 17  # of a print: 16 comparisons of neighbours in each of 16 rows
 _DIFFERENT: Final = 4.0  # of 255: what is less comes and goes when a picture is saved again
 _MOST_BITS: Final = 2
-"""By which copies differ: 92 % of pictures that were saved smaller and again, and 1 % of other pictures of one shop."""
+"""By which most copies differ, and hardly any other pictures, even of one shop: `benchmarks/prints.py`."""
 _CHUNK: Final = 128
 
 
@@ -69,8 +69,12 @@ class WarmStart:
 
     def shared(self, catalogs: Iterable[NDArray[np.uint8]]) -> float:
         """Return the share of pictures, uint8 (P, 3, H, W) each, that the readers may have learned from."""
-        known = np.concatenate([self._known(prints(pictures)) for pictures in catalogs])
+        known = np.concatenate([self.known(pictures) for pictures in catalogs])
         return float(known.mean()) if len(known) else 0.0
+
+    def known(self, pictures: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return whose print is nearly one of the known, bool (P,)."""
+        return near(prints(pictures), self.prints)
 
     def fits(self, reader: Reader) -> bool:
         """Return whether a reader is of the same sizes."""
@@ -91,17 +95,11 @@ class WarmStart:
                 else:
                     own[name].copy_(value)
 
-    def _known(self, asked: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return whose print, (P, 4), is nearly one of the known, bool (P,)."""
-        parts = np.split(asked, range(_CHUNK, len(asked), _CHUNK))
-        bits = (np.bitwise_count(part[:, None] ^ self.prints).sum(axis=2, dtype=np.int32) for part in parts)
-        return np.concatenate([(each <= _MOST_BITS).any(axis=1) for each in bits])
-
 
 @cache
-def shipped() -> WarmStart | None:
+def shipped() -> WarmStart:
     """Return what ships with the project."""
-    return WarmStart.read(FILE) if FILE.exists() else None
+    return WarmStart.read(FILE)
 
 
 def write(model: CompactFusion, pictures: NDArray[np.uint8], file: Path) -> None:
@@ -114,7 +112,9 @@ def write(model: CompactFusion, pictures: NDArray[np.uint8], file: Path) -> None
     }
     known = np.unique(prints(pictures), axis=0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors | {_PRINTS: torch.from_numpy(known)}, file)
+    partial = file.with_suffix(".partial")
+    save_file(tensors | {_PRINTS: torch.from_numpy(known)}, partial)
+    partial.replace(file)
 
 
 def prints(pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -130,3 +130,10 @@ def prints(pictures: NDArray[np.uint8]) -> NDArray[np.int64]:
         lighter = gray[:, :, 1:] > gray[:, :, :-1] + _DIFFERENT
         found[start : start + _CHUNK] = np.packbits(lighter.reshape(len(part), -1), axis=1).view(np.int64)
     return found
+
+
+def near(asked: NDArray[np.int64], known: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whose print, (P, 4), is nearly one of the known, (Q, 4), bool (P,)."""
+    parts = np.split(asked, range(_CHUNK, len(asked), _CHUNK))
+    bits = (np.bitwise_count(part[:, None] ^ known).sum(axis=2, dtype=np.int32) for part in parts)
+    return np.concatenate([(each <= _MOST_BITS).any(axis=1) for each in bits])

@@ -12,12 +12,12 @@ import torch
 from engines.build.dataset import Catalog, Product
 from engines.build.facets import Facets
 from engines.build.features import Features, Reworded
-from engines.build.finetune import HEADS, Step, Trainer
+from engines.build.finetune import Step, Trainer
 from engines.build.mining import Miner
 from engines.build.models.compact import CompactConfig, Reader
 from engines.build.models.palette import Palette
 from engines.build.recipe import AdaptRecipe
-from engines.build.schedule import steps
+from engines.build.schedule import HEADS, steps
 from engines.build.texts import Texts
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def test_what_only_this_catalogue_can_teach_learns_faster() -> None:
         before = dict(reader().named_parameters())
         after = dict(
             Trainer(reader(), catalog(), features(), labels(), replace(RECIPE, head_rate=rate))
-            .run(print)
+            .run(lambda _: None)
             .named_parameters()
         )
         far = {name: (after[name] - value).detach().abs().mean() for name, value in before.items() if value.ndim > 1}
