@@ -42,19 +42,33 @@ class Question(NamedTuple):
 
 @dataclass
 class Ledger:
-    """Outcomes by the place of their update, and questions in the order in which they came."""
+    """Outcomes by the place of their update, and questions in the order in which they came.
+
+    `unanswered` are products whose score alerts, but whose alert has not come yet: it comes by another topic.
+    """
 
     outcomes: dict[Position, Judged] = field(default_factory=dict)
     doubled: int = 0
     rejected: int = 0
     alerts: int = 0
     requests: int = 0
+    unanswered: set[str] = field(default_factory=set[str])
+    _opened: set[str] = field(default_factory=set[str])
     ask: Callable[[Question], None] = lambda _: None
+
+    @property
+    def read(self) -> int:
+        """How many outcomes and alerts have come."""
+        return len(self.outcomes) + self.alerts
 
     def add_score(self, score: ProductScore) -> None:
         """Enter an outcome."""
         place = (score.source.topic, score.source.partition, score.source.offset)
         self._enter(place, Judged(score.probability, score.threshold, score.release))
+        probability, threshold = score.probability, score.threshold
+        alerts = probability is not None and threshold is not None and probability >= threshold
+        if alerts and score.product_id not in self._opened:
+            self.unanswered.add(score.product_id)
 
     def add_letter(self, letter: DeadLetter) -> None:
         """Enter a rejection."""
@@ -66,6 +80,8 @@ class Ledger:
         """Pass an alert that opened on to people."""
         if alert.type.endswith(".opened"):
             self.alerts += 1
+            self._opened.add(alert.data.product_id)
+            self.unanswered.discard(alert.data.product_id)
             self.ask(Question(alert.data.product_id, alert.id, None, None))
 
     def add_request(self, request: ReviewRequest) -> None:

@@ -199,6 +199,7 @@ class _Run:
     async def _recorded(self) -> None:
         """Let people judge what they were asked, and return when every label stands in the data set."""
         self.at_work.set()
+        await self.publisher.alerted()  # a queue that is empty meanwhile is not the end of it
         await self.questions.join()
         dataset = LabelDataset(self.settings.labels.dataset)
         self.progress.ledger.ask = lambda _: None  # what comes from now on is not learned from

@@ -92,11 +92,19 @@ class Publisher:
         """
         await self._until(lambda: all(place in self._ledger.outcomes for place in self.places))
 
+    async def alerted(self) -> None:
+        """Return when every product whose score alerts has its alert, too.
+
+        Raises:
+            FatalError: worker_stalled.
+        """
+        await self._until(lambda: not self._ledger.unanswered)
+
     async def _until(self, so: Callable[[], bool]) -> None:
-        seen, since = len(self._ledger.outcomes), time.monotonic()
+        seen, since = self._ledger.read, time.monotonic()
         while not so():
             await asyncio.sleep(_POLL_S)  # what is waited for is another process
-            if len(self._ledger.outcomes) != seen:
-                seen, since = len(self._ledger.outcomes), time.monotonic()
+            if self._ledger.read != seen:
+                seen, since = self._ledger.read, time.monotonic()
             elif time.monotonic() - since > STALL_S:
-                raise FatalError("worker_stalled", f"no outcome for {STALL_S:.0f} s: see scorer.log")
+                raise FatalError("worker_stalled", f"no outcome and no alert for {STALL_S:.0f} s: see scorer.log")

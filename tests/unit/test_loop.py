@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import multiprocessing
 import re
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import pytest
 from rich.console import Console
 
 from engines.calibration import Interval
+from streamer.alert import decide
+from streamer.events import ProductScore
 from streamer.loop import cpu, figures
 from streamer.loop.display import PHASES, Progress, screen
 from streamer.loop.figures import Outcome, Recall
@@ -21,12 +25,15 @@ from streamer.loop.ledger import Judged, Ledger, Question
 from streamer.loop.report import write_report
 from streamer.loop.reviewers import PEOPLE, Reviewers
 from streamer.loop.season import Sizes, draw
+from streamer.loop.traffic import Publisher
+from streamer.wire import SourcePosition
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from streamer.loop.season import Offer, Season
 
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
 SIZES = Sizes(new_measured=40, old_measured=30, new_season=400, old_season=100)
 
 
@@ -152,6 +159,53 @@ def test_ledger_counts_an_outcome_that_comes_twice() -> None:
         ledger._enter(("updates", 0, 7), Judged(0.5, 0.4, release))
     assert ledger.doubled == 1
     assert [judged.release for judged in ledger.outcomes.values()] == ["small-1"]
+
+
+def _score(probability: float) -> ProductScore:
+    return ProductScore(
+        product_id="p",
+        order=1,
+        outcome="scored",
+        source=SourcePosition(topic="product-updates", partition=0, offset=0),
+        published_at=NOW,
+        scored_at=NOW,
+        probability=probability,
+        threshold=0.5,
+        release="r1",
+    )
+
+
+@pytest.mark.parametrize("alert_first", [False, True])
+def test_ledger_knows_which_alerts_have_not_come_yet(*, alert_first: bool) -> None:
+    """Alerts come by another topic than scores, earlier or later: people go home when all of them have come."""
+    ledger = Ledger()
+    ledger.add_score(_score(0.4))
+    assert not ledger.unanswered
+    _, alert = decide(None, _score(0.5), source="/test")
+    assert alert is not None
+    if alert_first:
+        ledger.add_alert(alert)
+    ledger.add_score(_score(0.5))
+    assert ledger.unanswered == (set() if alert_first else {"p"})
+    if not alert_first:
+        ledger.add_alert(alert)
+    assert not ledger.unanswered
+    assert ledger.alerts == 1
+
+
+async def test_people_go_home_when_every_alert_has_come() -> None:
+    """Their queue is empty whenever they are quick, long before."""
+    ledger = Ledger()
+    ledger.add_score(_score(0.5))
+    publisher = Publisher("updates", {"bootstrap_servers": "127.0.0.1:1"}, str, ledger, Progress(ledger))
+    waiting = asyncio.create_task(publisher.alerted())
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    _, alert = decide(None, _score(0.5), source="/test")
+    assert alert is not None
+    ledger.add_alert(alert)
+    await asyncio.wait_for(waiting, 5)
+    await publisher.__aexit__()
 
 
 def test_screen_shows_phases_and_counts() -> None:
