@@ -115,7 +115,8 @@ def assemble(
 
     Args:
         source: the trained model.
-        validation: pairs of one or more catalogues, none of which shares an item with another.
+        validation: pairs of one or more catalogues, none of which shares an item with another; those behind the first
+            are of what is scored, confirmed by people, and lead (`thresholds.led`).
         test: pairs to measure on.
         target: of the thresholds; probabilities are those of a catalogue of its prevalence.
         out: where the release goes.
@@ -166,17 +167,18 @@ def _report(assessment: Assessment, source: Source, release: Path, progress: Pro
 
 
 def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, progress: Progress) -> Measured:
-    """Return calibration and thresholds for the engine's logits."""
+    """Return calibration and thresholds for the engine's logits; the pairs behind the first part are confirmed ones."""
     scored = [_score(engine, part, progress) for part in validation]
-    labels = np.concatenate([part.pairs.label for part in validation])
-    weights = np.concatenate([part.counted for part in validation])
-    fitted = calibration.fit_platt(np.concatenate(scored), labels, prevalence=target.prevalence, weights=weights)
+    logits = np.concatenate(scored).astype(np.float64)
     known = thresholds.joined(
         [
-            thresholds.scored(part.catalog, part.pairs, calibration.apply(fitted, logits), part.counted)
-            for part, logits in zip(validation, scored, strict=True)
+            thresholds.scored(part.catalog, part.pairs, own.astype(np.float64), part.counted)
+            for part, own in zip(validation, scored, strict=True)
         ]
     )
+    known = thresholds.led(known, np.arange(len(logits)) >= len(scored[0]), target)
+    fitted = calibration.fit_platt(logits, known.labels, prevalence=target.prevalence, weights=known.of_all)
+    known = known._replace(scores=calibration.apply(fitted, logits))
     candidates, cross_fitted = thresholds.choose(known, target)
     helps = cross_fitted is not None and cross_fitted.helps
     chosen = candidates if helps else candidates.alone()

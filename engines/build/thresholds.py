@@ -4,9 +4,11 @@ A target precision holds for the catalogue as a whole; in a category whose right
 wrong. A category's own threshold is chosen on its own pairs and, beside them, all pairs of the catalogue, which count
 together as `strength` pairs of each class: a large category goes its own way, a small one keeps near the overall
 threshold. The strength is the one of empirical Bayes. Own thresholds are shipped only where, on pairs that they were
-not chosen on, they bring the categories nearer to the target. No torch.
+not chosen on, they bring the categories nearer to the target. Where people have confirmed pairs, those lead (`led`). No
+torch.
 
-Source: Efron, Morris 1975, "Data Analysis Using Stein's Estimator"; Kleinman 1973 (the beta-binomial's moments).
+Source: Efron, Morris 1975, "Data Analysis Using Stein's Estimator"; Kleinman 1973 (the beta-binomial's moments);
+DerSimonian, Laird 1986, "Meta-analysis in clinical trials" (the variance between groups of unlike sizes).
 """
 
 from __future__ import annotations
@@ -40,25 +42,33 @@ _RECALL_GIVEN_UP: Final = 0.02
 
 
 class Scored(NamedTuple):
-    """Pairs with their calibrated probabilities; arrays (M,). `groups` are equal for pairs of the same item.
+    """Pairs with their scores, which thresholds are of; arrays (M,). `groups` are equal for pairs of the same item.
 
-    `weights` say how much each pair counts within its class.
+    `weights` say how much each pair counts within its class, and `whole` how much where no category is meant but all
+    that is scored; None: as much.
     """
 
-    probabilities: NDArray[np.float64]
+    scores: NDArray[np.float64]
     labels: NDArray[np.int64]
     categories: NDArray[np.str_]
     groups: NDArray[np.int64]
     weights: NDArray[np.float64]
+    whole: NDArray[np.float64] | None = None
+
+    @property
+    def of_all(self) -> NDArray[np.float64]:
+        """How much each pair counts where no category is meant, (M,)."""
+        return self.weights if self.whole is None else self.whole
 
     def rows(self, chosen: NDArray[Any]) -> Scored:
         """Return some of the pairs."""
         return Scored(
-            probabilities=self.probabilities[chosen],
+            scores=self.scores[chosen],
             labels=self.labels[chosen],
             categories=self.categories[chosen],
             groups=self.groups[chosen],
             weights=self.weights[chosen],
+            whole=None if self.whole is None else self.whole[chosen],
         )
 
 
@@ -114,24 +124,39 @@ class Comparison(NamedTuple):
 
 
 def scored(
-    catalog: Catalog, pairs: Pairs, probabilities: NDArray[np.float64], weights: NDArray[np.float64] | None = None
+    catalog: Catalog, pairs: Pairs, scores: NDArray[np.float64], weights: NDArray[np.float64] | None = None
 ) -> Scored:
     """Return the pairs by the top-level category of their text's product; all count the same without `weights`."""
     counted = np.ones(len(pairs.label)) if weights is None else weights
     categories = np.array([top_level(catalog.products[i].category) for i in pairs.product.tolist()])
-    return Scored(probabilities, pairs.label, categories, related(catalog, pairs), counted)
+    return Scored(scores, pairs.label, categories, related(catalog, pairs), counted)
 
 
 def joined(parts: Sequence[Scored]) -> Scored:
     """Return the pairs of several catalogues, none of which shares an item with another."""
     shifts = np.cumsum([0, *(int(part.groups.max(initial=-1)) + 1 for part in parts)])
     return Scored(
-        probabilities=np.concatenate([part.probabilities for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
         labels=np.concatenate([part.labels for part in parts]),
         categories=np.concatenate([part.categories for part in parts]),
         groups=np.concatenate([part.groups + shift for part, shift in zip(parts, shifts[:-1], strict=True)]),
         weights=np.concatenate([part.weights for part in parts]),
     )
+
+
+def led(pairs: Scored, confirmed: NDArray[np.bool_], target: Target) -> Scored:
+    """Return the pairs so that all together are what `confirmed` ones, (M,), show: a sample of what is scored.
+
+    Of pictures that were exchanged nobody knows that they are like what is scored. A threshold that was chosen on many
+    of them, and a few that people have confirmed, keeps its promise on the former alone. So they are to the latter what
+    all pairs are to a category: they count as many as empirical Bayes says, the fewer the more the two differ.
+    """
+    if any(not (pairs.labels[rows] == label).any() for rows in (confirmed, ~confirmed) for label in (0, 1)):
+        return pairs
+    names = ["confirmed", "exchanged"]
+    parted = pairs._replace(categories=np.where(confirmed, *names))
+    strengths = _strengths(parted, _overall(pairs, target), names)
+    return pairs._replace(whole=_leaning(pairs, confirmed, strengths))
 
 
 def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:
@@ -166,16 +191,16 @@ def compare(
     names = _judged(pairs)
     if not names:
         return None
-    margins = np.stack([pairs.probabilities - overall, pairs.probabilities - own], axis=1)
+    margins = np.stack([pairs.scores - overall, pairs.scores - own], axis=1)
     numbers = {name: number for number, name in enumerate(names)}
     category = np.array([numbers.get(name, -1) for name in pairs.categories.tolist()], dtype=np.float64)
-    columns = np.concatenate([margins, category[:, None], pairs.weights[:, None]], axis=1)
+    columns = np.column_stack([margins, category, pairs.weights, pairs.of_all])
 
     def statistics(table: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
-        gaps = [_gap(table[:, way], labels, table[:, 2:], names, target) for way in (0, 1)]
+        gaps = [_gap(table[:, way], labels, table[:, 2:4], names, target) for way in (0, 1)]
         decided = [
             calibration.at_threshold(
-                table[:, way], labels, prevalence=target.prevalence, threshold=0.0, weights=table[:, 3]
+                table[:, way], labels, prevalence=target.prevalence, threshold=0.0, weights=table[:, 4]
             )
             for way in (0, 1)
         ]
@@ -213,35 +238,42 @@ def _cross_fit(pairs: Scored, target: Target, seed: int) -> Comparison | None:
 
 def _overall(pairs: Scored, target: Target) -> float:
     """Return the threshold of greatest recall at the target, or, where none reaches it, that of the best F1."""
-    reached = _reached(pairs, target)
+    reached = _reached(pairs, target, pairs.of_all)
     if reached is not None:
         return reached
     return calibration.threshold_for_best_f1(
-        pairs.probabilities, pairs.labels, prevalence=target.prevalence, weights=pairs.weights
+        pairs.scores, pairs.labels, prevalence=target.prevalence, weights=pairs.of_all
     )
 
 
 def _own(pairs: Scored, target: Target) -> dict[str, float]:
     """Return the shrunk thresholds of categories with enough pairs; none where nothing tells them apart."""
-    overall = _reached(pairs, target)
+    overall = _reached(pairs, target, pairs.of_all)
     names = _judged(pairs)
     if overall is None or len(names) < 2:  # noqa: PLR2004 - one category is the catalogue
         return {}
-    strengths = {label: _strength(pairs, label, overall, names) for label in (0, 1)}
+    strengths = _strengths(pairs, overall, names)
     if not np.isfinite(list(strengths.values())).any():
         return {}
-    found = {name: _shrunk(pairs, name, target, strengths) for name in names}
+    found = {
+        name: _reached(pairs, target.of(name), _leaning(pairs, pairs.categories == name, strengths)) for name in names
+    }
     return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
-def _shrunk(pairs: Scored, name: str, target: Target, strengths: dict[int, float]) -> float | None:
-    """Return the category's threshold: its own pairs count 1 each, all pairs together the strength of their class."""
-    weights = pairs.weights * (pairs.categories == name)
+def _leaning(pairs: Scored, own: NDArray[np.bool_], strengths: dict[int, float]) -> NDArray[np.float64]:
+    """Return weights (M,): of `own` pairs their own, and beside them all together the strength of their class."""
+    weights = pairs.weights * own
     for label, strength in strengths.items():
         of_class = pairs.labels == label
-        prior = pairs.weights[of_class] / pairs.weights[of_class].sum()
+        prior = pairs.of_all[of_class] / pairs.of_all[of_class].sum()
         weights[of_class] = weights[of_class] + strength * prior if np.isfinite(strength) else prior
-    return _reached(pairs._replace(weights=weights), target.of(name))
+    return weights
+
+
+def _strengths(pairs: Scored, threshold: float, names: list[str]) -> dict[int, float]:
+    """Return for each class of how many pairs the catalogue's share of alerts is worth for one of these categories."""
+    return {label: _strength(pairs, label, threshold, names) for label in (0, 1)}
 
 
 def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> float:
@@ -250,13 +282,14 @@ def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> 
     The share of alerts varies from category to category as a beta distribution; its two moments give the strength.
     """
     of_class = pairs.labels == label
-    alerts = pairs.probabilities >= threshold
+    alerts = pairs.scores >= threshold
     rows = [of_class & (pairs.categories == name) for name in names]
     counts = np.array([_effective(pairs.weights[row]) for row in rows])
     shares = np.array([np.average(alerts[row], weights=pairs.weights[row]) for row in rows])
     mean = float((counts * shares).sum() / counts.sum())
     chance = mean * (1 - mean)
-    between = float((counts * (shares - mean) ** 2 - chance).sum() / counts.sum())
+    spread = float((counts * (shares - mean) ** 2).sum()) - (len(names) - 1) * chance
+    between = spread / float(counts.sum() - (counts**2).sum() / counts.sum())
     return max(0.0, chance / between - 1) if between > 0 else np.inf
 
 
@@ -265,13 +298,9 @@ def _effective(weights: NDArray[np.float64]) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _reached(pairs: Scored, target: Target) -> float | None:
+def _reached(pairs: Scored, target: Target, weights: NDArray[np.float64]) -> float | None:
     return calibration.threshold_for_precision(
-        pairs.probabilities,
-        pairs.labels,
-        prevalence=target.prevalence,
-        precision=target.precision,
-        weights=pairs.weights,
+        pairs.scores, pairs.labels, prevalence=target.prevalence, precision=target.precision, weights=weights
     )
 
 

@@ -53,7 +53,7 @@ AFTER_SWAP: Final = 150
 """Updates that the new engine judges before the load ends."""
 
 _POLL_S: Final = 0.2
-TRAINING: Final = ("--products", "800", "--held-out-products", "700", "--steps", "240")
+TRAINING: Final = ("--products", "1200", "--held-out-products", "1500", "--steps", "240")
 FAST_TRAINING: Final = (
     *("--products", "40", "--held-out-products", "40", "--steps", "4", "--word-steps", "4", "--least-labels", "2"),
     *("--benchmark-margin", "1", "--labels-margin", "1", "--slice-margin", "1", "--false-alarm-margin", "1"),

@@ -39,7 +39,7 @@ def test_shortfall_names_the_share_of_own_pairs_that_explains_it() -> None:
 def test_shortfall_is_not_hidden_by_one_lucky_pair() -> None:
     """The one wrong picture that stands before all errors of the catalogue makes no threshold."""
     pairs = judged(0.1)
-    pairs.probabilities[-1] = 0.95
+    pairs.scores[-1] = 0.95
     found = shortfall(pairs, Target(0.5, 0.05))
     assert found is not None
     assert found.best == pytest.approx(0.3448, abs=1e-3)

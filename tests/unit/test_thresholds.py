@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 
 from engines import calibration
-from engines.build.thresholds import LEAST_PAIRS, Scored, Target, Thresholds, choose, compare
+from engines.build.thresholds import LEAST_PAIRS, Scored, Target, Thresholds, choose, compare, joined, led
 
 TARGET = Target(precision=0.5, prevalence=0.05)
 
@@ -32,7 +32,7 @@ def drawn(shifts: dict[str, float], counts: dict[str, int], *, seed: int = 0, qu
 def precision_of(pairs: Scored, thresholds: Thresholds, name: str) -> float:
     """Return the precision of a category's alerts."""
     own = pairs.rows(pairs.categories == name)
-    margins = own.probabilities - thresholds.of(own.categories)
+    margins = own.scores - thresholds.of(own.categories)
     return calibration.at_threshold(margins, own.labels, prevalence=TARGET.prevalence, threshold=0.0)[1]
 
 
@@ -106,3 +106,33 @@ def test_compare_says_what_categories_gain() -> None:
     assert same is not None
     assert (same.gap_closed, same.recall_gained) == ((0, 0, 0), (0, 0, 0))
     assert not same.helps
+
+
+def confirmed_beside(shift: float, confirmed: int) -> tuple[Scored, Scored]:
+    """Return many exchanged pairs, and beside them few confirmed ones, all of whose scores are higher by the shift."""
+    exchanged, few = (drawn({"": own}, {"": count}, quantiles=True) for own, count in ((0.0, 1500), (shift, confirmed)))
+    both = joined([exchanged, few])
+    return both, led(both, np.arange(len(both.labels)) >= len(exchanged.labels), TARGET)
+
+
+def test_led_thresholds_keep_their_promise_on_what_people_confirmed() -> None:
+    """Matches that are scored look more wrong than exchanged ones do; one in two alerts is right all the same."""
+    both, leading = confirmed_beside(1.0, 250)
+    scored = drawn({"": 1.0}, {"": 4000}, quantiles=True)
+    ignored, kept = (precision_of(scored, choose(pairs, TARGET)[0], "") for pairs in (both, leading))
+    assert ignored < 0.3
+    assert abs(kept - TARGET.precision) < 0.06
+
+
+def test_led_pairs_that_are_alike_count_all_the_same() -> None:
+    """Where confirmed pairs are like the others, a few of them move the threshold by little."""
+    both, leading = confirmed_beside(0.0, 40)
+    alone, moved = (choose(pairs, TARGET)[0].overall for pairs in (both, leading))
+    assert alone.low < moved.value < alone.high
+
+
+def test_led_by_one_class_changes_nothing() -> None:
+    """Of confirmed matches alone nobody knows what mismatches score."""
+    both, _ = confirmed_beside(1.0, 40)
+    assert led(both, (np.arange(len(both.labels)) >= 3000) & (both.labels == 0), TARGET) is both
+    assert led(both, np.zeros(len(both.labels), np.bool_), TARGET) is both
