@@ -55,7 +55,7 @@ strimzi: $(VENV)/strimzi/node_modules ## Strimzi's CRDs as validators (npm), for
 demo: $(VENV)/demo ## Install and run the whole system on this machine; options in ARGS="--events 500 --seed 7"
 	$(BIN)/streamer demo $(ARGS)
 
-loop: $(VENV)/loop ## Labels, a retraining, the gate and a swap under load on this machine, in ten minutes; ARGS="--seed 7"
+loop: $(VENV)/loop ## Labels, a retraining, the gate and a swap under load on this machine, in 10 to 25 minutes; ARGS="--seed 7"
 	$(BIN)/streamer loop $(ARGS)
 
 test: $(VENV)/test ## Install and run the tests; options in ARGS="-k batch"

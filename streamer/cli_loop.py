@@ -27,7 +27,7 @@ def loop(
     The catalogue gets a new kind of product whose pictures are confused in a new way; the engine that ships is poor at
     it. Simulated people, wrong in one case of twenty, judge alerts and the audit; their labels are recorded, the engine
     is retrained on them (`streamer retrain`), judged by the gate, released, and swapped into the running scorer. Both
-    engines score the same products before and after. Takes under ten minutes on two quiet cores.
+    engines score the same products before and after. Takes 10 to 25 minutes on two cores.
 
     Exit code 0: recall at precision 0.5 rose by 0.15 or more on the new kind, fell by 0.01 or less on usual ones, and
     no update was lost or judged twice; 1: not so; 2: it could not run.
