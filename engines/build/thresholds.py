@@ -149,14 +149,15 @@ def led(pairs: Scored, confirmed: NDArray[np.bool_], target: Target) -> Scored:
 
     Of pictures that were exchanged nobody knows that they are like what is scored. A threshold that was chosen on many
     of them, and a few that people have confirmed, keeps its promise on the former alone. So they are to the latter what
-    all pairs are to a category: they count as many as empirical Bayes says, the fewer the more the two differ.
+    all pairs are to a category: they count as many as empirical Bayes says, the fewer the more the two differ. Where
+    that would lower the threshold, nothing changes: the promise is kept on both.
     """
     if any(not (pairs.labels[rows] == label).any() for rows in (confirmed, ~confirmed) for label in (0, 1)):
         return pairs
     names = ["confirmed", "exchanged"]
-    parted = pairs._replace(categories=np.where(confirmed, *names))
-    strengths = _strengths(parted, _overall(pairs, target), names)
-    return pairs._replace(whole=_leaning(pairs, confirmed, strengths))
+    parted, overall = pairs._replace(categories=np.where(confirmed, *names)), _overall(pairs, target)
+    leading = pairs._replace(whole=_leaning(pairs, confirmed, _strengths(parted, overall, names)))
+    return leading if _overall(leading, target) > overall else pairs
 
 
 def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:
@@ -290,7 +291,7 @@ def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> 
     chance = mean * (1 - mean)
     spread = float((counts * (shares - mean) ** 2).sum()) - (len(names) - 1) * chance
     between = spread / float(counts.sum() - (counts**2).sum() / counts.sum())
-    return max(0.0, chance / between - 1) if between > 0 else np.inf
+    return max(1.0, chance / between - 1) if between > 0 else np.inf  # of no pair, weights would be 0
 
 
 def _effective(weights: NDArray[np.float64]) -> float:

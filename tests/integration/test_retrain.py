@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import signal
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -292,13 +293,19 @@ def test_labels_as_they_are_sampled_decide(
 
 @pytest.mark.slow
 def test_challenger_that_learned_a_poisoned_slice_is_refused(world: World, tmp_path: Path) -> None:
-    """By the weights: labels that are flipped in one category only, and believed; the slice is named."""
+    """By the weights: labels that are flipped in one category only, and believed; the slice is named.
+
+    Whether by its recall or by its false alarms depends on where the threshold of all falls, so on the CPU's rounding.
+    """
     poisoned = retraining.CATEGORIES[0]
     decision = _learned(world, tmp_path, CREDULOUS, says=lambda category, wrong: wrong != (category == poisoned))
     assert "slice_loss" in {reason.code for reason in decision.reasons}
-    assert "benchmark, category: Home, recall" in decision.harmed
-    lost = {test.name: test.lost for test in decision.slices if test.what == "recall"}
-    assert lost["benchmark, category: Home"] > lost["benchmark, category: Office"]
+    home = "benchmark, category: Home"
+    assert {f"{home}, {what}" for what in ("recall", "false alarms")} & set(decision.harmed)
+    lost: Counter[str] = Counter()
+    for test in decision.slices:
+        lost[test.name] += test.lost  # recall, and false alarms: Youden's index
+    assert lost[home] > lost["benchmark, category: Office"]
 
 
 @pytest.mark.slow

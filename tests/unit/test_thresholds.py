@@ -131,6 +131,12 @@ def test_led_pairs_that_are_alike_count_all_the_same() -> None:
     assert alone.low < moved.value < alone.high
 
 
+def test_led_by_pairs_that_are_easier_changes_nothing() -> None:
+    """Where what people confirmed is told apart with room to spare, that room is not spent on false alarms elsewhere."""
+    both, leading = confirmed_beside(-1.0, 250)
+    assert leading is both
+
+
 def test_led_by_one_class_changes_nothing() -> None:
     """Of confirmed matches alone nobody knows what mismatches score."""
     both, _ = confirmed_beside(1.0, 40)
