@@ -88,9 +88,11 @@ def operating_points(
     counted = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
     hits, false_alarms = (np.cumsum(counted * (labels[order] == label)) for label in (1, 0))
     hits, false_alarms = hits / hits[-1], false_alarms / false_alarms[-1]
-    precisions = prevalence * hits / (prevalence * hits + (1 - prevalence) * false_alarms)
+    alerts = prevalence * hits + (1 - prevalence) * false_alarms
+    precisions = np.divide(prevalence * hits, alerts, out=np.zeros(len(order)), where=alerts > 0)
     thresholds = (ranked + np.append(ranked[1:], ranked[-1])) / 2
     last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores cannot be told apart
+    last &= alerts > 0  # what counts nothing decides nothing
     return OperatingPoints(thresholds[last], hits[last], precisions[last])
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engines.build.evaluate import Figures, Pairs
     from engines.build.reach import Shortfall
     from engines.build.texts import Texts
-    from engines.build.thresholds import Comparison, Target, Thresholds
+    from engines.build.thresholds import Comparison, Scored, Target, Thresholds
     from engines.contract import AttributeColumns, Engine, TensorSpec
 
 MAX_BATCH: Final = 32
@@ -168,21 +168,27 @@ def _report(assessment: Assessment, source: Source, release: Path, progress: Pro
 
 def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, progress: Progress) -> Measured:
     """Return calibration and thresholds for the engine's logits; the pairs behind the first part are confirmed ones."""
-    scored = [_score(engine, part, progress) for part in validation]
-    logits = np.concatenate(scored).astype(np.float64)
-    known = thresholds.joined(
+    scored = [_score(engine, part, progress).astype(np.float64) for part in validation]
+    logits = np.concatenate(scored)
+    pooled = thresholds.joined(
         [
-            thresholds.scored(part.catalog, part.pairs, own.astype(np.float64), part.counted)
+            thresholds.scored(part.catalog, part.pairs, own, part.counted)
             for part, own in zip(validation, scored, strict=True)
         ]
     )
-    known = thresholds.led(known, np.arange(len(logits)) >= len(scored[0]), target)
-    fitted = calibration.fit_platt(logits, known.labels, prevalence=target.prevalence, weights=known.of_all)
+    known = thresholds.led(pooled, np.arange(len(logits)) >= len(scored[0]), target)
+    fitted = _calibrated(known, target)
+    if fitted.scale <= 0:  # a few heavy labels say the opposite of all else
+        known, fitted = pooled, _calibrated(pooled, target)
     known = known._replace(scores=calibration.apply(fitted, logits))
     candidates, cross_fitted = thresholds.choose(known, target)
     helps = cross_fitted is not None and cross_fitted.helps
     chosen = candidates if helps else candidates.alone()
     return Measured(fitted, chosen, candidates, cross_fitted, reach.shortfall(known, target))
+
+
+def _calibrated(known: Scored, target: Target) -> Calibration:
+    return calibration.fit_platt(known.scores, known.labels, prevalence=target.prevalence, weights=known.weights)
 
 
 def _assess(

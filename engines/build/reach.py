@@ -64,7 +64,7 @@ class Shortfall(NamedTuple):
 def shortfall(pairs: Scored, target: Target) -> Shortfall | None:
     """Return how far the target is out of reach of one threshold for all; None where it is not."""
     points = calibration.operating_points(
-        pairs.scores, pairs.labels, prevalence=target.prevalence, weights=pairs.of_all
+        pairs.scores, pairs.labels, prevalence=target.prevalence, weights=pairs.weights
     )
     best = float(points.precisions[points.recalls >= _LEAST_RECALL].max())
     return None if best >= target.precision else Shortfall(target.precision, target.prevalence, best)

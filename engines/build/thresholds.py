@@ -37,6 +37,7 @@ LEAST_PAIRS: Final = 30
 
 _FOLDS: Final = 5
 _SAMPLES: Final = 200
+_LEAST_BESIDE: Final = 10.0  # pairs of each class that exchanged ones count beside confirmed ones
 _RECALL_GIVEN_UP: Final = 0.02
 """Own thresholds may cost this much of the recall over all categories, no more."""
 
@@ -44,8 +45,7 @@ _RECALL_GIVEN_UP: Final = 0.02
 class Scored(NamedTuple):
     """Pairs with their scores, which thresholds are of; arrays (M,). `groups` are equal for pairs of the same item.
 
-    `weights` say how much each pair counts within its class, and `whole` how much where no category is meant but all
-    that is scored; None: as much.
+    `weights` say how much each pair counts within its class.
     """
 
     scores: NDArray[np.float64]
@@ -53,12 +53,6 @@ class Scored(NamedTuple):
     categories: NDArray[np.str_]
     groups: NDArray[np.int64]
     weights: NDArray[np.float64]
-    whole: NDArray[np.float64] | None = None
-
-    @property
-    def of_all(self) -> NDArray[np.float64]:
-        """How much each pair counts where no category is meant, (M,)."""
-        return self.weights if self.whole is None else self.whole
 
     def rows(self, chosen: NDArray[Any]) -> Scored:
         """Return some of the pairs."""
@@ -68,7 +62,6 @@ class Scored(NamedTuple):
             categories=self.categories[chosen],
             groups=self.groups[chosen],
             weights=self.weights[chosen],
-            whole=None if self.whole is None else self.whole[chosen],
         )
 
 
@@ -145,19 +138,28 @@ def joined(parts: Sequence[Scored]) -> Scored:
 
 
 def led(pairs: Scored, confirmed: NDArray[np.bool_], target: Target) -> Scored:
-    """Return the pairs so that all together are what `confirmed` ones, (M,), show: a sample of what is scored.
+    """Return the pairs, weighed as `confirmed` ones, (M,), show what is scored, of which they are a sample.
 
     Of pictures that were exchanged nobody knows that they are like what is scored. A threshold that was chosen on many
     of them, and a few that people have confirmed, keeps its promise on the former alone. So they are to the latter what
-    all pairs are to a category: they count as many as empirical Bayes says, the fewer the more the two differ. Where
-    that would lower the threshold, nothing changes: the promise is kept on both.
+    all pairs are to a category: beside them they count as many as empirical Bayes says, but no fewer than some, since
+    two groups tell little of how far groups differ. Where that would lower the threshold, or put the target out of
+    reach, the pairs are returned as they are.
     """
     if any(not (pairs.labels[rows] == label).any() for rows in (confirmed, ~confirmed) for label in (0, 1)):
         return pairs
-    names = ["confirmed", "exchanged"]
-    parted, overall = pairs._replace(categories=np.where(confirmed, *names)), _overall(pairs, target)
-    leading = pairs._replace(whole=_leaning(pairs, confirmed, _strengths(parted, overall, names)))
-    return leading if _overall(leading, target) > overall else pairs
+    groups = pairs._replace(
+        categories=np.where(confirmed, "confirmed", "exchanged"),
+        weights=np.sum([_as_effective(pairs, rows, n) for rows in (confirmed, ~confirmed) for n in (0, 1)], axis=0),
+    )
+    pooled = _reached(groups, target)
+    if pooled is None:
+        return pairs
+    strengths = _strengths(groups, pooled, ["confirmed", "exchanged"])
+    strengths = {label: max(strength, _LEAST_BESIDE) for label, strength in strengths.items()}
+    leading = pairs._replace(weights=_leaning(groups, confirmed, strengths))
+    reached = _reached(leading, target)
+    return leading if reached is not None and reached > pooled else pairs
 
 
 def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds, Comparison | None]:
@@ -195,13 +197,13 @@ def compare(
     margins = np.stack([pairs.scores - overall, pairs.scores - own], axis=1)
     numbers = {name: number for number, name in enumerate(names)}
     category = np.array([numbers.get(name, -1) for name in pairs.categories.tolist()], dtype=np.float64)
-    columns = np.column_stack([margins, category, pairs.weights, pairs.of_all])
+    columns = np.column_stack([margins, category, pairs.weights])
 
     def statistics(table: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
-        gaps = [_gap(table[:, way], labels, table[:, 2:4], names, target) for way in (0, 1)]
+        gaps = [_gap(table[:, way], labels, table[:, 2:], names, target) for way in (0, 1)]
         decided = [
             calibration.at_threshold(
-                table[:, way], labels, prevalence=target.prevalence, threshold=0.0, weights=table[:, 4]
+                table[:, way], labels, prevalence=target.prevalence, threshold=0.0, weights=table[:, 3]
             )
             for way in (0, 1)
         ]
@@ -239,17 +241,17 @@ def _cross_fit(pairs: Scored, target: Target, seed: int) -> Comparison | None:
 
 def _overall(pairs: Scored, target: Target) -> float:
     """Return the threshold of greatest recall at the target, or, where none reaches it, that of the best F1."""
-    reached = _reached(pairs, target, pairs.of_all)
+    reached = _reached(pairs, target)
     if reached is not None:
         return reached
     return calibration.threshold_for_best_f1(
-        pairs.scores, pairs.labels, prevalence=target.prevalence, weights=pairs.of_all
+        pairs.scores, pairs.labels, prevalence=target.prevalence, weights=pairs.weights
     )
 
 
 def _own(pairs: Scored, target: Target) -> dict[str, float]:
     """Return the shrunk thresholds of categories with enough pairs; none where nothing tells them apart."""
-    overall = _reached(pairs, target, pairs.of_all)
+    overall = _reached(pairs, target)
     names = _judged(pairs)
     if overall is None or len(names) < 2:  # noqa: PLR2004 - one category is the catalogue
         return {}
@@ -257,30 +259,41 @@ def _own(pairs: Scored, target: Target) -> dict[str, float]:
     if not np.isfinite(list(strengths.values())).any():
         return {}
     found = {
-        name: _reached(pairs, target.of(name), _leaning(pairs, pairs.categories == name, strengths)) for name in names
+        name: _reached(pairs._replace(weights=_leaning(pairs, pairs.categories == name, strengths)), target.of(name))
+        for name in names
     }
     return {name: threshold for name, threshold in found.items() if threshold is not None}
 
 
 def _leaning(pairs: Scored, own: NDArray[np.bool_], strengths: dict[int, float]) -> NDArray[np.float64]:
-    """Return weights (M,): of `own` pairs their own, and beside them all together the strength of their class."""
-    weights = pairs.weights * own
+    """Return weights (M,): `own` pairs count as many as they say as much as, all together the strength of their class.
+
+    Where the strength is infinite, own pairs count no more than the others of their class.
+    """
+    weights = np.zeros(len(own))
     for label, strength in strengths.items():
-        of_class = pairs.labels == label
-        prior = pairs.of_all[of_class] / pairs.of_all[of_class].sum()
-        weights[of_class] = weights[of_class] + strength * prior if np.isfinite(strength) else prior
+        prior = pairs.weights * (pairs.labels == label)
+        finite = np.isfinite(strength)
+        weights += prior / prior.sum() * (strength if finite else 1.0)
+        weights += _as_effective(pairs, own, label) * finite
     return weights
 
 
+def _as_effective(pairs: Scored, rows: NDArray[np.bool_], label: int) -> NDArray[np.float64]:
+    """Return weights (M,) of these pairs of one class, as many together as they say as much as, and of others none."""
+    mine = pairs.weights * (rows & (pairs.labels == label))
+    return np.asarray(mine / mine.sum() * _effective(mine))
+
+
 def _strengths(pairs: Scored, threshold: float, names: list[str]) -> dict[int, float]:
-    """Return for each class of how many pairs the catalogue's share of alerts is worth for one of these categories."""
+    """Return for each class of how many pairs the share of alerts of all is worth for one of these groups."""
     return {label: _strength(pairs, label, threshold, names) for label in (0, 1)}
 
 
 def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> float:
-    """Return of how many pairs the catalogue's share of alerts in a class is worth for a category; inf: of any number.
+    """Return of how many pairs the share of alerts of all in a class is worth for a group; inf: of any number.
 
-    The share of alerts varies from category to category as a beta distribution; its two moments give the strength.
+    The share of alerts varies from group to group as a beta distribution; its two moments give the strength.
     """
     of_class = pairs.labels == label
     alerts = pairs.scores >= threshold
@@ -291,7 +304,7 @@ def _strength(pairs: Scored, label: int, threshold: float, names: list[str]) -> 
     chance = mean * (1 - mean)
     spread = float((counts * (shares - mean) ** 2).sum()) - (len(names) - 1) * chance
     between = spread / float(counts.sum() - (counts**2).sum() / counts.sum())
-    return max(1.0, chance / between - 1) if between > 0 else np.inf  # of no pair, weights would be 0
+    return max(1.0, chance / between - 1) if between > 0 else np.inf  # at 0 the others would weigh nothing
 
 
 def _effective(weights: NDArray[np.float64]) -> float:
@@ -299,9 +312,13 @@ def _effective(weights: NDArray[np.float64]) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _reached(pairs: Scored, target: Target, weights: NDArray[np.float64]) -> float | None:
+def _reached(pairs: Scored, target: Target) -> float | None:
     return calibration.threshold_for_precision(
-        pairs.scores, pairs.labels, prevalence=target.prevalence, precision=target.precision, weights=weights
+        pairs.scores,
+        pairs.labels,
+        prevalence=target.prevalence,
+        precision=target.precision,
+        weights=pairs.weights,
     )
 
 

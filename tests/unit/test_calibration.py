@@ -114,3 +114,13 @@ def test_bootstrap_draws_again_where_a_class_is_missing() -> None:
     scores, labels = np.array([0.0, 1.0]), np.array([0, 1])
     interval = calibration.bootstrap(calibration.auc, scores, labels, groups=np.array([0, 1]), samples=20)
     assert interval == (1.0, 1.0, 1.0)
+
+
+def test_pairs_that_count_nothing_decide_nothing() -> None:
+    """The highest scores may be of pairs with a weight of 0: they are no threshold, and no division by 0."""
+    scores, labels = np.array([9.0, 8.0, 3.0, 2.0, 1.0]), np.array([0, 1, 1, 0, 0])
+    weights = np.array([0.0, 0.0, 1.0, 1.0, 1.0])
+    points = calibration.operating_points(scores, labels, prevalence=0.5, weights=weights)
+    assert points.thresholds.tolist() == [2.5, 1.5, 1.0]
+    assert points.precisions[0] == 1.0
+    assert calibration.threshold_for_best_f1(scores, labels, prevalence=0.5, weights=weights) == 2.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import NormalDist
 
 import numpy as np
+import pytest
 
 from engines import calibration
 from engines.build.thresholds import LEAST_PAIRS, Scored, Target, Thresholds, choose, compare, joined, led
@@ -132,9 +133,48 @@ def test_led_pairs_that_are_alike_count_all_the_same() -> None:
 
 
 def test_led_by_pairs_that_are_easier_changes_nothing() -> None:
-    """Where what people confirmed is told apart with room to spare, that room is not spent on false alarms elsewhere."""
+    """What is told apart with room to spare among labels is not spent on false alarms elsewhere."""
     both, leading = confirmed_beside(-1.0, 250)
     assert leading is both
+
+
+def test_led_categories_keep_the_promise_on_what_people_confirmed() -> None:
+    """Their own thresholds lean on what is scored, too, not on the exchanged pairs that most of a category are."""
+    shifts = {"calm": -0.5, "loud": 0.5}
+    exchanged = drawn(shifts, dict.fromkeys(shifts, 600), quantiles=True)
+    few = drawn({name: shift + 1 for name, shift in shifts.items()}, dict.fromkeys(shifts, 120), quantiles=True)
+    both = joined([exchanged, few])
+    thresholds, _ = choose(led(both, np.arange(len(both.labels)) >= len(exchanged.labels), TARGET), TARGET)
+    scored = drawn({name: shift + 1 for name, shift in shifts.items()}, dict.fromkeys(shifts, 2000), quantiles=True)
+    margins = scored.scores - thresholds.of(scored.categories)
+    _, precision = calibration.at_threshold(margins, scored.labels, prevalence=TARGET.prevalence, threshold=0.0)
+    assert abs(precision - TARGET.precision) < 0.08
+
+
+def test_led_by_a_handful_most_mismatches_still_alert() -> None:
+    """One confirmed mismatch that the engine misses, however much it stands for, does not silence all alerts."""
+    exchanged = drawn({"": 0.0}, {"": 600}, quantiles=True)
+    few = drawn({"": 0.0}, {"": 41}, quantiles=True)
+    rows = np.arange(82) <= 41  # all matches, and the mismatch that is hardest to find
+    missed = few.rows(rows)._replace(weights=np.where(few.labels[rows] == 1, 50.0, 1.0))
+    both = joined([exchanged, missed])
+    leading = led(both, np.arange(len(both.labels)) >= 1200, TARGET)
+    found, _ = calibration.at_threshold(
+        exchanged.scores,
+        exchanged.labels,
+        prevalence=TARGET.prevalence,
+        threshold=choose(leading, TARGET)[0].overall.value,
+    )
+    assert found > 0.8
+
+
+def test_led_does_not_ask_in_which_units_weights_are() -> None:
+    """Labels count as many as they say as much as, whether each stands for one product or for a thousand."""
+    both, leading = confirmed_beside(1.0, 250)
+    confirmed = np.arange(len(both.labels)) >= 3000
+    heavier = both._replace(weights=both.weights * np.where(confirmed, 1000.0, 1.0))
+    few = led(heavier, confirmed, TARGET).weights[confirmed].sum() / led(heavier, confirmed, TARGET).weights.sum()
+    assert few == pytest.approx(leading.weights[confirmed].sum() / leading.weights.sum(), abs=0.05)
 
 
 def test_led_by_one_class_changes_nothing() -> None:
