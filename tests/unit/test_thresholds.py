@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from engines import calibration
+from engines.build import assemble
+from engines.build.dataset import Catalog, Product
+from engines.build.evaluate import Pairs
 from engines.build.thresholds import LEAST_PAIRS, Scored, Target, Thresholds, choose, compare, joined, led
 
 TARGET = Target(precision=0.5, prevalence=0.05)
@@ -182,3 +185,31 @@ def test_led_by_one_class_changes_nothing() -> None:
     both, _ = confirmed_beside(1.0, 40)
     assert led(both, (np.arange(len(both.labels)) >= 3000) & (both.labels == 0), TARGET) is both
     assert led(both, np.zeros(len(both.labels), np.bool_), TARGET) is both
+
+
+def test_labels_that_turn_calibration_round_do_not_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confirmed mismatches that score lowest of all would make high scores mean a match: probabilities stay upright."""
+    exchanged, labels = np.repeat([0, 1], 300), np.repeat([0, 1], 60)
+    logits = [drawn({"": 0.0}, {"": 300}, quantiles=True).scores, np.where(labels == 1, -6.0, 0.0)]
+    logits[0] = np.log(logits[0] / (1 - logits[0]))
+    parts = []
+    for label in (exchanged, labels):
+        count = len(label)
+        products = tuple(Product({}, (), i, str(i), "") for i in range(count))
+        catalog = Catalog(products, (), np.zeros((count, 3, 1, 1), np.uint8), np.arange(count))
+        pairs = Pairs(np.arange(count), np.arange(count), label, np.where(label == 1, "x", "match"))
+        parts.append(assemble.HeldOut(catalog, None, pairs))  # type: ignore[arg-type]
+    given = iter(logits)
+    monkeypatch.setattr(assemble, "_score", lambda *_: next(given))
+    measured = assemble._measure(None, parts, Target(0.5, 0.3), None)  # type: ignore[arg-type]
+    known = joined(
+        [
+            Scored(one, part.pairs.label, np.full(len(one), ""), np.arange(len(one)), np.ones(len(one)))
+            for one, part in zip(logits, parts, strict=True)
+        ]
+    )
+    leading = led(known, np.arange(len(known.labels)) >= len(exchanged), Target(0.5, 0.3))
+    assert leading is not known
+    fitted = calibration.fit_platt(leading.scores, leading.labels, prevalence=0.3, weights=leading.weights)
+    assert fitted.scale <= 0
+    assert measured.calibration.scale > 0
