@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engines.build.assemble import Source
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the library, which reads it once: no test asks a hub
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run beside each other: their threads must not wait for cores in a loop
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A slow machine is no defect: what an example does is judged, not how long it takes.
 hypothesis.settings.register_profile("no deadline", deadline=None)

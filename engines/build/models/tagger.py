@@ -75,5 +75,10 @@ class Tagger(nn.Module):
         said = torch.where(mask.bool(), said, self.tags)
         room = torch.zeros_like(F.pad(logits, (0, input_ids.shape[1])))  # TensorRT wants no fewer places than indices
         stated = room.scatter(1, said, 1.0)[:, : self.tags]  # each word once
-        denied = (self.usual - F.logsigmoid(logits)) * stated
+        denied = (self.usual - log_sigmoid(logits)) * stated
         return torch.stack([denied.sum(dim=1), denied.amax(dim=1)], dim=1)
+
+
+def log_sigmoid(logits: Tensor) -> Tensor:
+    """Return log(sigmoid(x)), as torch's own, which is exported as these two: below -18 that is -inf."""
+    return -(F.relu(-logits) + torch.log(1 + torch.exp(-logits.abs())))
