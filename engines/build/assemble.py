@@ -126,7 +126,7 @@ def assemble(
 
     Raises:
         ParityExceeded: the exported graph does not reproduce the model.
-        EngineUnavailable, InferenceFailed: it does not load or run.
+        EngineUnavailable, InferenceFailed: it does not load or run, or has no logit for a black picture.
     """
     with tempfile.TemporaryDirectory() as scratch:
         files = _write_files(source, Path(scratch))
@@ -135,6 +135,7 @@ def assemble(
         files[releases.HELD_OUT_FILE].write_bytes(held_out.encode(marks))
         engine = OnnxEngine(files[releases.MODEL_FILE], _draft(source))
         parity = export.check_parity(source.model, engine, words=source.tokenizer.get_vocab_size())
+        engine.warm()  # as every scorer will: what cannot is never published
         measured = _measure(engine, validation, target, progress)
         if measured.shortfall is not None:
             progress.console.print(measured.shortfall.words(), style="yellow", highlight=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from torch import nn
 
 from engines import releases
 from engines.build import evaluate, export
@@ -146,6 +148,31 @@ def test_engine_with_attributes_refuses_a_batch_without(exported_with_attributes
     _, engine = exported_with_attributes
     with pytest.raises(InferenceFailed, match="no attributes"):
         engine.infer(batch(2, seed=6))
+
+
+class LikesLight(nn.Module):
+    """A model whose logit of a black picture is -inf."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return logits (B,)."""
+        light: torch.Tensor = pixel_values.float().mean(dim=(1, 2, 3)).log()
+        return self.model(pixel_values, input_ids, mask) + light
+
+
+def test_assemble_publishes_nothing_that_no_scorer_could_warm_up(tmp_path: Path) -> None:
+    """A graph without a logit for the black pictures of a warm-up is refused before anybody loads it."""
+    source = tiny_families.source("clip")
+    source = replace(source, model=LikesLight(source.model))
+    with Progress(disable=True) as progress:
+        catalog = gather_rendered(20, seed=1, image=source.image, progress=progress)
+        held_out = HeldOut(catalog, source.encode(catalog), evaluate.hard_pairs(catalog, seed=1))
+        with pytest.raises(InferenceFailed, match="finite"):
+            assemble(source, [held_out], held_out, target=Target(0.5, 0.05), out=tmp_path / "out", progress=progress)
+    assert not (tmp_path / "out").exists()
 
 
 def test_assemble_publishes_a_release_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
