@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _MIN_PRODUCTS: Final = 50
 _VALIDATION_SHARE: Final = 0.15  # of what a fold's engine may know; it chooses weights and threshold with it
 _VALIDATION_PRODUCTS: Final = 60  # at least, where that share would be fewer
+_MEASURED: Final = 1_000  # products that the report of a fold's engine is about, eight pairs of each at most
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Audit:
         stamp = folder / f"release-{self.digest}"
         if not stamp.exists():
             seed, components = self.recipe.seed, self.listing.components
-            measured = limit(fold.held, components, MOST_HELD_OUT, seed=seed)
+            measured = limit(fold.held, components, _MEASURED, seed=seed)
             training, validation, test = (
                 self.listing.subset(rows) for rows in (fold.training, fold.validation, measured)
             )
