@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from engines.build import evaluate, features, room, sources, tagging, tracking
+from engines.build import evaluate, features, grades, room, sources, tagging, tracking
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
@@ -175,6 +175,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
         progress: bars are added to it.
 
     Raises:
+        CatalogInvalid: no wrong picture can be drawn for one of the parts that are held out.
         ParityExceeded: the graph, as it would be exported, does not reproduce the model.
     """
     text = text_spec(recipe, parts[0])
@@ -192,6 +193,8 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
         _part(model, source, part, work / folder, progress, recipe.views if part is parts[0] else 1)
         for folder, part in folders
     )
+    for part in (validation, test):
+        grades.require_mismatches(part.catalog, part.features.looks)
     standardise(model, training)
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)

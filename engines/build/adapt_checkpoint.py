@@ -64,7 +64,7 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
 
     Raises:
         EngineUnavailable: `checkpoint`, a directory or a hub id, is not one of this family.
-        CatalogInvalid: the folder cannot be read, or has too few products.
+        CatalogInvalid: the folder cannot be read, has too few products, or none that differ in a held-out part.
         ParityExceeded: the exported graph does not reproduce the model.
     """
     load = partial(_load, family, checkpoint, recipe)
@@ -77,6 +77,8 @@ def adapt_checkpoint(  # noqa: PLR0917 - as `adapt.adapt_folder`, and what to be
     source = replace(source, text=msgspec.structs.replace(source.text, fields=fields))
     source = replace(source, provenance=source.provenance | _facts(path.name, training, source, recipe))
     looks = [look(part, progress) for part in parts]
+    for part, seen in zip(parts[1:], looks[1:], strict=True):
+        grades.require_mismatches(part, seen)
     texts = _read(source, training)
     digest = _digest(source)
     tuner = Tuner(source.model, training, texts, looks[0], recipe)

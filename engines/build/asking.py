@@ -130,7 +130,7 @@ def _judge(inquiry: Inquiry, progress: Progress, *, fold: int) -> list[Judged]:
             id=product.id,
             title=product.fields.get("title", ""),
             category=product.category,
-            probability=round(float(probability), 6),
+            probability=float(probability),
             alert=bool(probability >= limit),
             contradicts="",
             fold=fold,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import tempfile
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from engines.contract import AttributeColumns, Engine, TensorSpec
 
 MAX_BATCH: Final = 32
+_FLAT: Final = 1e-3
+"""Scale of a calibration where logits tell nothing: probabilities hardly differ, and keep the logits' order."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,8 @@ def _measure(engine: Engine, validation: Sequence[HeldOut], target: Target, prog
     fitted = _calibrated(known, target)
     if fitted.scale <= 0:  # a few heavy labels say the opposite of all else
         known, fitted = pooled, _calibrated(pooled, target)
+    if fitted.scale <= 0:  # it tells nothing apart: each picture is about as likely to be wrong as any
+        fitted = Calibration(scale=_FLAT, shift=math.log(target.prevalence / (1 - target.prevalence)))
     known = known._replace(scores=calibration.apply(fitted, logits))
     candidates, cross_fitted = thresholds.choose(known, target)
     helps = cross_fitted is not None and cross_fitted.helps

@@ -28,8 +28,8 @@ _REPEATED: Final = 0.8  # of a column's values are among those that are kept
 _LEAST_PRODUCTS: Final = 3  # with one value
 
 
-def find_columns(products: Sequence[Mapping[str, object]]) -> AttributeColumns:
-    """Return the columns that are worth reading, those that most products have first.
+def find_columns(products: Sequence[Mapping[str, object]]) -> AttributeColumns | None:
+    """Return the columns that are worth reading, those that most products have first; None: there are none.
 
     Args:
         products: of each product what is known by column.
@@ -45,12 +45,13 @@ def find_columns(products: Sequence[Mapping[str, object]]) -> AttributeColumns:
         elif kept := _values(values):
             categories[name] = kept
     past = any(values.get(PRICE_HISTORY) for values in products)
-    return AttributeColumns(
+    found = AttributeColumns(
         numbers=tuple(numbers[:MAX_COLUMNS]),
         categories=dict(list(categories.items())[:MAX_COLUMNS]),
         history=PRICE_HISTORY if past else None,
         history_length=HISTORY_LENGTH if past else 0,
     )
+    return found if found.count else None
 
 
 def _may_be_read(name: str) -> bool:

@@ -145,12 +145,17 @@ def items(catalog: Catalog) -> list[int]:
 
 
 def halves(catalog: Catalog, *, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return two halves of the products, bool (N,), no item in both; both are all where halves would be too small."""
+    """Return two halves of the products, bool (N,), no item in both; both are all where halves would be too small.
+
+    They are, where there are few products, or one item is most of them.
+    """
     count = len(catalog.products)
     if count < 2 * _LEAST_HALF:
         return np.ones(count, np.bool_), np.ones(count, np.bool_)
     one = np.zeros(count, np.bool_)
     one[split(items(catalog), (0.5, 0.5), seed=seed)[0]] = True
+    if min(one.sum(), (~one).sum()) < _LEAST_HALF // 2:
+        return np.ones(count, np.bool_), np.ones(count, np.bool_)
     return one, ~one
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from engines.build.evaluate import MATCH, Pairs
 from engines.build.traits import chunks, traits, unit
+from engines.errors import CatalogInvalid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +60,24 @@ def graded_pairs(catalog: Catalog, looks: NDArray[np.floating], *, seed: int) ->
         label=np.concatenate([np.full(len(texts), grade != MATCH, dtype=np.int64) for grade, texts, _ in chosen]),
         difference=np.concatenate([np.full(len(texts), grade) for grade, texts, _ in chosen]),
     )
+
+
+def require_mismatches(catalog: Catalog, looks: NDArray[np.floating]) -> None:
+    """Return if products have wrong pictures to be told from; which ones is drawn, not whether there are any.
+
+    Args:
+        catalog: a part to choose thresholds with, or to measure on.
+        looks: as of `graded_pairs`.
+
+    Raises:
+        CatalogInvalid: all may show the same.
+    """
+    if not graded_pairs(catalog, looks, seed=0).label.any():
+        raise CatalogInvalid(
+            f"the {len(catalog.products)} products to choose thresholds with, or to measure on, may all show the same, "
+            "as they have one title or look, and no colors that differ: no wrong picture can be drawn for them. Other "
+            "--shares or another --seed give other products, if the catalogue has them"
+        )
 
 
 def _partners(

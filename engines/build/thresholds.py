@@ -227,12 +227,14 @@ def summary(thresholds: Thresholds, validation: Comparison | None, test: Compari
 
 
 def _cross_fit(pairs: Scored, target: Target, seed: int) -> Comparison | None:
-    """Compare on every pair, each judged by thresholds that were chosen without its item."""
+    """Compare on every pair, each judged by thresholds that were chosen without its item; None: there is one alone."""
     overall, own = np.empty(len(pairs.labels)), np.empty(len(pairs.labels))
     for part in split(pairs.groups.tolist(), [1 / _FOLDS] * _FOLDS, seed=seed):
         held = np.zeros(len(pairs.labels), dtype=np.bool_)
         held[part] = True
         rest = pairs.rows(~held)
+        if len(np.unique(rest.labels)) < 2:  # noqa: PLR2004 - matches and mismatches
+            return None
         overall[held] = _overall(rest, target)
         found = _own(rest, target)
         own[held] = [found.get(name, _overall(rest, target)) for name in pairs.categories[held].tolist()]

@@ -112,12 +112,13 @@ def _both(one: Sequence[str], other: Sequence[str]) -> list[str]:
 
 def _numbers(values: Sequence[str]) -> NDArray[np.int64]:
     """Return the place of each in the sorted values."""
-    return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
+    places = {value: place for place, value in enumerate(sorted(set(values)))}  # an array takes N times the longest
+    return np.array([places[value] for value in values], dtype=np.int64)
 
 
 def _known(numbers: NDArray[np.int64], *needed: Sequence[str]) -> NDArray[np.int64]:
     """Return the numbers, UNKNOWN where one of what they stand for is empty."""
-    missing = np.any([np.array(values) == "" for values in needed], axis=0)
+    missing = np.any([[not value for value in values] for values in needed], axis=0)
     return np.where(missing, UNKNOWN, numbers)
 
 

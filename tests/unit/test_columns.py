@@ -46,3 +46,8 @@ def test_find_columns_keeps_the_most_frequent_values() -> None:
     assert len(columns.categories["color"]) == MAX_VALUES
     assert columns.categories["color"][0] == "shade 0"
     assert attribute_spec(columns).categories == (MAX_VALUES + 1,)
+
+
+def test_find_columns_of_products_that_have_none_is_none() -> None:
+    """Where nothing is known beside the text, no graph takes attributes."""
+    assert find_columns([{"id": str(i), "title": f"mug {i}", "image_link": "a.jpg"} for i in range(50)]) is None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from engines.build import grades
 from engines.build.dataset import Catalog, Product
 from engines.build.evaluate import MATCH
+from engines.build.traits import traits
+from engines.errors import CatalogInvalid
 
 COLORS = ("red", "blue", "green", "")
 N = 48
@@ -84,3 +90,28 @@ def test_nearest_shows_the_product_that_looks_most_alike() -> None:
     for text, picture in zip(pairs.product[nearest], pairs.picture[nearest], strict=True):
         others = [j for j in range(N) if data.products[j].identity != data.products[text].identity]
         assert data.picture_owner[picture] == max(others, key=lambda j: float(unit[text] @ unit[j]))
+
+
+def test_products_that_may_all_show_the_same_are_refused() -> None:
+    """Of one title there is no wrong picture, and no threshold could be chosen: that is said before hours are spent."""
+    data, looks = catalog(), np.random.default_rng(0).normal(size=(N, 8))
+    grades.require_mismatches(data, looks)
+    same = replace(data, products=tuple(replace(product, identity=0) for product in data.products))
+    with pytest.raises(CatalogInvalid, match="no wrong picture"):
+        grades.require_mismatches(same, looks)
+
+
+def test_traits_of_a_value_that_is_a_whole_page_cost_its_length() -> None:
+    """A page of HTML in one product's brand is not kept as often as there are products."""
+    data = catalog()
+    page = replace(data.products[0], fields=data.products[0].fields | {"brand": "x" * 1_000_000})
+    data = replace(data, products=(page, *data.products[1:]))
+    tracemalloc.start()
+    found = traits(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 1_000_000
+    assert (
+        len(set(found.brand.tolist()))
+        == len({(p.category, p.fields["brand"]) for p in data.products if p.fields["brand"]}) + 1
+    )

@@ -213,3 +213,24 @@ def test_labels_that_turn_calibration_round_do_not_lead(monkeypatch: pytest.Monk
     fitted = calibration.fit_platt(leading.scores, leading.labels, prevalence=0.3, weights=leading.weights)
     assert fitted.scale <= 0
     assert measured.calibration.scale > 0
+
+
+def test_choose_on_one_item_is_not_cross_fitted() -> None:
+    """Nothing is left to choose with once the only item is held out; the thresholds stand, uncompared."""
+    pairs = drawn(SHIFTED, {"calm": 60, "loud": 60}, quantiles=True)
+    _, compared = choose(pairs._replace(groups=np.zeros_like(pairs.groups)), TARGET)
+    assert compared is None
+
+
+def test_calibration_of_an_engine_that_tells_nothing_keeps_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where matches score higher than mismatches by chance, no list is turned round: all are about as likely."""
+    count, label = 200, np.repeat([0, 1], 100)
+    products = tuple(Product({}, (), i, str(i), "") for i in range(count))
+    catalog = Catalog(products, (), np.zeros((count, 3, 1, 1), np.uint8), np.arange(count))
+    pairs = Pairs(np.arange(count), np.arange(count), label, np.where(label == 1, "x", "match"))
+    logits = np.random.default_rng(0).normal(size=count) - 0.5 * label
+    assert calibration.fit_platt(logits, label, prevalence=0.05).scale < 0
+    monkeypatch.setattr(assemble, "_score", lambda *_: logits)
+    measured = assemble._measure(None, [assemble.HeldOut(catalog, None, pairs)], TARGET, None)  # type: ignore[arg-type]
+    probabilities = calibration.apply(measured.calibration, np.array([-10.0, 10.0]))
+    assert 0.04 < probabilities[0] < probabilities[1] < 0.06

@@ -38,3 +38,11 @@ def test_pairs_of_products_are_those_of_their_texts() -> None:
     pairs = evaluate.Pairs(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([0, 0, 1]), np.array(["a", "b", "c"]))
     found = evaluate.of_products(pairs, np.array([False, True]))
     assert [column.tolist() for column in found] == [[1, 1], [1, 0], [0, 1], ["b", "c"]]
+
+
+def test_halves_of_a_catalogue_that_is_mostly_one_item_are_all_of_it() -> None:
+    """An item group that holds a whole brand is in one half; the other would have nothing to choose with."""
+    products = tuple(Product({}, (), i, "brand" if i < 480 else str(i), "mugs") for i in range(500))
+    one, other = evaluate.halves(Catalog(products, (), np.zeros((500, 3, 1, 1), np.uint8), np.arange(500)), seed=1)
+    assert one.all()
+    assert other.all()

@@ -88,7 +88,10 @@ def write_lists(listed: Sequence[Judged], out: Path) -> None:
 
     A cell that a spreadsheet would run as a formula gets an apostrophe before it.
     """
-    rows = [{"rank": rank, **msgspec.to_builtins(one)} for rank, one in enumerate(listed, 1)]
+    rows = [
+        {"rank": rank, **msgspec.to_builtins(one), "probability": round(one.probability, 6)}
+        for rank, one in enumerate(listed, 1)
+    ]
     with (out / CSV_FILE).open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["rank", *Judged.__struct_fields__])
         writer.writeheader()
