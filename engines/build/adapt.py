@@ -27,7 +27,7 @@ from engines.build.recipe import PREVALENCE
 from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import Part
 from engines.build.tagging import all_pooled, frequent_tokens, train_tagger
-from engines.build.texts import data_digest, encode, fields_to_read
+from engines.build.texts import data_digest, encode, fields_to_read, written
 from engines.build.thresholds import Target
 from engines.build.warm_start import MOST_SHARED, WarmStart, shipped
 from engines.build.weighing import DRAWS, weigh
@@ -176,9 +176,12 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
 
     Raises:
         CatalogInvalid: no wrong picture can be drawn for one of the parts that are held out.
+        TextRefused: a product has no text.
         ParityExceeded: the graph, as it would be exported, does not reproduce the model.
     """
     text = text_spec(recipe, parts[0])
+    for part in parts:
+        written(part, text)  # what has no text is said now, not after an hour
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
