@@ -33,7 +33,7 @@ from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
 from engines.build.models.dropout import Dropout
 from engines.build.models.palette import Palette
-from engines.build.models.tagger import DENIALS, Tagger, standardised
+from engines.build.models.tagger import DENIALS, Tagger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -251,7 +251,7 @@ class Reader(nn.Module):
 
     def look(self, sight: Sight) -> Looked:
         """Return tokens of the cells and of the whole picture, and what the picture shows of each facet."""
-        summary = self.summary(standardised(pool(sight), self.center, self.deviation))
+        summary = self.summary((pool(sight) - self.center) / self.deviation)
         colors = _COLOR_SCALE * sight.palette.sqrt() - _COLOR_CENTER
         middle = self.middle_norm(F.pixel_unshuffle(sight.middle, 2))
         grid = torch.cat([self.final_norm(sight.final), middle, colors], dim=1)

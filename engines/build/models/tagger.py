@@ -21,8 +21,6 @@ DENIALS: Final = 2
 """How many figures `Tagger.denial` gives."""
 
 _WIDTHS: Final = (512, 256)
-_LARGEST_SCORE: Final = 16.0
-"""Deviations from the mean: where a color is rare, training pictures have up to half as many, and others hundreds."""
 
 
 class Tagger(nn.Module):
@@ -53,7 +51,7 @@ class Tagger(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return logits (B, K) of pictures' pooled features, `compact.pool`."""
-        logits: Tensor = self.layers(standardised(pooled, self.center, self.deviation))
+        logits: Tensor = self.layers((pooled - self.center) / self.deviation)
         return logits
 
     def expect(self, shares: Tensor) -> None:
@@ -79,11 +77,6 @@ class Tagger(nn.Module):
         stated = room.scatter(1, said, 1.0)[:, : self.tags]  # each word once
         denied = (self.usual - log_sigmoid(logits)) * stated
         return torch.stack([denied.sum(dim=1), denied.amax(dim=1)], dim=1)
-
-
-def standardised(pooled: Tensor, center: Tensor, deviation: Tensor) -> Tensor:
-    """Return pooled features (B, D) in deviations from the mean, none so far from it that it outweighs all others."""
-    return ((pooled - center) / deviation).clamp(-_LARGEST_SCORE, _LARGEST_SCORE)
 
 
 def log_sigmoid(logits: Tensor) -> Tensor:
