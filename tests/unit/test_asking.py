@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from engines.build import asking
 from engines.build.asking import Asking
+from engines.build.audit import ranked
 from engines.build.listing import Listing, list_folder
 from engines.errors import InferenceFailed
 from engines.heat import GRID
@@ -73,6 +74,15 @@ def test_judged_says_of_each_product_whether_it_alerts(bench: Bench) -> None:
     judged = bench.asking.judged(rows)
     assert [(one.id, one.alert) for one in judged] == [(str(n), n in RED) for n in rows]
     assert bench.asking.judged(rows) == judged
+
+
+def test_judged_tells_apart_what_is_all_but_sure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities that a list shows as 1 still rank, and are read back as they were."""
+    sure = 1 - np.array([1e-8, 1e-9, 1e-7, 1e-10, 0.5])
+    monkeypatch.setattr(asking.Inquiry, "probabilities", lambda *_: sure)
+    judged = bench.asking.judged(range(len(REDS)))
+    assert ranked(judged) == [3, 1, 0, 2, 4]
+    assert bench.asking.judged(range(len(REDS))) == judged
     assert bench.opened == 1
 
 
