@@ -196,8 +196,8 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
         _part(model, source, part, work / folder, progress, recipe.views if part is parts[0] else 1)
         for folder, part in folders
     )
-    for part in (validation, test):
-        grades.require_mismatches(part.catalog, part.features.looks)
+    for held_out in (validation, test):
+        grades.require_mismatches(held_out.catalog, held_out.features.looks)
     standardise(model, training)
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
