@@ -30,7 +30,7 @@ from engines.build.evaluate import PRECISIONS
 from engines.build.recipe import PREVALENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
     from quality_scores import ScoredPairs, Scores
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from engines.build.evaluate import Pairs
 
     Floats = NDArray[np.floating]
-    Statistic = Callable[[Any, Any], float]
+    Labels = NDArray[np.integer]
+    Statistics = Callable[[Floats, Labels], dict[str, float]]
 
 PREVALENCES: Final = (0.01, PREVALENCE, 0.1)
 HALF: Final = 0.5  # the precision of the headline, and of what a release's threshold is chosen for
@@ -52,11 +53,6 @@ OVER: Final = {"the better dual encoder": DUALS, UNATTENDED: (UNATTENDED,)}
 """What fusion is compared with, pair by pair: of several methods the best, statistic by statistic."""
 
 _SAMPLES: Final = 300
-_HEADLINES: Final[Mapping[str, Statistic]] = {
-    "recall": partial(calibration.recall_at_precision, prevalence=PREVALENCE, precision=HALF),
-    "average_precision": partial(calibration.average_precision, prevalence=PREVALENCE),
-    "auc": calibration.auc,
-}
 
 
 def measured(scores: Scores) -> dict[str, Any]:
@@ -92,11 +88,11 @@ def gain(pairs: ScoredPairs, others: tuple[str, ...], rows: NDArray[np.int64]) -
     """
     every = np.stack([pairs.methods[name] for name in (FUSION, *others)], axis=1)
 
-    def more(statistic: Statistic, scores: Floats, label: NDArray[np.integer]) -> float:
-        fused, *rest = (statistic(column, label) for column in scores.T)
-        return fused - max(rest)
+    def more(scores: Floats, label: Labels) -> dict[str, float]:
+        fused, *rest = (_headlines(column, label) for column in scores.T)
+        return {name: value - max(one[name] for one in rest) for name, value in fused.items()}
 
-    return _intervals(pairs, every, rows, {name: partial(more, one) for name, one in _HEADLINES.items()})
+    return _intervals(pairs, every, rows, more)
 
 
 def by_grade(pairs: ScoredPairs | Pairs) -> dict[str, NDArray[np.int64]]:
@@ -107,12 +103,8 @@ def by_grade(pairs: ScoredPairs | Pairs) -> dict[str, NDArray[np.int64]]:
 
 def mean_quality(pairs: ScoredPairs, score: Floats) -> float:
     """Return what weights are chosen by: the mean of recall and average precision, and of the grades."""
-    each = [
-        (_HEADLINES["recall"](score[rows], pairs.label[rows]) + _HEADLINES["average_precision"](score[rows], label)) / 2
-        for rows in by_grade(pairs).values()
-        for label in (pairs.label[rows],)
-    ]
-    return float(np.mean(each))
+    found = [_headlines(score[rows], pairs.label[rows]) for rows in by_grade(pairs).values()]
+    return float(np.mean([(one["recall"] + one["average_precision"]) / 2 for one in found]))
 
 
 def headline(of_grade: dict[str, Any], statistic: str) -> list[float]:
@@ -132,18 +124,7 @@ def headline(of_grade: dict[str, Any], statistic: str) -> list[float]:
 
 
 def _figures_of(pairs: ScoredPairs, method: str, rows: NDArray[np.int64], threshold: float) -> dict[str, Any]:
-    decided = partial(calibration.at_threshold, prevalence=PREVALENCE, threshold=threshold)
-    statistics: dict[str, Statistic] = {
-        "auc": calibration.auc,
-        "recall": lambda s, t: decided(s, t)[0],
-        "precision": lambda s, t: decided(s, t)[1],
-    }
-    for prevalence in PREVALENCES:
-        statistics[f"{prevalence}"] = partial(calibration.average_precision, prevalence=prevalence)
-        for precision in PRECISIONS:
-            recall = partial(calibration.recall_at_precision, prevalence=prevalence, precision=precision)
-            statistics[f"{prevalence} {precision}"] = recall
-    found = _intervals(pairs, pairs.methods[method], rows, statistics)
+    found = _intervals(pairs, pairs.methods[method], rows, partial(_all_figures, threshold=threshold))
     return {
         "pairs": int(pairs.label[rows].sum()),
         "auc": found["auc"],
@@ -158,8 +139,26 @@ def _figures_of(pairs: ScoredPairs, method: str, rows: NDArray[np.int64], thresh
     }
 
 
+def _headlines(scores: Floats, labels: Labels) -> dict[str, float]:
+    curve = calibration.roc_curve(scores, labels)
+    points = curve.at(PREVALENCE)
+    return {"recall": points.recall_at(HALF), "average_precision": points.average_precision(), "auc": curve.auc()}
+
+
+def _all_figures(scores: Floats, labels: Labels, *, threshold: float) -> dict[str, float]:
+    """Return AUC, what the threshold does, and by prevalence average precision and recall at each precision."""
+    recall, precision = calibration.at_threshold(scores, labels, prevalence=PREVALENCE, threshold=threshold)
+    curve = calibration.roc_curve(scores, labels)
+    found = {"auc": curve.auc(), "recall": recall, "precision": precision}
+    for prevalence in PREVALENCES:
+        points = curve.at(prevalence)
+        found[f"{prevalence}"] = points.average_precision()
+        found |= {f"{prevalence} {asked}": points.recall_at(asked) for asked in PRECISIONS}
+    return found
+
+
 def _intervals(
-    pairs: ScoredPairs, scores: Floats, rows: NDArray[np.int64], statistics: Mapping[str, Statistic]
+    pairs: ScoredPairs, scores: Floats, rows: NDArray[np.int64], statistics: Statistics
 ) -> dict[str, list[float]]:
     """Return [value, low, high] of each statistic; the ends are the outer ones of both ways to draw.
 
@@ -167,14 +166,15 @@ def _intervals(
     Cameron, Gelbach, Miller 2011, "Robust Inference With Multiway Clustering".
     """
 
-    def each(drawn: Floats, label: NDArray[np.integer]) -> list[float]:
-        return [statistic(drawn, label) for statistic in statistics.values()]
+    def each(drawn: Floats, labels: Labels) -> list[float]:
+        return list(statistics(drawn, labels).values())
 
+    scores, label = scores[rows], pairs.label[rows]
     ways = [
-        calibration.bootstrap_all(each, scores[rows], pairs.label[rows], groups=pairs.items[of[rows]], samples=_SAMPLES)
+        calibration.bootstrap(each, scores, label, groups=pairs.items[of[rows]], samples=_SAMPLES)
         for of in (pairs.text, pairs.shown)
     ]
-    both = zip(statistics, *ways, strict=True)
+    both = zip(statistics(scores, label), *ways, strict=True)
     found = {name: (one.value, min(one.low, other.low), max(one.high, other.high)) for name, one, other in both}
     return {name: [round(number, 4) for number in interval] for name, interval in found.items()}
 
@@ -200,7 +200,7 @@ def as_markdown(facts: dict[str, Any]) -> str:
         *table(lambda of: "{:.3f}, {:.3f}".format(headline(of, "auc")[0], headline(of, "average_precision")[0])),
     ]
     for name, by_grade_of in facts["gains"].items():
-        rows = {statistic: {g: by_grade_of[g][statistic] for g in present} for statistic in _HEADLINES}
+        rows = {statistic: {g: by_grade_of[g][statistic] for g in present} for statistic in by_grade_of[present[0]]}
         lines += [
             f"{FUSION} minus {name}, statistic by statistic, paired intervals:",
             *table(partial(_interval_text, number="{:+.3f}"), rows),

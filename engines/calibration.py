@@ -41,6 +41,40 @@ class OperatingPoints(NamedTuple):
     recalls: NDArray[np.float64]
     precisions: NDArray[np.float64]
 
+    def recall_at(self, precision: float) -> float:
+        """Return the greatest recall of a threshold whose precision is at least this, 0 if none reaches it."""
+        reached = self.recalls[self.precisions >= precision]
+        return float(reached.max()) if len(reached) else 0.0
+
+    def average_precision(self) -> float:
+        """Return the mean precision over recall: precision at each threshold, weighed by the recall that it adds."""
+        return float((np.diff(self.recalls, prepend=0.0) * self.precisions).sum())
+
+
+class RocCurve(NamedTuple):
+    """What share of the mismatches, and of the matches, each threshold that tells pairs apart finds; (N,), float64.
+
+    Of no prevalence: sorting the scores once does for all of them.
+    """
+
+    thresholds: NDArray[np.float64]
+    recalls: NDArray[np.float64]
+    false_alarms: NDArray[np.float64]
+
+    def at(self, prevalence: float) -> OperatingPoints:
+        """Return recall and precision of each threshold where this share of the pairs is wrong."""
+        found = prevalence * self.recalls
+        alerts = found + (1 - prevalence) * self.false_alarms
+        return OperatingPoints(self.thresholds, self.recalls, found / alerts)
+
+    def auc(self) -> float:
+        """Return the area under the curve: the probability that a mismatch scores above a match, ties counted half.
+
+        Source: Hanley, McNeil 1982 (the Mann-Whitney statistic).
+        """
+        widths = np.diff(self.false_alarms, prepend=0.0)
+        return float((widths * (self.recalls - np.diff(self.recalls, prepend=0.0) / 2)).sum())
+
 
 def apply(calibration: Calibration, logits: Floats) -> NDArray[np.float64]:
     """Return P(mismatch), float64, of the shape of `logits`: `sigmoid(scale * logit + shift)`."""
@@ -71,10 +105,8 @@ def fit_platt(logits: Floats, labels: Labels, *, prevalence: float = 0.5, weight
     return Calibration(scale=float(parameters[0]), shift=float(parameters[1]))
 
 
-def operating_points(
-    scores: Floats, labels: Labels, *, prevalence: float, weights: Floats | None = None
-) -> OperatingPoints:
-    """Return recall and precision of the decision `score >= threshold`, for every threshold there is.
+def roc_curve(scores: Floats, labels: Labels, *, weights: Floats | None = None) -> RocCurve:
+    """Return what the decision `score >= threshold` finds, for every threshold there is, ascending in recall.
 
     A threshold stands half way between two neighbouring scores: a new pair near it falls on either side with equal
     reason. `weights` (N,) say how much each pair counts within its class; without, all count the same.
@@ -85,15 +117,20 @@ def operating_points(
     _counts(labels)
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order].astype(np.float64)
+    wrong = labels[order] == 1
     counted = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
-    hits, false_alarms = (np.cumsum(counted * (labels[order] == label)) for label in (1, 0))
-    hits, false_alarms = hits / hits[-1], false_alarms / false_alarms[-1]
-    alerts = prevalence * hits + (1 - prevalence) * false_alarms
-    precisions = np.divide(prevalence * hits, alerts, out=np.zeros(len(order)), where=alerts > 0)
+    hits, false_alarms = (np.cumsum(np.where(of, counted, 0.0)) for of in (wrong, ~wrong))
     thresholds = (ranked + np.append(ranked[1:], ranked[-1])) / 2
     last = np.append(ranked[1:] != ranked[:-1], True)  # equal scores cannot be told apart
-    last &= alerts > 0  # what counts nothing decides nothing
-    return OperatingPoints(thresholds[last], hits[last], precisions[last])
+    last &= hits + false_alarms > 0  # what counts nothing decides nothing
+    return RocCurve(thresholds[last], hits[last] / hits[-1], false_alarms[last] / false_alarms[-1])
+
+
+def operating_points(
+    scores: Floats, labels: Labels, *, prevalence: float, weights: Floats | None = None
+) -> OperatingPoints:
+    """Return recall and precision of the decision `score >= threshold`; arguments and errors as `roc_curve`."""
+    return roc_curve(scores, labels, weights=weights).at(prevalence)
 
 
 def threshold_for_precision(
@@ -116,15 +153,12 @@ def recall_at_precision(
     scores: Floats, labels: Labels, *, prevalence: float, precision: float, weights: Floats | None = None
 ) -> float:
     """Return the greatest recall of a threshold whose precision is at least `precision`, 0 if none reaches it."""
-    points = operating_points(scores, labels, prevalence=prevalence, weights=weights)
-    reached = points.recalls[points.precisions >= precision]
-    return float(reached.max()) if len(reached) else 0.0
+    return operating_points(scores, labels, prevalence=prevalence, weights=weights).recall_at(precision)
 
 
 def average_precision(scores: Floats, labels: Labels, *, prevalence: float) -> float:
-    """Return the mean precision over recall: precision at each threshold, weighed by the recall that it adds."""
-    points = operating_points(scores, labels, prevalence=prevalence)
-    return float((np.diff(points.recalls, prepend=0.0) * points.precisions).sum())
+    """Return the mean precision over recall, as `OperatingPoints.average_precision`."""
+    return operating_points(scores, labels, prevalence=prevalence).average_precision()
 
 
 def at_threshold(
@@ -140,41 +174,11 @@ def at_threshold(
 
 
 def auc(scores: Floats, labels: Labels) -> float:
-    """Return the probability that a mismatch scores above a match, ties counted half.
-
-    Source: Hanley, McNeil 1982 (the Mann-Whitney statistic).
-    """
-    positives, negatives = _counts(labels)
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2  # one per distinct score, ranks from 1
-    rank_sum = mean_rank[inverse][labels == 1].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+    """Return the area under the ROC curve, as `RocCurve.auc`."""
+    return roc_curve(scores, labels).auc()
 
 
 def bootstrap(
-    statistic: Callable[[Floats, Labels], float],
-    scores: Floats,
-    labels: Labels,
-    *,
-    groups: NDArray[np.integer] | None = None,
-    samples: int = 500,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return the statistic with its percentile bootstrap interval; arguments and errors as `bootstrap_all`."""
-    (interval,) = bootstrap_all(
-        lambda drawn, of: [statistic(drawn, of)],
-        scores,
-        labels,
-        groups=groups,
-        samples=samples,
-        confidence=confidence,
-        seed=seed,
-    )
-    return interval
-
-
-def bootstrap_all(
     statistics: Callable[[Floats, Labels], Sequence[float]],
     scores: Floats,
     labels: Labels,

@@ -6,7 +6,6 @@ stated for a prevalence, by weighing the pairs (see `engines.calibration`).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -200,24 +199,19 @@ def _figures_of(  # noqa: PLR0917 - private, called once
     samples: int,
 ) -> Figures:
     chosen = (pairs.label == 0) | (kind == "all") | (pairs.difference == kind)
-    drawn = partial(calibration.bootstrap, labels=pairs.label[chosen], groups=groups[chosen], samples=samples)
-    of = partial(drawn, scores=probabilities[chosen])
-    decided = partial(drawn, scores=(probabilities - thresholds)[chosen])
+    label = pairs.label[chosen]
+    columns = np.stack([probabilities[chosen], (probabilities - thresholds)[chosen]], axis=1)
 
-    def reached(precision: float) -> Interval:
-        return of(lambda s, t: calibration.recall_at_precision(s, t, prevalence=prevalence, precision=precision))
+    def statistics(drawn: NDArray[np.floating], labels: NDArray[np.integer]) -> list[float]:
+        decided = calibration.at_threshold(drawn[:, 1], labels, prevalence=prevalence, threshold=0.0)
+        curve = calibration.roc_curve(drawn[:, 0], labels)
+        points = curve.at(prevalence)
+        return [*decided, curve.auc(), *(points.recall_at(precision) for precision in PRECISIONS)]
 
-    return Figures(
-        pairs=int(pairs.label[chosen].sum()),
-        auc=of(calibration.auc),
-        recall_at_precision={precision: reached(precision) for precision in PRECISIONS},
-        recall_at_threshold=decided(
-            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=0.0)[0]
-        ),
-        precision_at_threshold=decided(
-            lambda s, t: calibration.at_threshold(s, t, prevalence=prevalence, threshold=0.0)[1]
-        ),
+    recall, precision, auc, *reached = calibration.bootstrap(
+        statistics, columns, label, groups=groups[chosen], samples=samples
     )
+    return Figures(int(label.sum()), auc, dict(zip(PRECISIONS, reached, strict=True)), recall, precision)
 
 
 def _rounded(interval: Interval) -> list[float]:

@@ -177,7 +177,7 @@ def choose(pairs: Scored, target: Target, *, seed: int = 0) -> tuple[Thresholds,
         return [overall, *(own.get(name, overall) for name in names)]
 
     rows = np.arange(len(pairs.labels), dtype=np.float64)
-    overall, *own = calibration.bootstrap_all(
+    overall, *own = calibration.bootstrap(
         thresholds, rows, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed
     )
     chosen = Thresholds(overall, dict(zip(names, own, strict=True)))
@@ -210,9 +210,7 @@ def compare(
         recalls, precisions = zip(*decided, strict=True)
         return [*gaps, *recalls, *precisions, gaps[0] - gaps[1], recalls[1] - recalls[0]]
 
-    found = calibration.bootstrap_all(
-        statistics, columns, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed
-    )
+    found = calibration.bootstrap(statistics, columns, pairs.labels, groups=pairs.groups, samples=_SAMPLES, seed=seed)
     return Comparison((found[0], found[1]), (found[2], found[3]), (found[4], found[5]), found[6], found[7])
 
 

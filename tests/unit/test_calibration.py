@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from engines import calibration
 from engines.contract import Calibration
+
+if TYPE_CHECKING:
+    from engines.calibration import Floats, Labels
 
 
 def drawn(count: int = 4000, separation: float = 2.0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -87,12 +90,37 @@ def test_auc_ties_count_half() -> None:
     assert calibration.auc(np.arange(10.0), (np.arange(10) >= 5).astype(int)) == 1.0
 
 
+def of_auc(
+    scores: Floats, labels: Labels, *, samples: int, seed: int = 0, groups: Labels | None = None
+) -> calibration.Interval:
+    """Return the AUC with its interval."""
+    (interval,) = calibration.bootstrap(
+        lambda s, t: [calibration.auc(s, t)], scores, labels, groups=groups, samples=samples, seed=seed
+    )
+    return interval
+
+
+def test_curve_gives_the_points_of_every_prevalence() -> None:
+    """Sorted once: at each threshold recall and precision are those of the decision, ties on one side together."""
+    scores, labels = np.array([3.0, 2.0, 2.0, 1.0, 0.0]), np.array([1, 0, 1, 1, 0])
+    curve = calibration.roc_curve(scores, labels)
+    assert curve.thresholds.tolist() == [2.5, 1.5, 0.5, 0.0]
+    for prevalence in (0.01, 0.05, 0.5):
+        points = curve.at(prevalence)
+        decided = [
+            calibration.at_threshold(scores, labels, prevalence=prevalence, threshold=float(t))
+            for t in curve.thresholds
+        ]
+        assert np.stack([points.recalls, points.precisions], axis=1) == pytest.approx(np.array(decided))
+    assert curve.auc() == pytest.approx((3 + 1.5) / 6)
+
+
 def test_bootstrap_interval_holds_the_value_and_repeats() -> None:
     """The interval surrounds the figure and is the same for the same seed."""
     scores, labels = drawn(400)
-    first = calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)
+    first = of_auc(scores, labels, samples=50, seed=3)
     assert first.low < first.value < first.high
-    assert first == calibration.bootstrap(calibration.auc, scores, labels, samples=50, seed=3)
+    assert first == of_auc(scores, labels, samples=50, seed=3)
 
 
 def test_bootstrap_draws_related_pairs_together() -> None:
@@ -102,9 +130,9 @@ def test_bootstrap_draws_related_pairs_together() -> None:
     scores = generator.normal(size=80) + labels
     groups = np.arange(80)
     copies = [np.repeat(array, 10) for array in (scores, labels, groups)]
-    once = calibration.bootstrap(calibration.auc, scores, labels, groups=groups, samples=200)
-    together = calibration.bootstrap(calibration.auc, copies[0], copies[1], groups=copies[2], samples=200)
-    alone = calibration.bootstrap(calibration.auc, copies[0], copies[1], samples=200)
+    once = of_auc(scores, labels, groups=groups, samples=200)
+    together = of_auc(copies[0], copies[1], groups=copies[2], samples=200)
+    alone = of_auc(copies[0], copies[1], samples=200)
     assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.05)
     assert alone.high - alone.low < 0.5 * (together.high - together.low)
 
@@ -112,7 +140,7 @@ def test_bootstrap_draws_related_pairs_together() -> None:
 def test_bootstrap_draws_again_where_a_class_is_missing() -> None:
     """Two groups of one class each: half of the draws would have no figure."""
     scores, labels = np.array([0.0, 1.0]), np.array([0, 1])
-    interval = calibration.bootstrap(calibration.auc, scores, labels, groups=np.array([0, 1]), samples=20)
+    interval = of_auc(scores, labels, groups=np.array([0, 1]), samples=20)
     assert interval == (1.0, 1.0, 1.0)
 
 

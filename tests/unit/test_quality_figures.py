@@ -95,10 +95,11 @@ def test_intervals_are_as_wide_as_pictures_that_many_texts_share_make_them() -> 
     of_picture = np.random.default_rng(2).normal(size=scored_pairs.PRODUCTS)
     test = replace(test, shown=shared)
     test.methods[FUSION] = np.where(wrong, 0.5 + of_picture[shared], scored_pairs.noisy(test, 0.3, 3))
-    statistics = {"auc": calibration.auc}
     rows = quality_figures.by_grade(test)[HARD]
-    both = quality_figures._intervals(test, test.methods[FUSION], rows, statistics)["auc"]
-    by_text = quality_figures._intervals(replace(test, shown=test.text), test.methods[FUSION], rows, statistics)["auc"]
+    both, by_text = (
+        quality_figures._intervals(drawn, test.methods[FUSION], rows, quality_figures._headlines)["auc"]
+        for drawn in (test, replace(test, shown=test.text))
+    )
     assert both[2] - both[1] > 1.5 * (by_text[2] - by_text[1])
 
 

@@ -48,8 +48,13 @@ def test_agreement_is_the_auc_and_its_spread_is_the_bootstrap_s() -> None:
     logits = scores(asked, 1.0)
     one = named(agreements(asked, logits), ALL)
     assert one.auc == pytest.approx(calibration.auc(logits, asked.pairs.label), abs=1e-12)
-    drawn = calibration.bootstrap(
-        calibration.auc, logits, asked.pairs.label, groups=asked.groups, samples=600, confidence=0.6827
+    (drawn,) = calibration.bootstrap(
+        lambda s, t: [calibration.auc(s, t)],
+        logits,
+        asked.pairs.label,
+        groups=asked.groups,
+        samples=600,
+        confidence=0.6827,
     )
     assert one.spread == pytest.approx((drawn.high - drawn.low) / 2, rel=0.15)
     assert (one.mismatches, one.matches) == (int(asked.pairs.label.sum()), int((asked.pairs.label == 0).sum()))

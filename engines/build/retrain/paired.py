@@ -132,7 +132,7 @@ def precision_reached(
         return [precision]
 
     columns = np.stack([margins, asked.weights], axis=1)
-    (found,) = calibration.bootstrap_all(
+    (found,) = calibration.bootstrap(
         statistics,
         columns,
         asked.pairs.label,
@@ -244,7 +244,7 @@ def _gain(
         champion, challenger = (recall(rows[:, i], labels, rows[:, 2]) for i, recall in enumerate(recalls))
         return [champion, challenger, challenger - champion]
 
-    found = calibration.bootstrap_all(
+    found = calibration.bootstrap(
         statistics,
         columns,
         asked.pairs.label,
