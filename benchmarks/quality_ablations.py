@@ -135,7 +135,7 @@ def _judged(model: CompactFusion, part: Part) -> dict[str, Any]:
         signals = all_signals(model.signals, part, pairs)
         alone.append(_figures(signals.fusion, pairs))
         together.append(_figures(weighing.combined(signals, weights), pairs))
-    return {"weights": weights.tolist(), "fusion alone": _mean(alone), "all signals": _mean(together)}
+    return {"weights": weights.weights.tolist(), "fusion alone": _mean(alone), "all signals": _mean(together)}
 
 
 def _without_colors(prepared: Prepared) -> Prepared:

@@ -65,7 +65,7 @@ class Bench:
     run: Run
     pairs: tuple[Pairs, Pairs]
     scores: Scores
-    weights: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]])
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, float]])
 
     @classmethod
     def begin(  # noqa: PLR0917 - as the fields
@@ -274,9 +274,11 @@ def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, E
     both = bench.asked(model.signals)
     bench.keep(name, (weighing.combined(both[0], weights), weighing.combined(both[1], weights)))
     facets = [f"surprise of {facet}" for facet in bench.prepared.facets.names]
-    columns = ["similarity", *facets, *(["denied in all", "denied most"] if len(model.taggers) else [])]
-    bench.weights[name] = dict(zip(columns, weights.tolist(), strict=True))
-    for column, *of in zip(["fusion", *columns], *map(_columns, both), strict=True):
+    columns = ["fusion", "similarity", *facets, *(["denied in all", "denied most"] if len(model.taggers) else [])]
+    bench.weights[name] = dict(zip(columns, weights.weights.T.tolist(), strict=True)) | {
+        "bias": weights.biases.tolist()
+    }
+    for column, *of in zip(columns, *map(_columns, both), strict=True):
         bench.keep_signals(f"{name}: {column}", (of[0], of[1]))
     if name == FUSION:
         each = [bench.asked(reader) for reader in model.each_reader()]

@@ -12,6 +12,7 @@ from engines.build import evaluate, grades
 from engines.build.baselines import Embedded
 from engines.build.features import Features, said
 from engines.build.finetune import chunks
+from engines.build.models import compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engines.build.dataset import Catalog
-    from engines.build.models import compact
     from engines.build.texts import Texts
 
 
@@ -44,6 +44,10 @@ class Evidence(NamedTuple):
     surprise: NDArray[np.float32]
     similarity: NDArray[np.float32]
     denial: NDArray[np.float32]
+
+    def columns(self) -> NDArray[np.float32]:
+        """Return all signals side by side, (M, S), as `compact.Signals.columns`."""
+        return compact.Signals(*(torch.from_numpy(one) for one in self)).columns().numpy()
 
 
 @torch.no_grad()

@@ -39,9 +39,8 @@ def pair(
     """Return a random model that weighs all its signals, and the engine of its export; with and without facets."""
     torch.manual_seed(0)
     model = CompactFusion(replace(CONFIG, facets=request.param), pretrained=False).eval()
-    model.similarity_weight.fill_(3.0)
-    model.facet_weights.fill_(0.5)
-    model.denial_weights.fill_(0.2)
+    model.signal_weights.copy_(torch.rand(model.signal_weights.shape))
+    model.signal_biases.copy_(torch.tensor([-2.0, -5.0]))
     for tagger in model.each_tagger():
         tagger.tag_of[torch.arange(0, 30000, 50)] = torch.arange(600) % CONFIG.tags
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
@@ -87,7 +86,7 @@ def test_onnx_equals_torch_where_a_picture_is_like_none_before(tmp_path: Path) -
     """A black page is so far from all that was learned that each word of any text is denied by hundreds of nats."""
     torch.manual_seed(0)
     model = CompactFusion(CONFIG, pretrained=False).eval()
-    model.denial_weights.fill_(0.01)
+    model.signal_weights[:, -2:] = 0.01
     for tagger in model.each_tagger():
         tagger.tag_of[:] = torch.arange(len(tagger.tag_of)) % CONFIG.tags
         last: Any = tagger.layers[-1]

@@ -18,6 +18,7 @@ from quality_run import Run
 from torch import nn
 from typer.testing import CliRunner
 
+from engines.build import weighing
 from engines.build.models.compact import CompactConfig, CompactFusion
 from engines.build.recipe import AdaptRecipe
 from engines.build.signals import Evidence
@@ -150,7 +151,9 @@ def test_scoring_of_pairs_is_no_training(tmp_path: Path, monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(quality_methods.evaluate, "halves", takes(0, (None, None)))
     monkeypatch.setattr(quality_methods.weighing, "weigh", takes(3))
-    monkeypatch.setattr(quality_methods.weighing, "weights_of", takes(0, np.zeros(1)))
+    monkeypatch.setattr(
+        quality_methods.weighing, "weights_of", takes(0, weighing.Weights(np.zeros((2, 2)), np.zeros(2)))
+    )
     monkeypatch.setattr(quality_methods.weighing, "combined", takes(0, np.zeros(4)))
     untagged = CompactFusion(replace(CONFIG, taggers=0, tags=0, facets=()), pretrained=False)
     with run.stage(FUSION):

@@ -1,11 +1,15 @@
-"""Weights of signals are chosen on some items, calibration and thresholds on others."""
+"""Weights of signals are fitted on some items, for both ways to be wrong; calibration and thresholds on others."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from engines.build import evaluate
+from engines import calibration
+from engines.build import evaluate, weighing
 from engines.build.dataset import Catalog, Product
+from engines.build.models.compact import either
+from engines.build.signals import Evidence
 
 
 def catalog(count: int) -> Catalog:
@@ -46,3 +50,63 @@ def test_halves_of_a_catalogue_that_is_mostly_one_item_are_all_of_it() -> None:
     one, other = evaluate.halves(Catalog(products, (), np.zeros((500, 3, 1, 1), np.uint8), np.arange(500)), seed=1)
     assert one.all()
     assert other.all()
+
+
+DETAIL, WHOLE = "hard", "easy"
+
+
+def two_ways(products: int, seed: int) -> tuple[Evidence, evaluate.Pairs]:
+    """Return pairs of which one kind is seen by fusion alone, and the other by the similarity alone; color is noise."""
+    generator = np.random.default_rng(seed)
+    difference = np.repeat(["match", DETAIL, WHOLE], products)
+    columns = generator.normal(size=(4, len(difference))).astype(np.float32)
+    columns[0] += 4 * (difference == DETAIL)
+    columns[1] += 4 * (difference == WHOLE)
+    denial = np.zeros((len(difference), 0), np.float32)
+    signals = Evidence(fusion=columns[0], surprise=columns[2:], similarity=-columns[1] / 10, denial=denial)
+    signals = signals._replace(surprise=np.ascontiguousarray(columns[2:].T))
+    product = np.tile(np.arange(products), 3)
+    return signals, evaluate.Pairs(product, product, (difference != "match").astype(np.int64), difference)
+
+
+def test_a_picture_wrong_in_either_way_is_found() -> None:
+    """One sum has the noise of both signals for each kind; the soft maximum finds both nearly as one signal would."""
+    signals, pairs = two_ways(400, 1)
+    asked, others = two_ways(4000, 2)
+    found = weighing.mean_recall(weighing.combined(asked, weighing.fit(signals, pairs)), others)
+    one_sum = weighing.mean_recall(asked.fusion - 10 * asked.similarity, others)
+    assert found > one_sum + 0.05
+    assert found > 0.9
+
+
+def test_weights_are_not_below_zero_and_noise_weighs_little() -> None:
+    """In both ways; a signal against its own meaning would be learned from chance alone."""
+    signals, pairs = two_ways(400, 1)
+    weights = weighing.fit(signals, pairs).weights
+    assert (weights >= 0).all()
+    assert weights[:, 2:].max() < 0.1 * weights[0, 0]
+
+
+def test_the_fewer_products_the_less_is_learned_from_each() -> None:
+    """The same figures of one in ten products: weights stay nearer to those that they are drawn to."""
+    signals, pairs = two_ways(400, 1)
+    few = pairs._replace(product=pairs.product // 40)
+    scale = signals.columns().std(axis=0)
+    away = [np.abs(weighing.fit(signals, drawn).weights[0, 0] * scale[0] - 1.3) for drawn in (few, pairs)]
+    assert away[0] < 0.8 * away[1]
+
+
+def test_a_signal_that_is_always_the_same_changes_no_logit() -> None:
+    """A row without fusion layers has such a one: logits are finite and tell pairs apart."""
+    signals, pairs = two_ways(400, 1)
+    silent = signals._replace(fusion=np.zeros_like(signals.fusion))
+    logits = weighing.combined(silent, weighing.fit(silent, pairs))
+    assert np.isfinite(logits).all()
+    rows = pairs.difference != DETAIL
+    assert calibration.auc(logits[rows], pairs.label[rows]) > 0.95
+
+
+def test_either_is_the_soft_maximum_and_finite() -> None:
+    """log(e^a + e^b), also where e^a is no number."""
+    ways = torch.tensor([[1.0, 2.0], [3e4, -3e4], [-3e4, -3e4], [700.0, 700.0]])
+    assert torch.equal(either(ways), torch.logaddexp(ways[:, 0], ways[:, 1]))

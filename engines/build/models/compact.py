@@ -9,8 +9,11 @@ A text is contradicted when ANY of its words is: a reader's logit is a soft maxi
 stand three signals that need no attention: the similarity of picture and text as a whole, a dual encoder's, which finds
 absurd swaps best; for each facet (color, product type, ...) the surprise of seeing what the picture shows where the
 text states another value; and how far the words that the picture should have deny those that it has
-(`engines.build.models.tagger`). Their weights are fitted on held-out pairs, never trained, so that the fusion layers
-cannot lean on them.
+(`engines.build.models.tagger`).
+
+A picture is wrong in a detail, or it is of something else altogether, and each way shows in other signals: the logit is
+the soft maximum of two weighted sums. Their weights are fitted on held-out pairs (`engines.build.weighing`), never
+trained, so that the fusion layers cannot lean on the other signals.
 
 A catalogue has few products and some of them are wrong, so a single model that fits it well is sure of its errors, and
 those come first in any ranking: several small readers are trained, each from another start, and their logits averaged.
@@ -45,9 +48,12 @@ FAMILY: Final = "compact"
 TEXT_STATES: Final = 384  # MiniLM's width
 _CELL: Final = 32  # pixels a side of one image token
 _CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_channels  # of a cell, beside its colors
+WAYS: Final = 2
+"""In which a picture is wrong: in a detail, and altogether."""
+
 _SUMMARY: Final = 256
 _SUMMARY_TOKENS: Final = 2
-_MASKED: Final = -1e4  # added to the score of padding: no weight, and still finite in 16 bits
+_MASKED: Final = -1e4  # added to what must not count: no weight, and still finite in 16 bits
 _TYPICAL_TOKENS: Final = 30.0
 _SMALLEST_DEVIATION: Final = 1e-3
 _LEAST_UNLIKE: Final = 1e-3  # a picture of one color has an object, too
@@ -85,6 +91,10 @@ class Signals(NamedTuple):
     similarity: Tensor
     denial: Tensor
 
+    def columns(self) -> Tensor:
+        """Return all signals side by side, each the greater the less the pair matches: fusion first, (B, S)."""
+        return torch.cat([self.fusion[:, None], -self.similarity[:, None], self.surprise, self.denial], dim=1)
+
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -115,9 +125,8 @@ class CompactConfig:
 class CompactFusion(nn.Module):
     """`forward(pixel_values, input_ids, attention_mask[, attributes]) -> logits`, as every family."""
 
-    similarity_weight: Tensor
-    facet_weights: Tensor
-    denial_weights: Tensor
+    signal_weights: Tensor
+    signal_biases: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -131,9 +140,11 @@ class CompactFusion(nn.Module):
         count = config.taggers if config.tags else 0
         pooled = pooled_size(self.palette.size)
         self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
-        self.register_buffer("similarity_weight", torch.zeros(()))
-        self.register_buffer("facet_weights", torch.zeros(len(config.facets)))
-        self.register_buffer("denial_weights", torch.zeros(DENIALS))
+        signals = 2 + len(config.facets) + (DENIALS if count else 0)
+        self.register_buffer(
+            "signal_weights", torch.eye(WAYS, signals)
+        )  # until they are fitted, fusion is all there is
+        self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -148,12 +159,7 @@ class CompactFusion(nn.Module):
         """
         states = self.text_backbone(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         signals = self.signals(self.see(pixel_values), input_ids, states, attention_mask, attributes)
-        logits: Tensor = signals.fusion - self.similarity_weight * signals.similarity
-        if self.config.facets:
-            logits = logits + signals.surprise @ self.facet_weights
-        if len(self.taggers):
-            logits = logits + signals.denial @ self.denial_weights
-        return logits
+        return either(signals.columns() @ self.signal_weights.T + self.signal_biases)
 
     def each_reader(self) -> list[Reader]:
         """Return the readers, typed."""
@@ -358,6 +364,12 @@ class FusionLayer(nn.Module):
         """Return (B, heads, L, C / heads)."""
         batch, length, width = tokens.shape
         return tokens.reshape(batch, length, self.heads, width // self.heads).transpose(1, 2)
+
+
+def either(ways: Tensor) -> Tensor:
+    """Return the soft maximum, log(e^a + e^b), of the two columns (B, 2); finite wherever they are."""
+    greater: Tensor = torch.maximum(ways[:, 0], ways[:, 1])
+    return greater + F.softplus(-(ways[:, 0] - ways[:, 1]).abs())
 
 
 def pool(sight: Sight) -> Tensor:
