@@ -65,7 +65,7 @@ class Bench:
     run: Run
     pairs: tuple[Pairs, Pairs]
     scores: Scores
-    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, float]])
+    weights: dict[str, dict[str, list[float]]] = field(default_factory=dict[str, dict[str, list[float]]])
 
     @classmethod
     def begin(  # noqa: PLR0917 - as the fields

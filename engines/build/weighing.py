@@ -88,8 +88,8 @@ def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE
     for _ in range(_STEPS):
         optimizer.zero_grad()
         logits = either(standardised @ weights.T + biases)
-        loss: Tensor = F.binary_cross_entropy_with_logits(logits, label, weight=counted, reduction="sum")
-        (loss + pull * (weights - drawn_to).square().sum()).backward()
+        misfit: Tensor = F.binary_cross_entropy_with_logits(logits, label, weight=counted, reduction="sum")
+        torch.autograd.backward(misfit + pull * (weights - drawn_to).square().sum())
         optimizer.step()
         schedule.step()
         with torch.no_grad():

@@ -126,5 +126,5 @@ def recall(measured: Scored) -> Recall:
         return [before, after, after - before]
 
     columns = np.stack([measured.before, measured.after], axis=1)
-    found = calibration.bootstrap_all(statistics, columns, measured.wrong, groups=measured.groups, samples=_SAMPLES)
+    found = calibration.bootstrap(statistics, columns, measured.wrong, groups=measured.groups, samples=_SAMPLES)
     return Recall(*found)
