@@ -2,12 +2,13 @@
 
     python benchmarks/quality_signals.py DIR [DIR ...]
 
-Each way is fitted on validation pairs and measured on test pairs, beside what ships (a grid over one weight after the
-other, see `weighing.weigh`). What is tried:
+Each way is fitted on validation pairs and measured on test pairs, beside what the run has measured. What is tried:
 
+* the soft maximum of two sums, `weighing.fit`, which is what ships since 2026-11-27: of runs from before, too;
+* one sum, its weights from a grid, one after the other: what shipped until then;
 * novelty of the text, its share of rare tokens and its distance to the nearest training text, with weights <= 0: a text
   such as no training product has makes matches look wrong;
-* a ridge logistic regression of all signals in place of the grid, its strength chosen by cross-fitting (folds of whole
+* one sum, a ridge logistic regression of all signals, its strength chosen by cross-fitting (folds of whole
   items), with and without novelty and the readers' disagreement; the same for the row without attention.
 """
 
@@ -25,8 +26,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from engines import calibration
+from engines.build import evaluate, weighing
 from engines.build.dataset import split
 from engines.build.recipe import PREVALENCE
+from engines.build.signals import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +43,12 @@ NOVELTY: Final = (RARITY, DISTANCE)
 DISAGREEMENT: Final = f"{FUSION}: readers disagree"
 _NOVELTY_WEIGHTS: Final = (0.0, -1.0, -2.0, -4.0, -8.0, -16.0)
 _STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1)
+_GRID: Final = {
+    "similarity": tuple(range(0, 25, 2)),
+    "surprise": (0, 0.1, 0.25, 0.5, 1),
+    "denied": (0, 0.02, 0.05, 0.1),
+}
+_ROUNDS: Final = 2  # over all weights of the grid, one after the other
 _FOLDS: Final = 5
 _STEPS: Final = 30
 
@@ -53,6 +62,34 @@ def with_novelty(scores: Scores) -> Floats:
         weight = max(_NOVELTY_WEIGHTS, key=lambda w, c=chosen, n=column: mean_quality(validation, c + w * n))  # type: ignore[misc]
         chosen, found = chosen + weight * column, found + weight * test.signals[name]
     return np.asarray(found)
+
+
+def two_sums(scores: Scores, row: str) -> Floats:
+    """Return the logits that `weighing.fit` gives of a row's signals."""
+    pairs, chosen = scores.validation, ~scores.validation.choosing
+    known = evaluate.Pairs(pairs.text, pairs.shown, pairs.label, pairs.difference)
+    known = evaluate.Pairs(*(column[chosen] for column in known))
+    signals = Evidence(*(column[chosen] for column in _evidence(pairs, row)))
+    return weighing.combined(_evidence(scores.test, row), weighing.fit(signals, known))
+
+
+def grid(scores: Scores, row: str) -> Floats:
+    """Return one sum of a row's signals, each weight in turn that with which the validation pairs are told best."""
+    names = [name for name in scores.test.signals if name.startswith(f"{row}: ") and _weight_choices(name)]
+    validation, test = (_columns(part, names) for part in (scores.validation, scores.test))
+    signs = np.array([-1.0 if "similarity" in name else 1.0 for name in names])
+    weights = np.zeros(len(names))
+    fusion = [part.signals[f"{row}: fusion"] for part in (scores.validation, scores.test)]
+
+    def quality(place: int, weight: float) -> float:
+        changed = weights.copy()
+        changed[place] = weight
+        return mean_quality(scores.validation, fusion[0] + validation @ (signs * changed))
+
+    for _ in range(_ROUNDS):
+        for place, name in enumerate(names):
+            weights[place] = max(_weight_choices(name), key=lambda weight, at=place: quality(at, weight))  # type: ignore[misc]
+    return np.asarray(fusion[1] + test @ (signs * weights))
 
 
 def ridge(scores: Scores, names: list[str]) -> Floats:
@@ -102,11 +139,14 @@ def table(scores: Scores) -> list[str]:
     own = [name for name in scores.test.signals if name.startswith(f"{FUSION}: ") and name != DISAGREEMENT]
     beside = [name for name in scores.test.signals if name.startswith(f"{UNATTENDED}: ") and "fusion" not in name]
     ways: dict[str, Callable[[], NDArray[np.floating]]] = {
-        f"{FUSION}, as it ships": lambda: scores.test.methods[FUSION],
+        f"{FUSION}, as measured": lambda: scores.test.methods[FUSION],
+        "two sums": lambda: two_sums(scores, FUSION),
+        "one sum, grid": lambda: grid(scores, FUSION),
         "with novelty of the text": lambda: with_novelty(scores),
         "ridge": lambda: ridge(scores, own),
         "ridge, with disagreement and novelty": lambda: ridge(scores, [*own, DISAGREEMENT, *NOVELTY]),
-        UNATTENDED: lambda: scores.test.methods[UNATTENDED],
+        f"{UNATTENDED}, as measured": lambda: scores.test.methods[UNATTENDED],
+        f"{UNATTENDED}, two sums": lambda: two_sums(scores, UNATTENDED),
         f"{UNATTENDED}, ridge": lambda: ridge(scores, beside),
     }
     present = by_grade(scores.test)
@@ -126,6 +166,23 @@ def compare(
     for run in runs:
         lines += [f"{run.name}:", *table(quality_scores.load(run))]
     Console().print(Markdown("\n".join(lines)))
+
+
+def _evidence(pairs: ScoredPairs, row: str) -> Evidence:
+    """Return a row's signals as the model has them."""
+    said = {name.removeprefix(f"{row}: "): of for name, of in pairs.signals.items() if name.startswith(f"{row}: ")}
+
+    def beside(kind: str) -> NDArray[np.float32]:
+        found = [of for name, of in said.items() if name.startswith(kind)]
+        return np.stack(found, axis=1) if found else np.zeros((len(pairs.label), 0), np.float32)
+
+    columns = said["fusion"], beside("surprise"), said["similarity"], beside("denied")
+    return Evidence(*(column.astype(np.float32) for column in columns))
+
+
+def _weight_choices(name: str) -> tuple[float, ...]:
+    """Return the weights of the grid that a signal may have; none where it is not one of the grid's."""
+    return next((choices for kind, choices in _GRID.items() if f": {kind}" in name), ())
 
 
 def _columns(pairs: ScoredPairs, names: list[str]) -> Floats:

@@ -190,7 +190,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     recipe = recipe if start is None else recipe.warm()
     model = fresh(config, recipe.seed, start)
     source = _source(model, image_spec(recipe), text, name, parts[0], recipe, columns, start)
-    rehearse(source)
+    _rehearse_one_reader(source, model)
     folders = zip(PART_FOLDERS, parts, strict=True)
     training, validation, test = (
         _part(model, source, part, work / folder, progress, recipe.views if part is parts[0] else 1)
@@ -202,6 +202,16 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     if recipe.wrong_texts:
         training = _with_wrong_texts(model, source, training, work / PART_FOLDERS[0], recipe, progress)
     return Prepared(source, model, start, facets, tokens, training, validation, test)
+
+
+def _rehearse_one_reader(source: Source, model: compact.CompactFusion) -> None:
+    """Rehearse with the first of the readers and taggers, which are alike: an export takes seconds for each."""
+    whole = model.readers, model.taggers
+    model.readers, model.taggers = model.readers[:1], model.taggers[:1]
+    try:
+        rehearse(source)
+    finally:
+        model.readers, model.taggers = whole
 
 
 def _start(config: compact.CompactConfig, parts: Parts, progress: Progress) -> WarmStart | None:

@@ -39,6 +39,7 @@ PART_FOLDERS: Final = ("training", "validation", "test")
 """Where in a work directory the features of each part of a catalogue are kept."""
 
 _BATCH: Final = 32
+_FEW: Final = 400  # pictures: an export takes as long as ONNX Runtime saves on these
 _BYTES: Final = 2  # float16
 _FILES: Final = ("middle", "final", "palette", "states")
 _MADE_BY: Final = ("features.py", "views.py", "models/backbones.py", "models/palette.py")
@@ -225,6 +226,16 @@ class _Sees(nn.Module):
         return middle, final, self.palette(pixel_values)
 
 
+def _in_torch(model: CompactFusion) -> Callable[[Tensor], list[NDArray[np.float32]]]:
+    sees = _Sees(model).eval()
+
+    def run(pixel_values: Tensor) -> list[NDArray[np.float32]]:
+        with torch.no_grad():
+            return [part.numpy() for part in sees(pixel_values)]
+
+    return run
+
+
 @lru_cache(maxsize=1)  # an export takes seconds, and a run reads pictures of several parts
 def _on_onnx_runtime(model: CompactFusion, side_px: int) -> Callable[[Tensor], list[NDArray[np.float32]]]:
     return export.on_onnx_runtime(_Sees(model).eval(), torch.zeros((2, 3, side_px, side_px), dtype=torch.uint8))
@@ -234,8 +245,8 @@ def _sights(
     model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress, views: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
     """Write what the frozen parts see; ONNX Runtime takes a third of the time that torch takes for it."""
-    sees = _on_onnx_runtime(model, pictures.shape[-1])
     count = len(pictures)
+    sees = _in_torch(model) if count * views < _FEW else _on_onnx_runtime(model, pictures.shape[-1])
     shapes = _shapes(count, views, pictures.shape[-1], model.palette.size)
     middle, final, palette = (_file(folder / f"{name}.npy", shape) for name, shape in zip(_FILES, shapes, strict=False))
     for start in progress.track(range(0, count, _BATCH), description="reading pictures"):
