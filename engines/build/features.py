@@ -39,7 +39,7 @@ PART_FOLDERS: Final = ("training", "validation", "test")
 """Where in a work directory the features of each part of a catalogue are kept."""
 
 _BATCH: Final = 32
-_FEW: Final = 400  # pictures: an export takes as long as ONNX Runtime saves on these
+_FEW: Final = 4_000_000  # pixels: an export takes as long as ONNX Runtime saves on these, 60 pictures of 256 px
 _BYTES: Final = 2  # float16
 _FILES: Final = ("middle", "final", "palette", "states")
 _MADE_BY: Final = ("features.py", "views.py", "models/backbones.py", "models/palette.py")
@@ -245,9 +245,9 @@ def _sights(
     model: CompactFusion, pictures: NDArray[np.uint8], folder: Path, progress: Progress, views: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16], NDArray[np.float16]]:
     """Write what the frozen parts see; ONNX Runtime takes a third of the time that torch takes for it."""
-    count = len(pictures)
-    sees = _in_torch(model) if count * views < _FEW else _on_onnx_runtime(model, pictures.shape[-1])
-    shapes = _shapes(count, views, pictures.shape[-1], model.palette.size)
+    count, side = len(pictures), pictures.shape[-1]
+    sees = _in_torch(model) if count * views * side**2 < _FEW else _on_onnx_runtime(model, side)
+    shapes = _shapes(count, views, side, model.palette.size)
     middle, final, palette = (_file(folder / f"{name}.npy", shape) for name, shape in zip(_FILES, shapes, strict=False))
     for start in progress.track(range(0, count, _BATCH), description="reading pictures"):
         rows = range(start, min(start + _BATCH, count))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.progress import Progress
 
+from engines.build import features
 from engines.build.dataset import Catalog, Product
 from engines.build.features import Features, extract, size_bytes
 from engines.build.models.compact import CompactConfig, CompactFusion
@@ -37,6 +38,7 @@ def model() -> CompactFusion:
 
 def computed(model: CompactFusion, catalog: Catalog, texts: Texts, folder: Path) -> tuple[Features, int]:
     """Return the features, and how many times the text backbone was asked for them."""
+    folder.mkdir(exist_ok=True)
     asked: list[None] = []
     hook = model.text_backbone.register_forward_hook(lambda *_: asked.append(None))
     try:
@@ -53,6 +55,17 @@ def test_extract_a_second_time_reads_what_is_there(model: CompactFusion, tmp_pat
     assert (asked > 0, asked_again) == (True, 0)
     for name in ("middle", "final", "palette", "looks", "states"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
+def test_many_pictures_are_seen_as_few_are(
+    model: CompactFusion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On ONNX Runtime, where its export is worth it, as in torch: alike to what float16 can tell."""
+    few, _ = computed(model, catalog(), TEXTS, tmp_path / "few")
+    monkeypatch.setattr(features, "_FEW", 0)
+    many, _ = computed(model, catalog(), TEXTS, tmp_path / "many")
+    for name in ("middle", "final", "palette"):
+        np.testing.assert_allclose(getattr(few, name), getattr(many, name), rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("changed", ["picture", "text"])
