@@ -43,7 +43,7 @@ _BIASES: Final = (-1.8, -5.0)
 _STRENGTH: Final = 0.15  # of the pull, of so many products as one
 _STEPS: Final = 300
 _LEARNING_RATE: Final = 0.05
-_LEAST_DEVIATION: Final = 1e-6  # a signal that says nothing of any pair
+_SILENT: Final = 1e-3  # deviation of a signal of which these pairs teach nothing
 
 
 class Weights(NamedTuple):
@@ -73,13 +73,20 @@ def weigh(
 
 
 def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE) -> Weights:
-    """Return the weights of greatest likelihood, where all grades count the same, less the pull."""
+    """Return the weights of greatest likelihood, where all grades count the same, less the pull.
+
+    Surprise and denial, which are in nats, weigh 1 at most, however few of the pairs know of them. A signal that is the
+    same for all pairs, as of a facet that none of their texts states, has no weight.
+    """
     columns = torch.from_numpy(signals.columns().astype(np.float64))
-    center, deviation = columns.mean(dim=0), columns.std(dim=0).clamp(min=_LEAST_DEVIATION)
+    center, deviation = columns.mean(dim=0), columns.std(dim=0)
+    heard, deviation = deviation > _SILENT, deviation.clamp(min=_SILENT)
     standardised = (columns - center) / deviation
     label, counted = torch.from_numpy(pairs.label.astype(np.float64)), torch.from_numpy(_counted(pairs, prevalence))
     facets, denials = signals.surprise.shape[1], signals.denial.shape[1]
     drawn_to = torch.tensor([_FUSION, _SIMILARITY, *[_SURPRISE] * facets, *[_DENIAL] * denials], dtype=torch.float64).T
+    most = torch.cat([torch.full((2,), torch.inf), deviation[2:]])  # a nat is no more than a nat of evidence
+    drawn_to = torch.minimum(drawn_to * heard, most)
     pull = _STRENGTH / len(np.unique(pairs.product))
     weights = drawn_to.clone().requires_grad_()
     biases = torch.tensor(_BIASES, dtype=torch.float64, requires_grad=True)
@@ -93,7 +100,7 @@ def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE
         optimizer.step()
         schedule.step()
         with torch.no_grad():
-            weights.clamp_(min=0)
+            weights.copy_(torch.minimum(weights.clamp(min=0), most))
     with torch.no_grad():
         raw = weights / deviation
         return Weights(raw.numpy(), (biases - raw @ center).numpy())

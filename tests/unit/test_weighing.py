@@ -96,14 +96,24 @@ def test_the_fewer_products_the_less_is_learned_from_each() -> None:
     assert away[0] < 0.8 * away[1]
 
 
-def test_a_signal_that_is_always_the_same_changes_no_logit() -> None:
-    """A row without fusion layers has such a one: logits are finite and tell pairs apart."""
+def test_a_signal_that_is_always_the_same_has_no_weight() -> None:
+    """No text here states this facet, others will: nobody knows what its surprise is worth."""
     signals, pairs = two_ways(400, 1)
-    silent = signals._replace(fusion=np.zeros_like(signals.fusion))
-    logits = weighing.combined(silent, weighing.fit(silent, pairs))
-    assert np.isfinite(logits).all()
+    unstated = np.zeros_like(signals.surprise[:, :1])
+    silent = signals._replace(fusion=np.ones_like(signals.fusion), surprise=unstated)
+    found = weighing.fit(silent, pairs)
+    assert (found.weights[:, [0, 2]] == 0).all()
+    logits = weighing.combined(silent, found)
     rows = pairs.difference != DETAIL
     assert calibration.auc(logits[rows], pairs.label[rows]) > 0.95
+
+
+def test_a_signal_that_speaks_up_rarely_does_not_outweigh_all_else() -> None:
+    """One text in a thousand states it, beside a wrong picture: a nat of it is a nat of evidence at most."""
+    signals, pairs = two_ways(400, 1)
+    rare = np.zeros_like(signals.surprise[:, :1])
+    rare[1000] = 0.5
+    assert weighing.fit(signals._replace(surprise=rare), pairs).weights[:, 2].max() <= 1 + 1e-9
 
 
 def test_either_is_the_soft_maximum_and_finite() -> None:
