@@ -67,8 +67,7 @@ def with_novelty(scores: Scores) -> Floats:
 def two_sums(scores: Scores, row: str) -> Floats:
     """Return the logits that `weighing.fit` gives of a row's signals."""
     pairs, chosen = scores.validation, ~scores.validation.choosing
-    known = evaluate.Pairs(pairs.text, pairs.shown, pairs.label, pairs.difference)
-    known = evaluate.Pairs(*(column[chosen] for column in known))
+    known = evaluate.Pairs(pairs.text[chosen], pairs.shown[chosen], pairs.label[chosen], pairs.difference[chosen])
     signals = Evidence(*(column[chosen] for column in _evidence(pairs, row)))
     return weighing.combined(_evidence(scores.test, row), weighing.fit(signals, known))
 
