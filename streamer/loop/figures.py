@@ -46,13 +46,18 @@ class Recall:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a loop ended; `rejected` updates are dead letters, as of pictures that a busy host is late with."""
+    """How a loop ended.
+
+    `superseded` updates were overtaken by a newer one of their product, `rejected` ones are dead letters, as of
+    pictures that a busy host is late with.
+    """
 
     recalls: dict[Kind, Recall]
     published: int
     lost: int
     doubled: int
     rejected: int
+    superseded: int
     champion: str
     challenger: str | None
     labels: int
@@ -85,6 +90,7 @@ class Outcome:
             "lost": self.lost,
             "doubled": self.doubled,
             "rejected": self.rejected,
+            "superseded": self.superseded,
             "champion": self.champion,
             "challenger": self.challenger,
             "labels": self.labels,

@@ -24,7 +24,7 @@ Position = tuple[str, int, int]
 
 
 class Judged(NamedTuple):
-    """What the scorer made of one update: None where it was rejected."""
+    """What the scorer made of one update: None where it was rejected or superseded."""
 
     probability: float | None
     threshold: float | None
@@ -50,6 +50,7 @@ class Ledger:
     outcomes: dict[Position, Judged] = field(default_factory=dict)
     doubled: int = 0
     rejected: int = 0
+    superseded: int = 0
     alerts: int = 0
     requests: int = 0
     unanswered: set[str] = field(default_factory=set[str])
@@ -64,6 +65,7 @@ class Ledger:
     def add_score(self, score: ProductScore) -> None:
         """Enter an outcome."""
         place = (score.source.topic, score.source.partition, score.source.offset)
+        self.superseded += score.outcome == "superseded"
         self._enter(place, Judged(score.probability, score.threshold, score.release))
         probability, threshold = score.probability, score.threshold
         alerts = probability is not None and threshold is not None and probability >= threshold

@@ -29,7 +29,7 @@ from streamer.loop.report import write_report
 from streamer.loop.reviewers import Reviewers, record
 from streamer.loop.season import Sizes, draw
 from streamer.loop.surroundings import surrounded
-from streamer.loop.traffic import Publisher
+from streamer.loop.traffic import OUTSTANDING, Publisher
 from streamer.outbox import producer
 from streamer.retrain_log import LastRetraining, RetrainLog
 
@@ -175,6 +175,7 @@ class _Run:
             lost=len(places - outcomes.keys()),
             doubled=progress.ledger.doubled,
             rejected=progress.ledger.rejected,
+            superseded=progress.ledger.superseded,
             champion=champion,
             challenger=None if last is None else last.challenger,
             labels=progress.recorded,
@@ -226,9 +227,11 @@ class _Run:
 
     async def _load(self, store: ReleaseStore, stop: asyncio.Event) -> None:
         """Publish usual products: calmly while an engine is trained, as fast as they are judged once one is there."""
+        products = self.season.load
+        outstanding = min(OUTSTANDING, len(products))  # where more are, one of a product supersedes the one before
         for number in itertools.count():
-            offer = self.season.load[number % len(self.season.load)]
-            await self.publisher.publish([offer.reworded(number)])
+            offer = products[number % len(products)]
+            await self.publisher.publish([offer.reworded(number)], outstanding=outstanding)
             if stop.is_set():
                 return
             if not await asyncio.to_thread(store.names):
@@ -268,7 +271,7 @@ def _tell(outcome: Outcome, last: LastRetraining | None, page: Path, console: Co
     style = "green" if outcome.kept else "bold red"
     console.print(
         f"[{style}]{outcome.published:,} updates, {outcome.lost} lost, {outcome.doubled} judged twice[/], "
-        f"{outcome.rejected} rejected, "
+        f"{outcome.superseded} superseded, {outcome.rejected} rejected, "
         f"{sum(outcome.seconds.values()):.0f} s in all, {sum(outcome.cpu_seconds.values()):.0f} s of CPU"
     )
     if last is None:

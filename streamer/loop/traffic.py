@@ -66,8 +66,12 @@ class Publisher:
         await self.settled()
         return {offer.id: self._ledger.outcomes[place] for offer, place in places}
 
-    async def publish(self, offers: Sequence[Offer]) -> list[tuple[Offer, Position]]:
+    async def publish(self, offers: Sequence[Offer], *, outstanding: int = OUTSTANDING) -> list[tuple[Offer, Position]]:
         """Publish offers as fast as they are judged, and return where each stands.
+
+        Args:
+            offers: to be published.
+            outstanding: how many updates may be without an outcome.
 
         Raises:
             FatalError: worker_stalled.
@@ -75,7 +79,7 @@ class Publisher:
         self._version += 1
         sent: list[tuple[Offer, asyncio.Future[Any]]] = []
         for offer in offers:
-            await self._until(lambda: self._progress.published - len(self._ledger.outcomes) < OUTSTANDING)
+            await self._until(lambda: self._progress.published - len(self._ledger.outcomes) < outstanding)
             value = offer.record(self._version, self._image_url)
             sent.append((offer, await self._producer.send(self._topic, value, key=offer.id.encode())))
             self._progress.published += 1

@@ -32,6 +32,7 @@ def test_loop_goes_round_once_and_loses_nothing(tmp_path: Path) -> None:
     assert loop.returncode == 0, errors
     told = json.loads(out.splitlines()[-1])
     assert (told["lost"], told["doubled"]) == (0, 0)
+    assert told["superseded"] < 0.1 * told["published"]  # load that only overtakes itself is none
     assert set(told["recalls"]) == {"new", "old"}
     assert told["labels"] > 0
     assert set(told["seconds"]) == set(told["cpu_seconds"]) == set(PHASES)

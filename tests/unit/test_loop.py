@@ -11,6 +11,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -54,6 +55,7 @@ def _outcome(new_gain: float = 0.3, old_gain: float = 0.0, **changes: Any) -> Ou
         "lost": 0,
         "doubled": 0,
         "rejected": 0,
+        "superseded": 0,
         "champion": "small-1",
         "challenger": "small-2",
         "labels": 321,
@@ -173,6 +175,19 @@ def _score(probability: float) -> ProductScore:
         threshold=0.5,
         release="r1",
     )
+
+
+def test_ledger_counts_what_a_newer_update_has_overtaken() -> None:
+    """It has its outcome, and no score."""
+    ledger = Ledger()
+    ledger.add_score(_score(0.4))
+    overtaken = msgspec.structs.replace(
+        _score(0.4), outcome="superseded", probability=None, threshold=None, release=None
+    )
+    ledger.add_score(
+        msgspec.structs.replace(overtaken, source=SourcePosition(topic="product-updates", partition=0, offset=1))
+    )
+    assert (ledger.superseded, len(ledger.outcomes)) == (1, 2)
 
 
 @pytest.mark.parametrize("alert_first", [False, True])
