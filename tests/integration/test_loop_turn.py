@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TIMEOUT_S = 600
-"""Far above the half minute that it takes, for a machine that is busy with something else."""
+"""Far above the three minutes that it takes on two cores, for a machine that is busy with something else."""
 
 
 @pytest.mark.slow
