@@ -102,7 +102,7 @@ def by_grade(pairs: ScoredPairs | Pairs) -> dict[str, NDArray[np.int64]]:
 
 
 def mean_quality(pairs: ScoredPairs, score: Floats) -> float:
-    """Return what weights are chosen by: the mean of recall and average precision, and of the grades."""
+    """Return what weights of a grid are chosen by: the mean of recall and average precision, and of the grades."""
     found = [_headlines(score[rows], pairs.label[rows]) for rows in by_grade(pairs).values()]
     return float(np.mean([(one["recall"] + one["average_precision"]) / 2 for one in found]))
 

@@ -14,6 +14,7 @@ Each way is fitted on validation pairs and measured on test pairs, beside what t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -46,7 +47,7 @@ _STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1)
 _GRID: Final = {
     "similarity": tuple(range(0, 25, 2)),
     "surprise": (0, 0.1, 0.25, 0.5, 1),
-    "denied": (0, 0.02, 0.05, 0.1),
+    "denied": (0, 0.02, 0.05, 0.1, 0.2, 0.4),
 }
 _ROUNDS: Final = 2  # over all weights of the grid, one after the other
 _FOLDS: Final = 5
@@ -54,7 +55,7 @@ _STEPS: Final = 30
 
 
 def with_novelty(scores: Scores) -> Floats:
-    """Return what ships, and novelty beside it, one weight after the other."""
+    """Return what was measured, and novelty beside it, one weight after the other."""
     validation, test = scores.validation, scores.test
     chosen, found = validation.methods[FUSION], test.methods[FUSION]
     for name in NOVELTY:
@@ -66,9 +67,9 @@ def with_novelty(scores: Scores) -> Floats:
 
 def two_sums(scores: Scores, row: str) -> Floats:
     """Return the logits that `weighing.fit` gives of a row's signals."""
-    pairs, chosen = scores.validation, ~scores.validation.choosing
-    known = evaluate.Pairs(pairs.text[chosen], pairs.shown[chosen], pairs.label[chosen], pairs.difference[chosen])
-    signals = Evidence(*(column[chosen] for column in _evidence(pairs, row)))
+    pairs = _fitted_on(scores)
+    known = evaluate.Pairs(pairs.text, pairs.shown, pairs.label, pairs.difference)
+    signals = Evidence(*(column[~scores.validation.choosing] for column in _evidence(scores.validation, row)))
     return weighing.combined(_evidence(scores.test, row), weighing.fit(signals, known))
 
 
@@ -79,11 +80,13 @@ def grid(scores: Scores, row: str) -> Floats:
     signs = np.array([-1.0 if "similarity" in name else 1.0 for name in names])
     weights = np.zeros(len(names))
     fusion = [part.signals[f"{row}: fusion"] for part in (scores.validation, scores.test)]
+    fitted_on = _fitted_on(scores)
+    validation, of_fusion = validation[~scores.validation.choosing], fusion[0][~scores.validation.choosing]
 
     def quality(place: int, weight: float) -> float:
         changed = weights.copy()
         changed[place] = weight
-        return mean_quality(scores.validation, fusion[0] + validation @ (signs * changed))
+        return mean_quality(fitted_on, of_fusion + validation @ (signs * changed))
 
     for _ in range(_ROUNDS):
         for place, name in enumerate(names):
@@ -165,6 +168,16 @@ def compare(
     for run in runs:
         lines += [f"{run.name}:", *table(quality_scores.load(run))]
     Console().print(Markdown("\n".join(lines)))
+
+
+def _fitted_on(scores: Scores) -> ScoredPairs:
+    """Return the validation pairs that weights are fitted on, without what is said of them."""
+    pairs = scores.validation
+    rows = ~pairs.choosing
+    columns = {
+        name: getattr(pairs, name)[rows] for name in ("text", "shown", "label", "difference", "draw", "choosing")
+    }
+    return replace(pairs, **columns, methods={}, signals={})
 
 
 def _evidence(pairs: ScoredPairs, row: str) -> Evidence:

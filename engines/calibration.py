@@ -65,7 +65,8 @@ class RocCurve(NamedTuple):
         """Return recall and precision of each threshold where this share of the pairs is wrong."""
         found = prevalence * self.recalls
         alerts = found + (1 - prevalence) * self.false_alarms
-        return OperatingPoints(self.thresholds, self.recalls, found / alerts)
+        some = alerts > 0  # where all is wrong, or nothing, a threshold may alert nothing that counts
+        return OperatingPoints(self.thresholds[some], self.recalls[some], found[some] / alerts[some])
 
     def auc(self) -> float:
         """Return the area under the curve: the probability that a mismatch scores above a match, ties counted half.
@@ -115,8 +116,9 @@ def roc_curve(scores: Floats, labels: Labels, *, weights: Floats | None = None) 
         ValueError: one of the two classes is missing.
     """
     _counts(labels)
+    scores = scores.astype(np.float64)
     order = np.argsort(-scores, kind="stable")
-    ranked = scores[order].astype(np.float64)
+    ranked = scores[order]
     wrong = labels[order] == 1
     counted = np.ones(len(order)) if weights is None else weights[order].astype(np.float64)
     hits, false_alarms = (np.cumsum(np.where(of, counted, 0.0)) for of in (wrong, ~wrong))

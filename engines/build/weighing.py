@@ -1,9 +1,8 @@
 """Which weight each signal has in a compact model's logit, for each of the two ways in which a picture is wrong.
 
 A regression on held-out pairs in which all grades count the same: logistic, with the soft maximum of two weighted sums
-in place of one sum. One sum must choose: what finds pictures of something else altogether, as a dual encoder does, is
-noise where one color was exchanged. No weight is below 0, and where there are few products weights stay near those that
-a catalogue of thousands had.
+in place of one sum, as what finds pictures of something else altogether is noise where one color was exchanged. No
+weight is below 0, and the fewer the products, the nearer weights stay to fixed ones.
 
 Source: Jordan, Jacobs 1994 (mixtures of experts), here with a fixed gate, the maximum; Hastie, Tibshirani, Friedman
 2009, "The Elements of Statistical Learning", section 4.4.
@@ -38,9 +37,13 @@ DRAWS: Final = 3
 
 _FUSION, _SIMILARITY, _SURPRISE, _DENIAL = (1.3, 0.0), (0.0, 1.2), (0.1, 0.0), (0.0, 0.1)
 _BIASES: Final = (-1.8, -5.0)
-"""What weights are drawn to, those of a signal in both ways, where every signal is brought to deviation 1."""
+"""What weights, those of a signal in both ways, and biases are drawn to, where every signal has mean 0, deviation 1."""
 
-_STRENGTH: Final = 0.15  # of the pull, of so many products as one
+_STRENGTH: Final = 0.15  # of the pull on weights, of so many products as one, at the usual prevalence
+_OF_BIASES: Final = 0.2  # of that: where pairs teach nothing of one way, it stays within reach
+_MOST: Final = (4.0, 40.0, 1.0, 0.4)
+"""What fusion's logit, a cosine, a nat of surprise and one of denial weigh at most, however little they vary."""
+
 _STEPS: Final = 300
 _LEARNING_RATE: Final = 0.05
 _SILENT: Final = 1e-3  # deviation of a signal of which these pairs teach nothing
@@ -73,10 +76,9 @@ def weigh(
 
 
 def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE) -> Weights:
-    """Return the weights of greatest likelihood, where all grades count the same, less the pull.
+    """Return weights of great likelihood, where all grades count the same, less the pull.
 
-    Surprise and denial, which are in nats, weigh 1 at most, however few of the pairs know of them. A signal that is the
-    same for all pairs, as of a facet that none of their texts states, has no weight.
+    A signal that is the same for all pairs, as the surprise of a facet that none of their texts states, has no weight.
     """
     columns = torch.from_numpy(signals.columns().astype(np.float64))
     center, deviation = columns.mean(dim=0), columns.std(dim=0)
@@ -85,18 +87,21 @@ def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE
     label, counted = torch.from_numpy(pairs.label.astype(np.float64)), torch.from_numpy(_counted(pairs, prevalence))
     facets, denials = signals.surprise.shape[1], signals.denial.shape[1]
     drawn_to = torch.tensor([_FUSION, _SIMILARITY, *[_SURPRISE] * facets, *[_DENIAL] * denials], dtype=torch.float64).T
-    most = torch.cat([torch.full((2,), torch.inf), deviation[2:]])  # a nat is no more than a nat of evidence
+    fusion, similarity, surprise, denial = _MOST
+    most = deviation * torch.tensor([fusion, similarity, *[surprise] * facets, *[denial] * denials])
     drawn_to = torch.minimum(drawn_to * heard, most)
-    pull = _STRENGTH / len(np.unique(pairs.product))
+    drawn_biases = torch.tensor(_BIASES, dtype=torch.float64)
+    pull = _STRENGTH / len(np.unique(pairs.product)) * min(prevalence, 1 - prevalence) / PREVALENCE
     weights = drawn_to.clone().requires_grad_()
-    biases = torch.tensor(_BIASES, dtype=torch.float64, requires_grad=True)
+    biases = drawn_biases.clone().requires_grad_()
     optimizer = torch.optim.Adam([weights, biases], lr=_LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
     for _ in range(_STEPS):
         optimizer.zero_grad()
         logits = either(standardised @ weights.T + biases)
         misfit: Tensor = F.binary_cross_entropy_with_logits(logits, label, weight=counted, reduction="sum")
-        torch.autograd.backward(misfit + pull * (weights - drawn_to).square().sum())
+        away = (weights - drawn_to).square().sum() + _OF_BIASES * (biases - drawn_biases).square().sum()
+        torch.autograd.backward(misfit + pull * away)
         optimizer.step()
         schedule.step()
         with torch.no_grad():
@@ -104,6 +109,16 @@ def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE
     with torch.no_grad():
         raw = weights / deviation
         return Weights(raw.numpy(), (biases - raw @ center).numpy())
+
+
+def keep_balance(model: compact.CompactFusion, before: NDArray[np.floating], after: NDArray[np.floating]) -> None:
+    """Take it that signals which are (S,) on average of matches were `before` when the model's weights were fitted.
+
+    Readers that go on learning may come to say more, or less, of everything. Of one sum a calibration takes care; of
+    two, one would be heard more than the other: the second is shifted as the first is.
+    """
+    first, second = model.signal_weights @ torch.from_numpy(after - before).float()
+    model.signal_biases[1] += first - second
 
 
 def several(part: Part, seeds: Iterable[int]) -> evaluate.Pairs:
@@ -134,7 +149,7 @@ def _counted(pairs: evaluate.Pairs, prevalence: float) -> NDArray[np.float64]:
     kinds, kind, sizes = np.unique(
         np.where(pairs.label == 1, pairs.difference, ""), return_inverse=True, return_counts=True
     )
-    each = np.where(kinds == "", 1 - prevalence, prevalence / max(1, len(kinds) - 1))
+    each = np.where(kinds == "", 1 - prevalence, prevalence / max(1, int((kinds != "").sum())))
     return np.asarray((each / sizes)[kind])
 
 

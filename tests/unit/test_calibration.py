@@ -90,6 +90,16 @@ def test_auc_ties_count_half() -> None:
     assert calibration.auc(np.arange(10.0), (np.arange(10) >= 5).astype(int)) == 1.0
 
 
+@pytest.mark.parametrize("prevalence", [0.0, 1.0])
+def test_points_of_a_catalogue_that_is_all_right_or_all_wrong_are_numbers(prevalence: float) -> None:
+    """A threshold that alerts nothing that counts decides nothing."""
+    points = calibration.operating_points(np.array([3.0, 2.0, 1.0]), np.array([1, 0, 1]), prevalence=prevalence)
+    assert len(points.precisions)
+    assert np.isfinite(points.precisions).all()
+    points = calibration.operating_points(np.array([3.0, 2.0, 1.0]), np.array([0, 1, 1]), prevalence=prevalence)
+    assert set(points.precisions) == {prevalence}
+
+
 def of_auc(
     scores: Floats, labels: Labels, *, samples: int, seed: int = 0, groups: Labels | None = None
 ) -> calibration.Interval:

@@ -62,8 +62,10 @@ def test_many_pictures_are_seen_as_few_are(
 ) -> None:
     """On ONNX Runtime, where its export is worth it, as in torch: alike to what float16 can tell."""
     few, _ = computed(model, catalog(), TEXTS, tmp_path / "few")
+    features._on_onnx_runtime.cache_clear()
     monkeypatch.setattr(features, "_FEW", 0)
     many, _ = computed(model, catalog(), TEXTS, tmp_path / "many")
+    assert features._on_onnx_runtime.cache_info().misses == 1, "an export has read them"
     for name in ("middle", "final", "palette"):
         np.testing.assert_allclose(getattr(few, name), getattr(many, name), rtol=2e-3, atol=2e-3)
 

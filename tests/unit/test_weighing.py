@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
 from engines import calibration
@@ -79,6 +83,40 @@ def test_a_picture_wrong_in_either_way_is_found() -> None:
     assert found > 0.9
 
 
+@pytest.mark.parametrize("products", [30, 60, 400])
+@pytest.mark.parametrize("prevalence", [0.001, 0.05])
+def test_both_ways_stay_in_use(products: int, prevalence: float) -> None:
+    """However little is known, and however rare a wrong picture is: the second way leads where all is wrong."""
+    signals, pairs = two_ways(products, 1)
+    found = weighing.fit(signals, pairs, prevalence)
+    asked, others = two_ways(1000, 2)
+    ways = asked.columns() @ found.weights.T + found.biases
+    assert (ways[others.difference == WHOLE, 1] > ways[others.difference == WHOLE, 0]).mean() > 0.5
+    assert (ways[others.difference == DETAIL, 0] > ways[others.difference == DETAIL, 1]).mean() > 0.5
+
+
+def test_a_signal_that_hardly_varies_is_not_blown_up() -> None:
+    """Logits in float32, as a graph has them, are those of float64: no weight is in the hundreds."""
+    signals, pairs = two_ways(400, 1)
+    flat = signals._replace(fusion=4 + signals.fusion / 500)
+    found = weighing.fit(flat, pairs)
+    weights, biases = (torch.from_numpy(one).float() for one in found)
+    graph = either(torch.from_numpy(flat.columns()) @ weights.T + biases)
+    np.testing.assert_allclose(graph.numpy(), weighing.combined(flat, found), atol=1e-5)
+
+
+def test_what_all_pictures_are_said_more_of_changes_no_order() -> None:
+    """Readers that went on learning say two more of everything: both ways are heard as before."""
+    torch.manual_seed(0)
+    model: Any = SimpleNamespace(signal_weights=torch.rand(2, 4), signal_biases=torch.tensor([-2.0, -5.0]))
+    columns = torch.randn(50, 4)
+    before = either(columns @ model.signal_weights.T + model.signal_biases)
+    shifted = columns + torch.tensor([2.0, 0.1, 0.0, 0.0])
+    weighing.keep_balance(model, columns.mean(dim=0).numpy(), shifted.mean(dim=0).numpy())
+    more = either(shifted @ model.signal_weights.T + model.signal_biases) - before
+    torch.testing.assert_close(more, more[:1].expand(50), atol=1e-4, rtol=0)
+
+
 def test_weights_are_not_below_zero_and_noise_weighs_little() -> None:
     """In both ways; a signal against its own meaning would be learned from chance alone."""
     signals, pairs = two_ways(400, 1)
@@ -119,4 +157,4 @@ def test_a_signal_that_speaks_up_rarely_does_not_outweigh_all_else() -> None:
 def test_either_is_the_soft_maximum_and_finite() -> None:
     """log(e^a + e^b), also where e^a is no number."""
     ways = torch.tensor([[1.0, 2.0], [3e4, -3e4], [-3e4, -3e4], [700.0, 700.0]])
-    assert torch.equal(either(ways), torch.logaddexp(ways[:, 0], ways[:, 1]))
+    torch.testing.assert_close(either(ways), torch.logaddexp(ways[:, 0], ways[:, 1]))

@@ -1,7 +1,8 @@
 """A compact release goes on learning: its readers, on the features of the catalogue and of what people have confirmed.
 
 What classifies facets, what that stands on, and the taggers stay as they are: the values that their numbers stand for
-are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly.
+are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly. Weights of
+the signals stay, too, and which of their sums is heard how much (`weighing.keep_balance`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from engines.build import tracking
+from engines.build import evaluate, tracking
 from engines.build.features import extract
 from engines.build.finetune import LOGGED, Doubted, Trainer
 from engines.build.models.compact import CompactFusion, Reader
 from engines.build.recipe import AdaptRecipe
 from engines.build.schedule import steps_per_epoch
+from engines.build.signals import Part, all_signals
+from engines.build.weighing import keep_balance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 _SEED_STEP: Final = 1000  # between readers, as in `engines.build.adapt`
 _LEARNING_RATE: Final = 1e-4
+_TYPICAL: Final = 512  # products: their mean is known well enough
 
 
 def tune(
@@ -62,6 +66,7 @@ def tune(
         seen = _extract(model, source, taught.doubted.catalog, work / "doubted", progress)
         doubted = Doubted(seen, taught.mismatch, taught.doubted.chance, recipe.doubted, recipe.doubted_weight)
     tuned = _recipe(source, len(catalog.products), recipe)
+    before = _typical(model, catalog, features)
     labels = np.tile([size + 1 for size in model.config.facets], (len(catalog.products), 1))  # none stated
     for number, reader in enumerate(model.each_reader()):
         _freeze(reader)
@@ -76,7 +81,16 @@ def tune(
         )
         bar = partial(_told, on_step, number, len(model.readers))
         trainer.run(tracking.by_epoch(bar, recipe.steps, LOGGED), work / f"checkpoint-{number}.pt")
+    keep_balance(model, before, _typical(model, catalog, features))
     return replace(source, model=model.eval())
+
+
+def _typical(model: CompactFusion, catalog: Catalog, features: Features) -> NDArray[np.floating]:
+    """Return the mean of each signal, (S,), over the own pictures of some products."""
+    rows = np.arange(min(len(catalog.products), _TYPICAL))
+    pairs = evaluate.Pairs(rows, catalog.first_picture[rows], np.zeros_like(rows), np.full(len(rows), evaluate.MATCH))
+    found = all_signals(model.eval().signals, Part(catalog, features.texts, features), pairs)
+    return np.asarray(found.columns().mean(axis=0))
 
 
 def _together(taught: Taught, recipe: RetrainRecipe) -> tuple[Catalog, NDArray[np.float64]]:
