@@ -29,10 +29,13 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out."""
+    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out; let no worker begin with a long one last."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)  # by files, which share what is set up
 
 
 @pytest.fixture(scope="session")
