@@ -29,7 +29,7 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out; let no worker begin with a long one last."""
+    """Mark what needs a real Kafka, so that `-m 'not kafka'` leaves it out; let no worker begin a long one last."""
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
