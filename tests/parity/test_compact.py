@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from engines.build import export
+from engines.build import export, weighing
 from engines.build.assemble import Source
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import ImageBackbone, text_tokenizer
 from engines.build.models.compact import CompactConfig, CompactFusion, Looked, Reader
+from engines.build.signals import Evidence
 from engines.contract import AttributeColumns, Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
 from tests.fakes import manifest
@@ -61,6 +62,19 @@ def random_batch(size: int) -> Batch:
 def test_onnx_equals_torch(pair: tuple[CompactFusion, OnnxEngine]) -> None:
     """The same logits within 1e-4, in batches of 1, 2 and 5, whatever the length of the texts."""
     assert export.check_parity(*pair) < 1e-4
+
+
+def test_logit_is_what_weighing_makes_of_the_signals(pair: tuple[CompactFusion, OnnxEngine]) -> None:
+    """What weights are fitted by is what the model, and so its graph, computes with them."""
+    model, _ = pair
+    batch = random_batch(3)
+    pixels, ids, mask = (torch.from_numpy(one) for one in (batch.pixel_values, batch.input_ids, batch.attention_mask))
+    with torch.no_grad():
+        states = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        signals = Evidence(*(one.numpy() for one in model.signals(model.see(pixels), ids, states, mask, None)))
+        logits = model(pixels, ids, mask).numpy()
+    assert np.ptp(logits) > 1e-3
+    np.testing.assert_allclose(logits, weighing.combined(signals, weighing.weights_of(model)), rtol=1e-4, atol=1e-4)
 
 
 def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:

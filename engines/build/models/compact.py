@@ -141,10 +141,8 @@ class CompactFusion(nn.Module):
         pooled = pooled_size(self.palette.size)
         self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
         signals = 2 + len(config.facets) + (DENIALS if count else 0)
-        self.register_buffer(
-            "signal_weights", torch.eye(WAYS, signals)
-        )  # until they are fitted, fusion is all there is
-        self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))
+        self.register_buffer("signal_weights", torch.eye(WAYS, signals))
+        self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))  # fusion alone, until they are fitted
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
