@@ -1,16 +1,19 @@
-"""How long a training step of the compact family takes on one core, and what bfloat16 and cheap dropout save of it.
+"""How long a training step of the compact family takes, what bfloat16, cheap dropout and several cores save of it.
 
-    python benchmarks/training_step.py [--steps N]
+    python benchmarks/training_step.py [--steps N] [--cores N]
 
 The step is the recipe's, of 16 anchors with a partner each, on made-up features; texts have 35 words. Both ways take
 turns, so that other work on the machine meets both. A CPU without bfloat16's instructions trains in float32: there the
-two differ by the dropout alone.
+two differ by the dropout alone. Then the cores share the steps of one reader, and each has a reader of its own, as
+`engines.build.parallel` trains them; these take turns as well.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from unittest import mock
@@ -32,6 +35,7 @@ from engines.build.recipe import AdaptRecipe
 from engines.build.texts import Texts
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Generator
 
 _PRODUCTS: Final = 256
@@ -73,8 +77,42 @@ def plain() -> Generator[None]:
         yield
 
 
-def main(steps: Annotated[int, typer.Option(min=2, help="Of each way.")] = 60) -> None:
-    """Time both ways on one thread and print their medians and the ratio."""
+def steps_per_s(processes: int, threads: int, steps: int) -> float:
+    """Return how many steps so many processes do in a second, together, each with so many threads."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(processes)
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_wait_at, initargs=(ready,)) as pool:
+        return sum(pool.map(_speed, [threads] * processes, [steps] * processes))
+
+
+_ready: threading.Barrier | None = None
+
+
+def _wait_at(barrier: threading.Barrier) -> None:
+    global _ready  # noqa: PLW0603 - of a process that does nothing else
+    _ready = barrier
+
+
+def _speed(threads: int, steps: int) -> float:
+    """Return the steps/s of this process, after all have begun."""
+    torch.set_num_threads(threads)
+    run = trainer()
+    anchors = np.arange(_PRODUCTS).reshape(-1, 16)
+    run._step(anchors[0])  # noqa: SLF001 - as below
+    assert _ready is not None
+    _ready.wait()
+    began = time.perf_counter()
+    for number in range(steps):
+        run._step(anchors[number % len(anchors)])  # noqa: SLF001 - as below
+    return steps / (time.perf_counter() - began)
+
+
+def main(
+    steps: Annotated[int, typer.Option(min=2, help="Of each way.")] = 60,
+    cores: Annotated[int, typer.Option(min=2, help="Shared by one reader, or one for each of so many.")] = 2,
+    turns: Annotated[int, typer.Option(min=1, help="Of these two.")] = 3,
+) -> None:
+    """Time both ways on one thread, then both ways of using several cores; print medians and ratios."""
     torch.set_num_threads(1)
     run = trainer()
     anchors = np.arange(_PRODUCTS).reshape(-1, 16)
@@ -88,6 +126,19 @@ def main(steps: Annotated[int, typer.Option(min=2, help="Of each way.")] = 60) -
     medians: dict[str, Any] = {name: statistics.median(each[2:]) * 1000 for name, each in took.items()}
     ratio = statistics.median(a / b for a, b in zip(took["plain"][2:], took["as it trains"][2:], strict=True))
     print(", ".join(f"{name}: {value:.0f} ms a step" for name, value in medians.items()) + f"; {ratio:.2f} times")
+    shared, apart = zip(
+        *(
+            (steps_per_s(1, cores, steps), steps_per_s(cores, 1, steps))
+            for _ in track(range(turns), description="cores")
+        ),
+        strict=True,
+    )
+    ratios = sorted(b / a for a, b in zip(shared, apart, strict=True))
+    print(
+        f"{cores} cores: {statistics.median(shared):.2f} steps/s where one reader has them all, "
+        f"{statistics.median(apart):.2f} where each has a reader; {statistics.median(ratios):.2f} times "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
 
 
 if __name__ == "__main__":

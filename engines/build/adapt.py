@@ -17,12 +17,13 @@ from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
 from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes
-from engines.build.finetune import LOGGED, Step, Trainer, chunks
+from engines.build.finetune import LOGGED, Step, chunks
 from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.models.palette import Palette
+from engines.build.parallel import OnEpoch, Training, train_all
 from engines.build.recipe import PREVALENCE
 from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import Part
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
@@ -252,30 +253,42 @@ def train(
     work: Path,
     recipe: AdaptRecipe,
     progress: Progress,
-    on_epoch: Callable[[int, int, compact.Reader], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> None:
     """Train the prepared model's taggers and readers by the recipe, from their last checkpoints in `work`.
 
-    `on_epoch` is given the number of a reader, from 0, that of an epoch, from 1, and the reader as it then is.
+    `on_epoch` is that of `parallel.train_all`.
 
     Raises:
-        CatalogInvalid: all products show the same.
+        CatalogInvalid, EngineUnavailable: as `parallel.train_all`.
     """
     model, training, recipe = prepared.model, prepared.training, prepared.tuned(recipe)
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}
     tracking.params(provenance)
     if recipe.tag_epochs != 0:
         _train_taggers(prepared, work, recipe, progress)
-    products = len(training.catalog.products)
-    total = steps(products, recipe)
-    bar = _progress_bar(total * len(model.readers), progress)
+    products, digest = len(training.catalog.products), _digest(provenance)
     labels = prepared.facets.labels(training.catalog)
-    for number, reader in enumerate(model.each_reader()):
-        seeded = replace(recipe, seed=recipe.seed + number * _SEED_STEP)
-        trainer = Trainer(reader, training.catalog, training.features, labels, seeded)
-        on_step = tracking.by_epoch(partial(bar, before=number * total), steps_per_epoch(products, recipe), LOGGED)
-        looked_at = None if on_epoch is None else partial(on_epoch, number)
-        trainer.run(on_step, work / f"checkpoint-{_digest(provenance)}-{number}.pt", looked_at)
+    trainings = [
+        Training(
+            reader,
+            training.catalog,
+            training.features,
+            labels,
+            replace(recipe, seed=recipe.seed + number * _SEED_STEP),
+            work / f"checkpoint-{digest}-{number}.pt",
+        )
+        for number, reader in enumerate(model.each_reader())
+    ]
+    total = steps(products, recipe) * len(trainings)
+    task = progress.add_task("training", total=total)
+    bar = _progress_bar(task, progress)
+    told = [
+        tracking.by_epoch(partial(bar, number), steps_per_epoch(products, recipe), LOGGED)
+        for number, _ in enumerate(trainings)
+    ]
+    train_all(trainings, lambda number, step: told[number](step), on_epoch)
+    progress.update(task, completed=total)  # readers that an earlier run has trained take no step
     model.eval()
 
 
@@ -354,13 +367,14 @@ def _with_wrong_texts(  # noqa: PLR0917 - private, called once
     return replace(part, features=replace(part.features, reworded=reworded))
 
 
-def _progress_bar(total: int, progress: Progress) -> Callable[..., None]:
-    task = progress.add_task("training", total=total)
+def _progress_bar(task: TaskID, progress: Progress) -> Callable[[int, Step], None]:
     recent: deque[float] = deque(maxlen=100)
+    done: dict[int, int] = {}
 
-    def on_step(step: Step, before: int) -> None:
+    def on_step(reader: int, step: Step) -> None:
         recent.append(step.accuracy)
+        done[reader] = step.number
         told = float(np.mean(recent))
-        progress.update(task, completed=before + step.number, description=f"training: {told:.1%} of pairs told right")
+        progress.update(task, completed=sum(done.values()), description=f"training: {told:.1%} of pairs told right")
 
     return on_step

@@ -15,15 +15,16 @@ import numpy as np
 
 from engines.build import evaluate, tracking
 from engines.build.features import extract
-from engines.build.finetune import LOGGED, Doubted, Trainer
+from engines.build.finetune import LOGGED, Doubted
 from engines.build.models.compact import CompactFusion, Reader
+from engines.build.parallel import Training, train_all
 from engines.build.recipe import AdaptRecipe
 from engines.build.schedule import steps_per_epoch
 from engines.build.signals import Part, all_signals
 from engines.build.weighing import keep_balance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -68,19 +69,24 @@ def tune(
     tuned = _recipe(source, len(catalog.products), recipe)
     before = _typical(model, catalog, features)
     labels = np.tile([size + 1 for size in model.config.facets], (len(catalog.products), 1))  # none stated
-    for number, reader in enumerate(model.each_reader()):
-        _freeze(reader)
-        trainer = Trainer(
+    labels = labels.astype(np.int64)
+    trainings = [
+        Training(
             reader,
             catalog,
             features,
-            labels.astype(np.int64),
+            labels,
             replace(tuned, seed=tuned.seed + number * _SEED_STEP),
+            work / f"checkpoint-{number}.pt",
             chance=chance,
             doubted=doubted,
         )
-        bar = partial(_told, on_step, number, len(model.readers))
-        trainer.run(tracking.by_epoch(bar, recipe.steps, LOGGED), work / f"checkpoint-{number}.pt")
+        for number, reader in enumerate(model.each_reader())
+    ]
+    for reader in model.each_reader():
+        _freeze(reader)
+    told = _told(on_step, trainings, recipe.steps)
+    train_all(trainings, lambda number, step: told[number](step))
     keep_balance(model, before, _typical(model, catalog, features))
     return replace(source, model=model.eval())
 
@@ -126,5 +132,14 @@ def _freeze(reader: Reader) -> None:
         part.requires_grad_(False)
 
 
-def _told(on_step: Callable[[int, int], None], reader: int, readers: int, step: Step) -> None:
-    on_step(reader * step.total + step.number, readers * step.total)
+def _told(
+    on_step: Callable[[int, int], None], trainings: Sequence[Training], steps: int
+) -> list[Callable[[Step], None]]:
+    """Return what is to be told of each reader's steps."""
+    done = [0] * len(trainings)
+
+    def told(number: int, step: Step) -> None:
+        done[number] = step.number
+        on_step(sum(done), step.total * len(done))
+
+    return [tracking.by_epoch(partial(told, number), steps, LOGGED) for number in range(len(trainings))]

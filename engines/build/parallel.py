@@ -1,0 +1,244 @@
+"""Readers of one model → trained, as many at a time as there are threads, each in a process of its own.
+
+A reader is small: two threads that share a step are hardly faster than one (`benchmarks/training_step.py`), while the
+readers have nothing to do with each other. On a GPU, with one thread, and where it is done before processes have
+started, they are trained here, one after the other. A reader sees the same draws either way.
+"""
+
+from __future__ import annotations
+
+import copy
+import copyreg
+import io
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from engines.build.finetune import Step, Trainer
+from engines.build.models.compact import Reader
+from engines.build.schedule import steps
+from engines.errors import EngineError, EngineUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from engines.build.dataset import Catalog
+    from engines.build.features import Features
+    from engines.build.finetune import Doubted
+    from engines.build.recipe import AdaptRecipe
+
+OnStep = Callable[[int, Step], None]
+OnEpoch = Callable[[int, int, Reader], None]
+
+_FEW_STEPS: Final = 50
+"""Of a reader: a process has hardly imported torch when another has done so many."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One reader's run: what `finetune.Trainer` is given, and the file of its checkpoints."""
+
+    reader: Reader
+    catalog: Catalog
+    features: Features
+    labels: NDArray[np.int64]
+    recipe: AdaptRecipe
+    checkpoint: Path
+    chance: NDArray[np.float64] | None = None
+    doubted: Doubted | None = None
+
+    def run(self, on_step: Callable[[Step], None], on_epoch: Callable[[int, Reader], None] | None) -> None:
+        """Train the reader in place, from its checkpoint where there is one.
+
+        Raises:
+            CatalogInvalid: all products show the same.
+        """
+        trainer = Trainer(
+            self.reader,
+            self.catalog,
+            self.features,
+            self.labels,
+            self.recipe,
+            chance=self.chance,
+            doubted=self.doubted,
+        )
+        trainer.run(on_step, self.checkpoint, on_epoch)
+
+
+class _Epoch(NamedTuple):
+    """What a process tells after an epoch: its number, and the average of the reader's weights, as torch saves it."""
+
+    number: int
+    average: bytes
+
+
+class _Trained(NamedTuple):
+    """What a process tells at its end."""
+
+    average: bytes
+
+
+_Told = Step | _Epoch | _Trained | EngineError
+
+
+def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch | None = None) -> None:
+    """Train readers in place, from their checkpoints where there are any; they end on the CPU, in evaluation mode.
+
+    Args:
+        trainings: one for each reader.
+        on_step: is given a reader's number, from 0, and what its step did; the steps of several readers come mixed.
+        on_epoch: is given a reader's number, that of an epoch, from 1, and the averaged reader as it was then.
+
+    Raises:
+        CatalogInvalid: all products show the same.
+        EngineUnavailable: a process that trained was ended from outside.
+    """
+    threads = torch.get_num_threads()
+    at_once = _at_once(trainings, threads)
+    if at_once > 1:
+        _in_processes(trainings, at_once, threads // at_once, on_step, on_epoch)
+        return
+    for number, training in enumerate(trainings):
+        training.run(partial(on_step, number), None if on_epoch is None else partial(on_epoch, number))
+
+
+def _at_once(trainings: Sequence[Training], threads: int) -> int:
+    """Return how many are trained at a time, so that as few as can be are left for the last turn."""
+    here = Accelerator()
+    longest = max((steps(len(one.catalog.products), one.recipe) for one in trainings), default=0)
+    if here.device.type != "cpu" or here.num_processes > 1 or longest < _FEW_STEPS:
+        return 1
+    turns = math.ceil(len(trainings) / min(len(trainings), threads))
+    return math.ceil(len(trainings) / turns)
+
+
+def _in_processes(
+    trainings: Sequence[Training], at_once: int, threads: int, on_step: OnStep, on_epoch: OnEpoch | None
+) -> None:
+    waiting = deque(enumerate(trainings))
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                number, training = waiting.popleft()
+                connection, process = _start(training, threads, watched=on_epoch is not None)
+                running[connection] = number, process
+            for connection in cast("list[Connection]", wait(list(running))):
+                number, process = running[connection]
+                told = _receive(connection, number, process)
+                match told:
+                    case Step():
+                        on_step(number, told)
+                    case _Epoch():
+                        average = copy.deepcopy(trainings[number].reader)
+                        _load(average, told.average)
+                        assert on_epoch is not None
+                        on_epoch(number, told.number, average)
+                    case _Trained():
+                        _load(trainings[number].reader, told.average)
+                        process.join()
+                        del running[connection]
+                    case EngineError():
+                        raise told
+    finally:
+        for _, process in running.values():
+            process.kill()
+            process.join()
+
+
+def _start(training: Training, threads: int, *, watched: bool) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(theirs, _packed(training), threads, watched), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _receive(connection: Connection, number: int, process: BaseProcess) -> _Told:
+    """Return what a process tells next.
+
+    Raises:
+        EngineUnavailable: it is gone.
+    """
+    try:
+        told: _Told = connection.recv()
+    except (EOFError, OSError) as error:  # between two messages, within one
+        process.join()
+        raise EngineUnavailable(
+            f"the process that trained reader {number} ended with exit code {process.exitcode} (-9 is most often a "
+            "lack of memory: `--threads 1` needs less); run it again, it goes on from the last epoch"
+        ) from error
+    return told
+
+
+def _train(connection: Connection, packed: bytes, threads: int, watched: bool) -> None:
+    """Train a reader and tell of it: the whole life of a process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it decides when it ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    training: Training = pickle.loads(packed)  # noqa: S301 - from the process that has started this one
+
+    def on_epoch(number: int, average: Reader) -> None:
+        connection.send(_Epoch(number, _saved(average)))
+
+    try:
+        training.run(connection.send, on_epoch if watched else None)
+    except EngineError as error:
+        connection.send(error)
+    else:
+        connection.send(_Trained(_saved(training.reader)))
+
+
+def _end_with_parent() -> None:
+    """Leave nobody behind that writes to the checkpoints when a run was killed and is started again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _packed(training: Training) -> bytes:
+    """Return it for another process: pictures are left out, which are features by now, and files are opened there."""
+    few = replace(training, catalog=replace(training.catalog, pixel_values=training.catalog.pixel_values[..., :0, :0]))
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer)
+    pickler.dispatch_table = copyreg.dispatch_table | {np.memmap: _by_file}
+    pickler.dump(few)
+    return buffer.getvalue()
+
+
+def _by_file(array: np.memmap[Any, Any]) -> tuple[Any, ...]:
+    """Return how another process makes this array, which is a whole file, as those of `features` are."""
+    assert not isinstance(array.base, np.ndarray), "a part of a file's array"
+    return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape)
+
+
+def _saved(reader: nn.Module) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(reader.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+def _load(reader: nn.Module, saved: bytes) -> None:
+    reader.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
+    reader.eval()
