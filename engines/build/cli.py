@@ -69,7 +69,13 @@ Shares = Annotated[
         callback=_one,
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads of training.")]
+Threads = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="CPU threads. So many of compact's four readers are trained at a time, if there is no GPU, each in a process.",
+    ),
+]
 Attributes = Annotated[
     bool, typer.Option("--attributes", help="Read columns, such as price or color, beside the text; not for small.")
 ]
