@@ -124,8 +124,7 @@ class Bench:
         def saved(number: int, epoch: int, reader: Reader) -> None:
             self.run.tick()
             if on_epoch is not None:
-                on_epoch(number, epoch, reader)
-                self.run.skip()
+                on_epoch(number, epoch, reader)  # counted: other readers go on learning meanwhile
 
         adapt.train(replace(self.prepared, model=model), self.run.work, recipe, self.progress, saved)
         return model

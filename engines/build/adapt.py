@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
@@ -280,15 +280,9 @@ def train(
         )
         for number, reader in enumerate(model.each_reader())
     ]
-    total = steps(products, recipe) * len(trainings)
-    task = progress.add_task("training", total=total)
-    bar = _progress_bar(task, progress)
-    told = [
-        tracking.by_epoch(partial(bar, number), steps_per_epoch(products, recipe), LOGGED)
-        for number, _ in enumerate(trainings)
-    ]
-    train_all(trainings, lambda number, step: told[number](step), on_epoch)
-    progress.update(task, completed=total)  # readers that an earlier run has trained take no step
+    bar = _progress_bar(steps(products, recipe) * len(trainings), progress)
+    told = [tracking.by_epoch(bar, steps_per_epoch(products, recipe), LOGGED) for _ in trainings]
+    train_all(trainings, lambda number, step, done: told[number](step, done), on_epoch)
     model.eval()
 
 
@@ -367,14 +361,13 @@ def _with_wrong_texts(  # noqa: PLR0917 - private, called once
     return replace(part, features=replace(part.features, reworded=reworded))
 
 
-def _progress_bar(task: TaskID, progress: Progress) -> Callable[[int, Step], None]:
+def _progress_bar(total: int, progress: Progress) -> Callable[[Step, int], None]:
+    task = progress.add_task("training", total=total)
     recent: deque[float] = deque(maxlen=100)
-    done: dict[int, int] = {}
 
-    def on_step(reader: int, step: Step) -> None:
+    def on_step(step: Step, done: int) -> None:
         recent.append(step.accuracy)
-        done[reader] = step.number
         told = float(np.mean(recent))
-        progress.update(task, completed=sum(done.values()), description=f"training: {told:.1%} of pairs told right")
+        progress.update(task, completed=done, description=f"training: {told:.1%} of pairs told right")
 
     return on_step

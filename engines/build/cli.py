@@ -73,7 +73,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
-        help="CPU threads. So many of compact's four readers are trained at a time, if there is no GPU, each in a process.",
+        help="CPU threads; so many of compact's readers are trained at a time, where there is no GPU.",
     ),
 ]
 Attributes = Annotated[

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from engines.build.finetune import Doubted
     from engines.build.recipe import AdaptRecipe
 
-OnStep = Callable[[int, Step], None]
+OnStep = Callable[[int, Step, int], None]
 OnEpoch = Callable[[int, int, Reader], None]
 
 _FEW_STEPS: Final = 50
@@ -65,6 +65,11 @@ class Training:
     checkpoint: Path
     chance: NDArray[np.float64] | None = None
     doubted: Doubted | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many steps the reader takes, from the start."""
+        return steps(len(self.catalog.products), self.recipe)
 
     def run(self, on_step: Callable[[Step], None], on_epoch: Callable[[int, Reader], None] | None) -> None:
         """Train the reader in place, from its checkpoint where there is one.
@@ -105,34 +110,50 @@ def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch 
 
     Args:
         trainings: one for each reader.
-        on_step: is given a reader's number, from 0, and what its step did; the steps of several readers come mixed.
+        on_step: is given a reader's number, from 0, what its step did, and how many steps of all readers are done by
+            then, those of finished readers counted; the steps of several readers come mixed.
         on_epoch: is given a reader's number, that of an epoch, from 1, and the averaged reader as it was then.
 
     Raises:
         CatalogInvalid: all products show the same.
         EngineUnavailable: a process that trained was ended from outside.
     """
+    done = [0] * len(trainings)
+
+    def stepped(number: int, step: Step) -> None:
+        done[number] = step.number
+        on_step(number, step, sum(done))
+
+    def finished(number: int) -> None:
+        done[number] = trainings[number].steps  # an earlier run may have taken them
+
     threads = torch.get_num_threads()
     at_once = _at_once(trainings, threads)
     if at_once > 1:
-        _in_processes(trainings, at_once, threads // at_once, on_step, on_epoch)
+        _in_processes(trainings, at_once, threads // at_once, stepped, finished, on_epoch)
         return
     for number, training in enumerate(trainings):
-        training.run(partial(on_step, number), None if on_epoch is None else partial(on_epoch, number))
+        training.run(partial(stepped, number), None if on_epoch is None else partial(on_epoch, number))
+        finished(number)
 
 
 def _at_once(trainings: Sequence[Training], threads: int) -> int:
     """Return how many are trained at a time, so that as few as can be are left for the last turn."""
     here = Accelerator()
-    longest = max((steps(len(one.catalog.products), one.recipe) for one in trainings), default=0)
+    longest = max((one.steps for one in trainings), default=0)
     if here.device.type != "cpu" or here.num_processes > 1 or longest < _FEW_STEPS:
         return 1
     turns = math.ceil(len(trainings) / min(len(trainings), threads))
     return math.ceil(len(trainings) / turns)
 
 
-def _in_processes(
-    trainings: Sequence[Training], at_once: int, threads: int, on_step: OnStep, on_epoch: OnEpoch | None
+def _in_processes(  # noqa: PLR0917 - private, called once
+    trainings: Sequence[Training],
+    at_once: int,
+    threads: int,
+    on_step: Callable[[int, Step], None],
+    on_trained: Callable[[int], None],
+    on_epoch: OnEpoch | None,
 ) -> None:
     waiting = deque(enumerate(trainings))
     running: dict[Connection, tuple[int, BaseProcess]] = {}
@@ -155,6 +176,7 @@ def _in_processes(
                         on_epoch(number, told.number, average)
                     case _Trained():
                         _load(trainings[number].reader, told.average)
+                        on_trained(number)
                         process.join()
                         del running[connection]
                     case EngineError():

@@ -41,7 +41,7 @@ def restore(directory: Path) -> Source:
 
     Raises:
         ManifestInvalid, ReleaseCorrupt: the release is not whole.
-        ReleaseNotRestorable: it is of another family, or its weights cannot be read.
+        ReleaseNotRestorable: it is of another family or an earlier version, or its weights cannot be read.
         ParityExceeded: the model that was read does not answer as the graph does.
     """
     manifest = releases.verify(directory)

@@ -182,12 +182,14 @@ def _ensure_registered(client: Any, registry: Any) -> None:  # noqa: ANN401 - as
             raise
 
 
-def by_epoch(on_step: Callable[[StepT], None], steps_per_epoch: int, names: Sequence[str]) -> Callable[[StepT], None]:
+def by_epoch(
+    on_step: Callable[Concatenate[StepT, P], None], steps_per_epoch: int, names: Sequence[str]
+) -> Callable[Concatenate[StepT, P], None]:
     """Return a callback that also logs the means, over each epoch, of the steps' numbers with these names."""
     seen: list[StepT] = []
 
-    def logged(step: StepT) -> None:
-        on_step(step)
+    def logged(step: StepT, *arguments: P.args, **options: P.kwargs) -> None:
+        on_step(step, *arguments, **options)
         seen.append(step)
         if step.number % steps_per_epoch == 0 or step.number == step.total:
             epoch = -(-step.number // steps_per_epoch)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.build.models.compact import CompactFusion
 from engines.build.models.small import SmallFusion
-from engines.errors import ReleaseCorrupt
+from engines.errors import ReleaseCorrupt, ReleaseNotRestorable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,12 +38,18 @@ def load(model: nn.Module, path: Path) -> None:
 
     Raises:
         ReleaseCorrupt: the file is not of a model of these sizes.
+        ReleaseNotRestorable: it is of a model as another version of this package makes them.
     """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ReleaseCorrupt(f"{path}: {error}") from error
     wanted = trained(model)
+    if unlike := state.keys() ^ wanted.keys():
+        raise ReleaseNotRestorable(
+            f"{path} is of another version of this package ({', '.join(sorted(unlike)[:3])} stand in one of the two "
+            "only): it runs, and what goes on learning is to be trained anew, with `streamer adapt`"
+        )
     if {name: value.shape for name, value in state.items()} != {name: value.shape for name, value in wanted.items()}:
         raise ReleaseCorrupt(f"{path} holds the weights of another model than its manifest describes")
     model.load_state_dict(state, strict=False)

@@ -90,7 +90,7 @@ def test_processes_train_readers_as_this_process_would(tmp_path: Path) -> None:
             assert not average.training
             kept[number, epoch] = average
 
-        train_all(runs, lambda number, step, steps=steps: steps[number].append(step), on_epoch)
+        train_all(runs, lambda number, step, _done, steps=steps: steps[number].append(step), on_epoch)
         seen[way], epochs[way] = steps, set(averages)
         states[way] = [run.reader.state_dict() for run in runs]
         assert not any(run.reader.training for run in runs)
@@ -107,9 +107,10 @@ def test_processes_train_readers_as_this_process_would(tmp_path: Path) -> None:
     assert first != second, "each has its own draws"
 
     torch.set_num_threads(1)
-    again, taken = trainings(tmp_path / "there"), list[int]()
-    train_all(again, lambda number, _step: taken.append(number))
-    assert taken == [], "what was trained there is gone on from here"
+    again, taken = trainings(tmp_path / "there"), list[tuple[int, int]]()
+    again[1].checkpoint.unlink()
+    train_all(again, lambda number, _step, done: taken.append((number, done)))
+    assert taken == [(1, 12 + step) for step in range(1, 13)], "what was trained there is gone on from here"
     for run, there in zip(again, states["there"], strict=True):
         assert all(torch.equal(value, there[name]) for name, value in run.reader.state_dict().items())
 
@@ -118,14 +119,14 @@ def test_an_error_of_a_process_is_raised_here(tmp_path: Path) -> None:
     """It keeps its type, and nobody is left."""
     same = replace(catalog(), products=tuple(replace(one, identity=0) for one in catalog().products))
     with pytest.raises(CatalogInvalid):
-        train_all(trainings(tmp_path, catalog=same), lambda _number, _step: None)
+        train_all(trainings(tmp_path, catalog=same), lambda _number, _step, _done: None)
     assert not trainers()
 
 
 def test_a_process_that_is_killed_is_told_of(tmp_path: Path) -> None:
     """The kernel kills who takes too much memory: the error says so, and nobody is left."""
 
-    def on_step(_number: int, step: Step) -> None:
+    def on_step(_number: int, step: Step, _done: int) -> None:
         if step.number == 1:
             trainers()[0].kill()
 
@@ -146,7 +147,7 @@ from tests.unit.test_parallel import trainings
 if __name__ == "__main__":
     torch.set_num_threads(2)
     runs = trainings(Path(sys.argv[1]), recipe=replace(RECIPE, epochs=100_000))
-    parallel.train_all(runs, lambda number, step: print(number, step.number, flush=True))
+    parallel.train_all(runs, lambda number, step, _done: print(number, step.number, flush=True))
 """
 
 

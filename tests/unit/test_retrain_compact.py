@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from safetensors.torch import save_file
 
 from engines.build import weights
 from engines.build.assemble import Source
@@ -18,7 +19,7 @@ from engines.build.models.compact import CompactConfig, CompactFusion
 from engines.build.recipe import RetrainRecipe
 from engines.build.retrain import confirmed, taught, tune_compact
 from engines.contract import ImageSpec, TextSpec
-from engines.errors import ReleaseCorrupt
+from engines.errors import ReleaseCorrupt, ReleaseNotRestorable
 from tests import retraining
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def test_weights_hold_what_was_trained_and_bring_it_back(source: Source, tmp_pat
         weights.load(wider, path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ReleaseCorrupt):
+        weights.load(other, path)
+    save_file({name: value for name, value in weights.trained(other).items() if name != "signal_biases"}, path)
+    with pytest.raises(ReleaseNotRestorable, match=r"another version.*signal_biases.*streamer adapt"):
         weights.load(other, path)
 
 

@@ -8,7 +8,6 @@ the signals stay, too, and which of their sums is heard how much (`weighing.keep
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -24,7 +23,7 @@ from engines.build.signals import Part, all_signals
 from engines.build.weighing import keep_balance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from engines.build.assemble import Source
     from engines.build.dataset import Catalog
     from engines.build.features import Features
-    from engines.build.finetune import Step
     from engines.build.recipe import RetrainRecipe
     from engines.build.retrain.taught import Taught
 
@@ -85,8 +83,9 @@ def tune(
     ]
     for reader in model.each_reader():
         _freeze(reader)
-    told = _told(on_step, trainings, recipe.steps)
-    train_all(trainings, lambda number, step: told[number](step))
+    total = sum(one.steps for one in trainings)
+    told = [tracking.by_epoch(lambda _step, done: on_step(done, total), recipe.steps, LOGGED) for _ in trainings]
+    train_all(trainings, lambda number, step, done: told[number](step, done))
     keep_balance(model, before, _typical(model, catalog, features))
     return replace(source, model=model.eval())
 
@@ -130,16 +129,3 @@ def _recipe(source: Source, products: int, recipe: RetrainRecipe) -> AdaptRecipe
 def _freeze(reader: Reader) -> None:
     for part in (reader.summary, reader.shown, reader.stated):
         part.requires_grad_(False)
-
-
-def _told(
-    on_step: Callable[[int, int], None], trainings: Sequence[Training], steps: int
-) -> list[Callable[[Step], None]]:
-    """Return what is to be told of each reader's steps."""
-    done = [0] * len(trainings)
-
-    def told(number: int, step: Step) -> None:
-        done[number] = step.number
-        on_step(sum(done), step.total * len(done))
-
-    return [tracking.by_epoch(partial(told, number), steps, LOGGED) for number in range(len(trainings))]
