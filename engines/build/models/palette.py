@@ -54,7 +54,7 @@ class Palette(nn.Module):
         height, width = lab.shape[2:]
         weights = (4 / _STEP**2) * self.points  # of a distance's mixed term: 2 / (0.5 step²)
         bias = (-2 / _STEP**2) * (self.points**2).sum(dim=1)
-        # Colors stand last: a softmax over another axis takes five times as long on ONNX Runtime.
+        # Colors stand last: over another axis, a softmax is slow on ONNX Runtime (`benchmarks/frozen_parts.py`).
         shares = (lab.flatten(2).transpose(1, 2) @ weights.T + bias).softmax(dim=2)  # a pixel's own square cancels out
         rows = shares.view(-1, height // _SIDE, _SIDE, width * self.size).mean(dim=2)
         cells = rows.view(-1, height // _SIDE, width // _SIDE, _SIDE, self.size).mean(dim=3)
