@@ -78,7 +78,7 @@ def _forget_origin(model: onnx_ir.Model) -> None:
 
 
 def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.Tensor], list[NDArray[np.float32]]]:
-    """Return what runs a frozen part of a model on ONNX Runtime, with as many threads as torch has.
+    """Return what runs a frozen part of a model on ONNX Runtime, in the thread that asks; several may at once.
 
     Args:
         model: takes one tensor and returns several, with the same first dimension of any size.
@@ -91,7 +91,7 @@ def on_onnx_runtime(model: nn.Module, example: torch.Tensor) -> Callable[[torch.
         )
     assert program is not None
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), options)
     name = session.get_inputs()[0].name
     return lambda tensor: [np.asarray(output) for output in session.run(None, {name: tensor.numpy()})]
