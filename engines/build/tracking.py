@@ -188,7 +188,7 @@ def by_epoch(
     """Return a callback that also logs the means, over each epoch, of the steps' numbers with these names."""
     seen: list[StepT] = []
 
-    def logged(step: StepT, *arguments: P.args, **options: P.kwargs) -> None:
+    def logged(step: StepT, /, *arguments: P.args, **options: P.kwargs) -> None:
         on_step(step, *arguments, **options)
         seen.append(step)
         if step.number % steps_per_epoch == 0 or step.number == step.total:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from engines.build.assemble import Source
     from engines.build.dataset import Catalog
     from engines.build.features import Features
+    from engines.build.finetune import Step
     from engines.build.recipe import RetrainRecipe
     from engines.build.retrain.taught import Taught
 
@@ -84,7 +85,11 @@ def tune(
     for reader in model.each_reader():
         _freeze(reader)
     total = sum(one.steps for one in trainings)
-    told = [tracking.by_epoch(lambda _step, done: on_step(done, total), recipe.steps, LOGGED) for _ in trainings]
+
+    def bar(_step: Step, done: int) -> None:
+        on_step(done, total)
+
+    told = [tracking.by_epoch(bar, recipe.steps, LOGGED) for _ in trainings]
     train_all(trainings, lambda number, step, done: told[number](step, done))
     keep_balance(model, before, _typical(model, catalog, features))
     return replace(source, model=model.eval())
