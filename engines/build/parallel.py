@@ -102,7 +102,7 @@ class _Trained(NamedTuple):
     average: bytes
 
 
-_Told = Step | _Epoch | _Trained | EngineError
+_Told = Step | _Epoch | _Trained | EngineError | OSError
 
 
 def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch | None = None) -> None:
@@ -117,6 +117,7 @@ def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch 
     Raises:
         CatalogInvalid: all products show the same.
         EngineUnavailable: a process that trained was ended from outside.
+        OSError: the disk is full; the checkpoints before are still there.
     """
     done = [0] * len(trainings)
 
@@ -179,7 +180,7 @@ def _in_processes(  # noqa: PLR0917 - private, called once
                         on_trained(number)
                         process.join()
                         del running[connection]
-                    case EngineError():
+                    case EngineError() | OSError():
                         raise told
     finally:
         for _, process in running.values():
@@ -225,7 +226,7 @@ def _train(connection: Connection, packed: bytes, threads: int, watched: bool) -
 
     try:
         training.run(connection.send, on_epoch if watched else None)
-    except EngineError as error:
+    except (EngineError, OSError) as error:
         connection.send(error)
     else:
         connection.send(_Trained(_saved(training.reader)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ pytest.importorskip("torch", reason="needs the extra train: pip install '.[train
 import torch
 
 from engines.build import parallel
+from engines.build.finetune import Doubted
 from engines.build.parallel import Training, train_all
 from engines.errors import CatalogInvalid, EngineUnavailable
 from tests.unit.test_finetune import RECIPE, catalog, features, labels, reader
@@ -121,6 +123,33 @@ def test_an_error_of_a_process_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(CatalogInvalid):
         train_all(trainings(tmp_path, catalog=same), lambda _number, _step, _done: None)
     assert not trainers()
+
+
+def test_a_disk_that_is_full_is_told_as_one(tmp_path: Path) -> None:
+    """Where no checkpoint can be written, whoever reads the message learns that it is the disk."""
+    runs = [replace(one, checkpoint=tmp_path / "missing" / one.checkpoint.name) for one in trainings(tmp_path)]
+    with pytest.raises(FileNotFoundError, match="missing"):
+        train_all(runs, lambda _number, _step, _done: None)
+    assert not trainers()
+
+
+def test_what_a_retraining_adds_reaches_the_processes(tmp_path: Path) -> None:
+    """Chances and doubted items come along; what stands in files is opened there, and pictures are left here."""
+    whole = on_disk(tmp_path)
+    likely = np.linspace(0.1, 0.9, len(whole.looks))
+    doubted = Doubted(whole, likely, np.full(len(likely), 1 / len(likely)), per_step=2, weight=0.3)
+    sent = trainings(tmp_path, chance=likely / likely.sum(), doubted=doubted)[0]
+    packed = parallel._packed(sent)
+    there: Training = pickle.loads(packed)
+    assert there.catalog.pixel_values.size == 0
+    assert there.chance is not None
+    assert there.doubted is not None
+    np.testing.assert_array_equal(there.chance, sent.chance)
+    np.testing.assert_array_equal(there.doubted.mismatch, likely)
+    for name in ("middle", "final", "palette", "states"):
+        for found in (there.features, there.doubted.features):
+            assert isinstance(getattr(found, name), np.memmap)
+            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
 
 
 def test_a_process_that_is_killed_is_told_of(tmp_path: Path) -> None:
