@@ -113,8 +113,8 @@ def measure(  # noqa: PLR0917 - typer's options
 
     Nothing must be labelled: wrong pictures are made by exchanging them. Begin with a feed and its pictures in one
     folder, `streamer collect shop.csv --out shop`, then `python benchmarks/quality.py shop --out shop-quality`. It
-    takes some 350 products at least; 7,700 take more than an hour on one core. The run may be cut at any time, and
-    goes on when it is started again.
+    takes some 350 products at least; 7,700 take two hours on two cores without bfloat16. The run may be cut at any
+    time, and goes on when it is started again.
 
     Look first at DIR/quality.md, then at DIR/misses.png and DIR/false-alarms.png: of false alarms many are real errors
     of the catalogue. Repeat with --seed 1 and 2 in other directories and sum up with quality_seeds.py.
