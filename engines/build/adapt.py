@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
 from engines.build.models.palette import Palette
-from engines.build.parallel import OnEpoch, Training, train_all
+from engines.build.parallel import SEED_STEP, OnEpoch, Training, train_all
 from engines.build.recipe import PREVALENCE
 from engines.build.schedule import steps, steps_per_epoch
 from engines.build.signals import Part
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
     from engines.contract import AttributeColumns
-
-_SEED_STEP: Final = 1000  # between readers
 
 
 @dataclass(frozen=True)
@@ -275,7 +273,7 @@ def train(
             training.catalog,
             training.features,
             labels,
-            replace(recipe, seed=recipe.seed + number * _SEED_STEP),
+            replace(recipe, seed=recipe.seed + number * SEED_STEP),
             work / f"checkpoint-{digest}-{number}.pt",
         )
         for number, reader in enumerate(model.each_reader())
@@ -319,7 +317,7 @@ def _train_taggers(prepared: Prepared, work: Path, recipe: AdaptRecipe, progress
     total = tagging.steps(len(pooled), recipe.tagged)
     task = progress.add_task("learning words", total=total * len(taggers))
     for number, tagger in enumerate(taggers):
-        seed = recipe.seed + number * _SEED_STEP
+        seed = recipe.seed + number * SEED_STEP
         texts = training.features.texts
         train_tagger(
             tagger, prepared.tokens, pooled, owners, texts, recipe.tagged, seed, partial(progress.advance, task)

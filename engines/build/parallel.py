@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 OnStep = Callable[[int, Step, int], None]
 OnEpoch = Callable[[int, int, Reader], None]
 
+SEED_STEP: Final = 1000
+"""Between the readers of a model, and between its taggers: each has draws of its own."""
+
 _FEW_STEPS: Final = 50
 """Of a reader: a process has hardly imported torch when another has done so many."""
 

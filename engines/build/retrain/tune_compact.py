@@ -16,7 +16,7 @@ from engines.build import evaluate, tracking
 from engines.build.features import extract
 from engines.build.finetune import LOGGED, Doubted
 from engines.build.models.compact import CompactFusion, Reader
-from engines.build.parallel import Training, train_all
+from engines.build.parallel import SEED_STEP, Training, train_all
 from engines.build.recipe import AdaptRecipe
 from engines.build.schedule import steps_per_epoch
 from engines.build.signals import Part, all_signals
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from engines.build.recipe import RetrainRecipe
     from engines.build.retrain.taught import Taught
 
-_SEED_STEP: Final = 1000  # between readers, as in `engines.build.adapt`
 _LEARNING_RATE: Final = 1e-4
 _TYPICAL: Final = 512  # products: their mean is known well enough
 
@@ -75,7 +74,7 @@ def tune(
             catalog,
             features,
             labels,
-            replace(tuned, seed=tuned.seed + number * _SEED_STEP),
+            replace(tuned, seed=tuned.seed + number * SEED_STEP),
             work / f"checkpoint-{number}.pt",
             chance=chance,
             doubted=doubted,
