@@ -40,7 +40,8 @@ _Kind = TypeVar("_Kind", bound=np.generic)
 PART_FOLDERS: Final = ("training", "validation", "test")
 """Where in a work directory the features of each part of a catalogue are kept."""
 
-_BATCH: Final = 32
+_TEXTS: Final = 32  # that are read together
+_PICTURES: Final = 8  # that each thread reads together: more are no faster, and take memory
 _FEW: Final = 4_000_000  # pixels: an export takes as long as ONNX Runtime saves on these, 60 pictures of 256 px
 _BYTES: Final = 2  # float16
 _FILES: Final = ("middle", "final", "palette", "states")
@@ -256,14 +257,14 @@ def _sights(
     middle, final, palette = (_file(folder / f"{name}.npy", shape) for name, shape in zip(_FILES, shapes, strict=False))
 
     def read(start: int) -> None:
-        rows = range(start, min(start + _BATCH, count))
+        rows = range(start, min(start + _PICTURES, count))
         pixels = torch.from_numpy(pictures[rows.start : rows.stop])
         for number in range(views):
             seen = sees(view(pixels, number, rows))
             for array, part in zip((middle, final, palette), seen, strict=True):
                 array[rows.start : rows.stop, number] = part
 
-    starts = range(0, count, _BATCH)
+    starts = range(0, count, _PICTURES)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         deque(progress.track(pool.map(read, starts), total=len(starts), description="reading pictures"), maxlen=0)
     return middle, final, palette
@@ -295,4 +296,4 @@ def _file(path: Path, shape: tuple[int, ...]) -> NDArray[np.float16]:
 
 
 def _parts(array: NDArray[_Kind]) -> Sequence[NDArray[_Kind]]:
-    return np.split(array, range(_BATCH, len(array), _BATCH))
+    return np.split(array, range(_TEXTS, len(array), _TEXTS))
