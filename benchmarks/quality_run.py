@@ -30,7 +30,8 @@ class Run:
     """Seconds of each stage, and learning curves.
 
     A stage counts the time up to its last `tick`, which stands where its work is saved: what was lost is done again and
-    counted then. A stage that was finished before is not counted again.
+    counted then; of readers that are trained beside each other, what one lost may be counted twice. A stage that was
+    finished before is not counted again.
 
     `work` is the folder for what is trained.
 

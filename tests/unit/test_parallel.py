@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,12 +126,18 @@ def test_an_error_of_a_process_is_raised_here(tmp_path: Path) -> None:
     assert not trainers()
 
 
-def test_a_disk_that_is_full_is_told_as_one(tmp_path: Path) -> None:
-    """Where no checkpoint can be written, whoever reads the message learns that it is the disk."""
-    runs = [replace(one, checkpoint=tmp_path / "missing" / one.checkpoint.name) for one in trainings(tmp_path)]
-    with pytest.raises(FileNotFoundError, match="missing"):
-        train_all(runs, lambda _number, _step, _done: None)
+def test_a_file_that_cannot_grow_is_told_as_the_disk(tmp_path: Path) -> None:
+    """Where a process cannot write its checkpoint, whoever reads the message learns why, and nobody is left."""
+    runs = trainings(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))  # the processes have it from this one
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            train_all(runs, lambda _number, _step, _done: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not trainers()
+    assert not any(run.checkpoint.exists() for run in runs)
 
 
 def test_what_a_retraining_adds_reaches_the_processes(tmp_path: Path) -> None:
