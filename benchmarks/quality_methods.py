@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 POOLED: Final = "pooled vectors + MLP"
 LEMON: Final = "LEMoN"
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+_CURVE: Final = 1000  # validation pairs, or some more, behind each point of a learning curve: more cost minutes of a run
 _FEW: Final = 500  # training pictures that are decoded again at another family's size, since the split decodes some
 
 
@@ -124,7 +125,7 @@ class Bench:
         def saved(number: int, epoch: int, reader: Reader) -> None:
             self.run.tick()
             if on_epoch is not None:
-                on_epoch(number, epoch, reader)  # counted: other readers go on learning meanwhile
+                on_epoch(number, epoch, reader)  # counted, as part of training: other readers may go on meanwhile
 
         adapt.train(replace(self.prepared, model=model), self.run.work, recipe, self.progress, saved)
         return model
@@ -254,7 +255,7 @@ def novelty(bench: Bench) -> None:
         scored.signals[DISTANCE] = distance(mean_states(known), mean_states(own))[pairs.product]
 
 
-def rows_of(pairs: Pairs, chosen: NDArray[np.bool_]) -> Pairs:
+def rows_of(pairs: Pairs, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Pairs:
     """Return some of the pairs."""
     return Pairs(pairs.product[chosen], pairs.picture[chosen], pairs.label[chosen], pairs.difference[chosen])
 
@@ -296,7 +297,8 @@ def _columns(evidence: Evidence) -> list[NDArray[np.floating]]:
 def _note(bench: Bench, number: int, epoch: int, reader: Reader) -> None:
     """Add a point to the learning curves: what one reader's fusion layers find of the validation pairs."""
     scored, pairs = bench.scores.validation, bench.pairs[0]
-    asked = rows_of(pairs, scored.choosing)
+    chosen = np.flatnonzero(scored.choosing)
+    asked = rows_of(pairs, chosen[:: max(1, len(chosen) // _CURVE)])
     scores, label = all_signals(reader, bench.prepared.validation, asked).fusion, asked.label
     auc = {grade: round(calibration.auc(scores[rows], label[rows]), 4) for grade, rows in by_grade(asked).items()}
     bench.run.note({"reader": number, "epoch": epoch, "auc": auc})

@@ -118,6 +118,12 @@ class ReleaseNotRestorable(EngineError):
     code = "release_not_restorable"
 
 
+class TrainingEnded(EngineError):
+    """A process that trained ended before its time: nothing is known of what was trained, and the run can go on."""
+
+    code = "training_ended"
+
+
 class ParityExceeded(EngineError):
     """An exported model does not reproduce its source within tolerance."""
 

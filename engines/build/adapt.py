@@ -87,6 +87,7 @@ def adapt_folder(
         CatalogInvalid: the folder cannot be read, or has too few products.
         DiskTooSmall: pictures or features have no room.
         ParityExceeded: the exported graph does not reproduce the model.
+        TrainingEnded: a process that trained was ended.
     """
     listed = list_parts(path, seed=recipe.seed, progress=progress, shares=recipe.shares, most=recipe.max_products)
     require_room(listed, work, recipe)
@@ -132,7 +133,7 @@ def adapt_parts(
     Weights are chosen on one half of the second part's items, calibration and thresholds on the other.
 
     Raises:
-        ParityExceeded: as `adapt_folder`.
+        ParityExceeded, TrainingEnded: as `adapt_folder`.
     """
     prepared = prepare(parts, name, work, recipe, progress)
     train(prepared, work, recipe, progress)
@@ -258,7 +259,7 @@ def train(
     `on_epoch` is that of `parallel.train_all`.
 
     Raises:
-        CatalogInvalid, EngineUnavailable: as `parallel.train_all`.
+        CatalogInvalid, TrainingEnded, OSError: as `parallel.train_all`.
     """
     model, training, recipe = prepared.model, prepared.training, prepared.tuned(recipe)
     provenance = prepared.source.provenance | {"recipe": recipe.as_dict()}

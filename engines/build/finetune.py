@@ -377,6 +377,13 @@ class Trainer:
         self._look_again()
 
 
+def steps_done(checkpoint: Path) -> int:
+    """Return how many steps of a run its checkpoint has behind it, 0 where there is none."""
+    if not checkpoint.exists():
+        return 0
+    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["number"])
+
+
 def _preferred(similarity: Tensor) -> float:
     """Return the share of pictures that are more like their own text than like their partner's."""
     own = similarity.diagonal()

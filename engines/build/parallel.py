@@ -1,8 +1,8 @@
-"""Readers of one model → trained, as many at a time as there are threads, each in a process of its own.
+"""Readers of one model → trained, several at a time, each in a process of its own.
 
 A reader is small: two threads that share a step are hardly faster than one (`benchmarks/training_step.py`), while the
-readers have nothing to do with each other. On a GPU, with one thread, and where it is done before processes have
-started, they are trained here, one after the other. A reader sees the same draws either way.
+readers have nothing to do with each other. On a GPU, with one thread, and where what is left is done before processes
+have started, they are trained here, one after the other. A reader sees the same draws either way.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -27,13 +28,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from engines.build.finetune import Step, Trainer
+from engines.build.finetune import Step, Trainer, steps_done
 from engines.build.models.compact import Reader
 from engines.build.schedule import steps
-from engines.errors import EngineError, EngineUnavailable
+from engines.errors import EngineError, TrainingEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Mapping, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
     from pathlib import Path
@@ -73,6 +74,11 @@ class Training:
     def steps(self) -> int:
         """How many steps the reader takes, from the start."""
         return steps(len(self.catalog.products), self.recipe)
+
+    @property
+    def done(self) -> int:
+        """How many of them an earlier run has taken."""
+        return steps_done(self.checkpoint)
 
     def run(self, on_step: Callable[[Step], None], on_epoch: Callable[[int, Reader], None] | None) -> None:
         """Train the reader in place, from its checkpoint where there is one.
@@ -119,47 +125,46 @@ def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch 
 
     Raises:
         CatalogInvalid: all products show the same.
-        EngineUnavailable: a process that trained was ended from outside.
+        TrainingEnded: a process that trained was ended, or failed in a way that nobody expected.
         OSError: the disk is full; the checkpoints before are still there.
     """
-    done = [0] * len(trainings)
+    done = [training.done for training in trainings]
 
     def stepped(number: int, step: Step) -> None:
         done[number] = step.number
         on_step(number, step, sum(done))
 
-    def finished(number: int) -> None:
-        done[number] = trainings[number].steps  # an earlier run may have taken them
-
+    long = [number for number, training in enumerate(trainings) if training.steps - done[number] >= _FEW_STEPS]
     threads = torch.get_num_threads()
-    at_once = _at_once(trainings, threads)
-    if at_once > 1:
-        _in_processes(trainings, at_once, threads // at_once, stepped, finished, on_epoch)
-        return
+    at_once = _at_once(len(long), threads)
     for number, training in enumerate(trainings):
-        training.run(partial(stepped, number), None if on_epoch is None else partial(on_epoch, number))
-        finished(number)
+        if at_once == 1 or number not in long:
+            training.run(partial(stepped, number), None if on_epoch is None else partial(on_epoch, number))
+    if at_once > 1:
+        apart = {number: trainings[number] for number in long}
+        _in_processes(apart, at_once, max(1, threads // at_once), stepped, on_epoch)
 
 
-def _at_once(trainings: Sequence[Training], threads: int) -> int:
-    """Return how many are trained at a time, so that as few as can be are left for the last turn."""
+def _at_once(count: int, threads: int) -> int:
+    """Return how many of so many readers are trained at a time: the fewest that need no more turns.
+
+    No more than there are threads, and cores that this process may use.
+    """
     here = Accelerator()
-    longest = max((one.steps for one in trainings), default=0)
-    if here.device.type != "cpu" or here.num_processes > 1 or longest < _FEW_STEPS:
+    if not count or here.device.type != "cpu" or here.num_processes > 1:
         return 1
-    turns = math.ceil(len(trainings) / min(len(trainings), threads))
-    return math.ceil(len(trainings) / turns)
+    turns = math.ceil(count / min(count, threads, len(os.sched_getaffinity(0))))
+    return math.ceil(count / turns)
 
 
-def _in_processes(  # noqa: PLR0917 - private, called once
-    trainings: Sequence[Training],
+def _in_processes(
+    trainings: Mapping[int, Training],
     at_once: int,
     threads: int,
     on_step: Callable[[int, Step], None],
-    on_trained: Callable[[int], None],
     on_epoch: OnEpoch | None,
 ) -> None:
-    waiting = deque(enumerate(trainings))
+    waiting = deque(trainings.items())
     running: dict[Connection, tuple[int, BaseProcess]] = {}
     try:
         while waiting or running:
@@ -180,7 +185,6 @@ def _in_processes(  # noqa: PLR0917 - private, called once
                         on_epoch(number, told.number, average)
                     case _Trained():
                         _load(trainings[number].reader, told.average)
-                        on_trained(number)
                         process.join()
                         del running[connection]
                     case EngineError() | OSError():
@@ -195,24 +199,42 @@ def _start(training: Training, threads: int, *, watched: bool) -> tuple[Connecti
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(theirs, _packed(training), threads, watched), daemon=True)
-    process.start()
+    with _environment("OPENBLAS_NUM_THREADS", str(threads)):  # numpy's, which torch does not tell
+        process.start()
     theirs.close()
     return ours, process
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Generator[None]:
+    """Let processes that are started within have this variable."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _receive(connection: Connection, number: int, process: BaseProcess) -> _Told:
     """Return what a process tells next.
 
     Raises:
-        EngineUnavailable: it is gone.
+        TrainingEnded: it is gone.
     """
     try:
         told: _Told = connection.recv()
     except (EOFError, OSError) as error:  # between two messages, within one
         process.join()
-        raise EngineUnavailable(
-            f"the process that trained reader {number} ended with exit code {process.exitcode} (-9 is most often a "
-            "lack of memory: `--threads 1` needs less); run it again, it goes on from the last epoch"
+        code = process.exitcode or 0
+        why = "its error stands above"
+        if code < 0:
+            why = f"{signal.Signals(-code).name} killed it, most often for a lack of memory: `--threads 1` needs less"
+        raise TrainingEnded(
+            f"the process that trained reader {number} has ended: {why}; started again, the run goes on from the last "
+            "epoch"
         ) from error
     return told
 
@@ -222,12 +244,12 @@ def _train(connection: Connection, packed: bytes, threads: int, watched: bool) -
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it decides when it ends
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    training: Training = pickle.loads(packed)  # noqa: S301 - from the process that has started this one
 
     def on_epoch(number: int, average: Reader) -> None:
         connection.send(_Epoch(number, _saved(average)))
 
     try:
+        training: Training = pickle.loads(packed)  # noqa: S301 - from the process that has started this one
         training.run(connection.send, on_epoch if watched else None)
     except (EngineError, OSError) as error:
         connection.send(error)
@@ -254,8 +276,9 @@ def _packed(training: Training) -> bytes:
 
 
 def _by_file(array: np.memmap[Any, Any]) -> tuple[Any, ...]:
-    """Return how another process makes this array, which is a whole file, as those of `features` are."""
-    assert not isinstance(array.base, np.ndarray), "a part of a file's array"
+    """Return how another process makes this array: it opens the file, unless the array is a part or a copy of one."""
+    if array.filename is None or isinstance(array.base, np.ndarray):
+        return np.asarray, (array.view(np.ndarray),)
     return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape)
 
 

@@ -34,7 +34,7 @@ from engines.build.retrain.frozen import BENCHMARK, LABELS, FrozenSet
 from engines.build.retrain.paired import Answers
 from engines.build.retrain.taught import teach
 from engines.build.thresholds import Target
-from engines.errors import EngineError
+from engines.errors import EngineError, TrainingEnded
 from engines.runtime.loader import Place, load_checked
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def retrain(run: Retraining, progress: Progress) -> Decision:
     """Return the decision on a challenger; its files, and the model card, stand in the run's folder.
 
     Raises:
-        EngineError: the champion cannot be gone on from, or labels or catalogue cannot be used.
+        EngineError: the champion cannot be gone on from, labels or catalogue cannot be used, or training was ended.
         OSError: the disk is full.
     """
     run.work.mkdir(parents=True, exist_ok=True)
@@ -100,6 +100,8 @@ def _decide(run: Retraining, progress: Progress) -> Decision:
     champions = ask(run.champion, sets, progress)
     try:
         directory = _challenger(run, known, progress)
+    except TrainingEnded:
+        raise  # there is no challenger to refuse: the run goes on when it is started again
     except EngineError as error:
         compared = Compared(refuse(error.code, str(error)), None, {})
     else:
@@ -226,6 +228,7 @@ def _challenger(run: Retraining, known: Known, progress: Progress) -> Path:
 
     Raises:
         ParityExceeded, EngineUnavailable, InferenceFailed: what was trained cannot be a release.
+        TrainingEnded: a process that trained was ended; what it had done is gone on from.
     """
     made = challenger_of(run.work)
     if made is not None:

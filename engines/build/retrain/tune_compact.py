@@ -55,6 +55,7 @@ def tune(
 
     Raises:
         CatalogInvalid: there is nothing to exchange: all items show the same.
+        TrainingEnded, OSError: as `parallel.train_all`.
     """
     model = source.model
     assert isinstance(model, CompactFusion)
