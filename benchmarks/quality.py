@@ -59,7 +59,6 @@ def ask(bench: methods.Bench, also: Sequence[tuple[str, str]]) -> None:
     with run.stage(FUSION):
         model = methods.fusion(bench)
     methods.unattended(bench, encoders, model.taggers)
-    methods.novelty(bench)
     for family, source in also:
         with run.stage(methods.method_of(family, source)):
             methods.checkpoint(bench, family, source)

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 import torch
 from quality_figures import ALONE, DUALS, FUSION, HALF, UNATTENDED, by_grade, mean_quality
-from quality_novelty import DISTANCE, RARITY, distance, mean_states, rare_tokens
 from quality_scores import PARTS, Scores, joined, unscored
 
 from engines import calibration
@@ -49,7 +48,9 @@ if TYPE_CHECKING:
 POOLED: Final = "pooled vectors + MLP"
 LEMON: Final = "LEMoN"
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-_CURVE: Final = 1000  # validation pairs, or some more, behind each point of a learning curve: more cost minutes of a run
+_CURVE: Final = (
+    1000  # validation pairs, or some more, behind each point of a learning curve: more cost minutes of a run
+)
 _FEW: Final = 500  # training pictures that are decoded again at another family's size, since the split decodes some
 
 
@@ -200,7 +201,7 @@ class Unattended(CompactFusion):
 
     def __init__(self, encoder: CompactFusion, taggers: nn.ModuleList) -> None:
         super().__init__(encoder.config, pretrained=False)
-        self.readers, self.taggers = encoder.readers, taggers
+        self.readers, self.taggers, self.known_texts = encoder.readers, taggers, encoder.known_texts
         self.eval()
 
     def signals(
@@ -246,15 +247,6 @@ def method_of(family: str, source: str) -> str:
     return f"{family} of {Path(source).name}"
 
 
-def novelty(bench: Bench) -> None:
-    """Keep how new each pair's text is to who has read the training texts."""
-    known = bench.prepared.training.features
-    for (part, pairs), scored in zip(bench.parts(), bench.scored(), strict=True):
-        own = part.features
-        scored.signals[RARITY] = rare_tokens(known.texts, own.texts)[pairs.product]
-        scored.signals[DISTANCE] = distance(mean_states(known), mean_states(own))[pairs.product]
-
-
 def rows_of(pairs: Pairs, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> Pairs:
     """Return some of the pairs."""
     return Pairs(pairs.product[chosen], pairs.picture[chosen], pairs.label[chosen], pairs.difference[chosen])
@@ -274,7 +266,8 @@ def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, E
     both = bench.asked(model.signals)
     bench.keep(name, (weighing.combined(both[0], weights), weighing.combined(both[1], weights)))
     facets = [f"surprise of {facet}" for facet in bench.prepared.facets.names]
-    columns = ["fusion", "similarity", *facets, *(["denied in all", "denied most"] if len(model.taggers) else [])]
+    denials = ["denied in all", "denied most"] if both[0].denial.size else []
+    columns = ["fusion", "similarity", *facets, *denials, *(["novelty"] if both[0].novelty.size else [])]
     bench.weights[name] = dict(zip(columns, weights.weights.T.tolist(), strict=True)) | {
         "bias": weights.biases.tolist()
     }
@@ -291,7 +284,7 @@ def _weighed(bench: Bench, name: str, model: CompactFusion) -> tuple[Evidence, E
 
 
 def _columns(evidence: Evidence) -> list[NDArray[np.floating]]:
-    return [evidence.fusion, evidence.similarity, *evidence.surprise.T, *evidence.denial.T]
+    return [evidence.fusion, evidence.similarity, *evidence.surprise.T, *evidence.denial.T, *evidence.novelty.T]
 
 
 def _note(bench: Bench, number: int, epoch: int, reader: Reader) -> None:

@@ -4,12 +4,10 @@
 
 Each way is fitted on validation pairs and measured on test pairs, beside what the run has measured. What is tried:
 
-* the soft maximum of two sums, `weighing.fit`, which is what ships since 2026-11-27: of runs from before, too;
-* one sum, its weights from a grid, one after the other: what shipped until then;
-* novelty of the text, its share of rare tokens and its distance to the nearest training text, with weights <= 0: a text
-  such as no training product has makes matches look wrong;
+* the soft maximum of two sums, `weighing.fit`, without the novelty of the text, as it shipped on 2026-11-27;
+* one sum without it, its weights from a grid, one after the other: what shipped before;
 * one sum, a ridge logistic regression of all signals, its strength chosen by cross-fitting (folds of whole
-  items), with and without novelty and the readers' disagreement; the same for the row without attention.
+  items), with and without the readers' disagreement; the same for the row without attention.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ import numpy as np
 import quality_scores
 import typer
 from quality_figures import FUSION, UNATTENDED, by_grade, mean_quality
-from quality_novelty import DISTANCE, RARITY
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -40,9 +37,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-NOVELTY: Final = (RARITY, DISTANCE)
 DISAGREEMENT: Final = f"{FUSION}: readers disagree"
-_NOVELTY_WEIGHTS: Final = (0.0, -1.0, -2.0, -4.0, -8.0, -16.0)
 _STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1)
 _GRID: Final = {
     "similarity": tuple(range(0, 25, 2)),
@@ -54,23 +49,13 @@ _FOLDS: Final = 5
 _STEPS: Final = 30
 
 
-def with_novelty(scores: Scores) -> Floats:
-    """Return what was measured, and novelty beside it, one weight after the other."""
-    validation, test = scores.validation, scores.test
-    chosen, found = validation.methods[FUSION], test.methods[FUSION]
-    for name in NOVELTY:
-        column = validation.signals[name]
-        weight = max(_NOVELTY_WEIGHTS, key=lambda w, c=chosen, n=column: mean_quality(validation, c + w * n))  # type: ignore[misc]
-        chosen, found = chosen + weight * column, found + weight * test.signals[name]
-    return np.asarray(found)
-
-
 def two_sums(scores: Scores, row: str) -> Floats:
-    """Return the logits that `weighing.fit` gives of a row's signals."""
+    """Return the logits that `weighing.fit` gives of a row's signals but novelty."""
     pairs = _fitted_on(scores)
     known = evaluate.Pairs(pairs.text, pairs.shown, pairs.label, pairs.difference)
-    signals = Evidence(*(column[~scores.validation.choosing] for column in _evidence(scores.validation, row)))
-    return weighing.combined(_evidence(scores.test, row), weighing.fit(signals, known))
+    validation, test = (_without_novelty(part, row) for part in (scores.validation, scores.test))
+    signals = Evidence(*(column[~scores.validation.choosing] for column in validation))
+    return weighing.combined(test, weighing.fit(signals, known))
 
 
 def grid(scores: Scores, row: str) -> Floats:
@@ -142,13 +127,12 @@ def table(scores: Scores) -> list[str]:
     beside = [name for name in scores.test.signals if name.startswith(f"{UNATTENDED}: ") and "fusion" not in name]
     ways: dict[str, Callable[[], NDArray[np.floating]]] = {
         f"{FUSION}, as measured": lambda: scores.test.methods[FUSION],
-        "two sums": lambda: two_sums(scores, FUSION),
+        "two sums without novelty": lambda: two_sums(scores, FUSION),
         "one sum, grid": lambda: grid(scores, FUSION),
-        "with novelty of the text": lambda: with_novelty(scores),
         "ridge": lambda: ridge(scores, own),
-        "ridge, with disagreement and novelty": lambda: ridge(scores, [*own, DISAGREEMENT, *NOVELTY]),
+        "ridge, with disagreement": lambda: ridge(scores, [*own, DISAGREEMENT]),
         f"{UNATTENDED}, as measured": lambda: scores.test.methods[UNATTENDED],
-        f"{UNATTENDED}, two sums": lambda: two_sums(scores, UNATTENDED),
+        f"{UNATTENDED}, two sums without novelty": lambda: two_sums(scores, UNATTENDED),
         f"{UNATTENDED}, ridge": lambda: ridge(scores, beside),
     }
     present = by_grade(scores.test)
@@ -180,15 +164,16 @@ def _fitted_on(scores: Scores) -> ScoredPairs:
     return replace(pairs, **columns, methods={}, signals={})
 
 
-def _evidence(pairs: ScoredPairs, row: str) -> Evidence:
-    """Return a row's signals as the model has them."""
+def _without_novelty(pairs: ScoredPairs, row: str) -> Evidence:
+    """Return a row's signals as the model has them, but the novelty of texts."""
     said = {name.removeprefix(f"{row}: "): of for name, of in pairs.signals.items() if name.startswith(f"{row}: ")}
 
     def beside(kind: str) -> NDArray[np.float32]:
         found = [of for name, of in said.items() if name.startswith(kind)]
         return np.stack(found, axis=1) if found else np.zeros((len(pairs.label), 0), np.float32)
 
-    columns = said["fusion"], beside("surprise"), said["similarity"], beside("denied")
+    unsaid = np.zeros((len(pairs.label), 0))
+    columns = said["fusion"], beside("surprise"), said["similarity"], beside("denied"), unsaid
     return Evidence(*(column.astype(np.float32) for column in columns))
 
 

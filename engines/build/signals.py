@@ -38,12 +38,13 @@ class Part:
 
 
 class Evidence(NamedTuple):
-    """What a model says of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,), (M, 2)."""
+    """What a model says of M pairs: as `compact.Signals`, float32 arrays (M,), (M, F), (M,), (M, 2), (M, 1)."""
 
     fusion: NDArray[np.float32]
     surprise: NDArray[np.float32]
     similarity: NDArray[np.float32]
     denial: NDArray[np.float32]
+    novelty: NDArray[np.float32]
 
     def columns(self) -> NDArray[np.float32]:
         """Return all signals side by side, (M, S), as `compact.Signals.columns`."""

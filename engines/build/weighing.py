@@ -19,6 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines import calibration
 from engines.build import evaluate
+from engines.build.models import compact
 from engines.build.models.compact import either
 from engines.build.recipe import PREVALENCE
 from engines.build.signals import all_signals
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from engines.build.models import compact
     from engines.build.signals import Evidence, Part
 
 DRAWS: Final = 3
 """Of validation pairs, so that no weight hangs on what one draw happened to show."""
 
-_FUSION, _SIMILARITY, _SURPRISE, _DENIAL = (1.3, 0.0), (0.0, 1.2), (0.1, 0.0), (0.0, 0.1)
+_DRAWN_TO: Final = (1.3, 0.0), (0.0, 1.2), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)
+"""Fusion, similarity, each surprise, each denial, novelty, in both ways, where every signal has mean 0, deviation 1."""
+
 _BIASES: Final = (-1.8, -5.0)
-"""What weights, those of a signal in both ways, and biases are drawn to, where every signal has mean 0, deviation 1."""
 
 _STRENGTH: Final = 0.15  # of the pull on weights, of so many products as one, at the usual prevalence
 _OF_BIASES: Final = 0.2  # of that: where pairs teach nothing of one way, it stays within reach
-_MOST: Final = (4.0, 40.0, 1.0, 0.4)
-"""What fusion's logit, a cosine, a nat of surprise and one of denial weigh at most, however little they vary."""
+_MOST: Final = (4.0, 40.0, 1.0, 0.4, 40.0)
+"""What fusion's logit, a cosine, a nat of surprise, one of denial, and a cosine weigh at most, if they hardly vary."""
 
 _STEPS: Final = 300
 _LEARNING_RATE: Final = 0.05
@@ -70,7 +71,12 @@ def weigh(
     """
     pairs = several(part, range(seed, seed + DRAWS))
     pairs = pairs if products is None else evaluate.of_products(pairs, products)
-    found = fit(all_signals(model.signals, part, pairs), pairs, prevalence)
+    if model.config.known_texts:
+        model.most_novel.fill_(compact.MOST_NOVEL)
+    signals = all_signals(model.signals, part, pairs)
+    if model.config.known_texts:
+        model.most_novel.fill_(float(signals.novelty.max()))
+    found = fit(signals, pairs, prevalence)
     model.signal_weights.copy_(torch.from_numpy(found.weights))
     model.signal_biases.copy_(torch.from_numpy(found.biases))
 
@@ -85,11 +91,10 @@ def fit(signals: Evidence, pairs: evaluate.Pairs, prevalence: float = PREVALENCE
     heard, deviation = deviation > _SILENT, deviation.clamp(min=_SILENT)
     standardised = (columns - center) / deviation
     label, counted = torch.from_numpy(pairs.label.astype(np.float64)), torch.from_numpy(_counted(pairs, prevalence))
-    facets, denials = signals.surprise.shape[1], signals.denial.shape[1]
-    drawn_to = torch.tensor([_FUSION, _SIMILARITY, *[_SURPRISE] * facets, *[_DENIAL] * denials], dtype=torch.float64).T
-    fusion, similarity, surprise, denial = _MOST
-    most = deviation * torch.tensor([fusion, similarity, *[surprise] * facets, *[denial] * denials])
-    drawn_to = torch.minimum(drawn_to * heard, most)
+    counts = [1, 1, *(of.shape[1] for of in (signals.surprise, signals.denial, signals.novelty))]
+    kinds = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    most = deviation * torch.tensor(_MOST, dtype=torch.float64)[kinds]
+    drawn_to = torch.minimum(torch.tensor(_DRAWN_TO, dtype=torch.float64)[kinds].T * heard, most)
     drawn_biases = torch.tensor(_BIASES, dtype=torch.float64)
     pull = _STRENGTH / len(np.unique(pairs.product)) * min(prevalence, 1 - prevalence) / PREVALENCE
     weights = drawn_to.clone().requires_grad_()

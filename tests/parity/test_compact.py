@@ -14,7 +14,7 @@ from engines.build import export, weighing
 from engines.build.assemble import Source
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import ImageBackbone, text_tokenizer
-from engines.build.models.compact import CompactConfig, CompactFusion, Looked, Reader
+from engines.build.models.compact import TEXT_STATES, CompactConfig, CompactFusion, Looked, Reader
 from engines.build.signals import Evidence
 from engines.contract import AttributeColumns, Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
@@ -28,7 +28,16 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 TOKENS = 8
 IMAGE, TEXT = ImageSpec(height=256, width=256), TextSpec(max_tokens=TOKENS, fields=("title",))
 CONFIG = CompactConfig(
-    max_tokens=TOKENS, width=32, layers=2, heads=2, joint=16, readers=2, facets=(3, 5), tags=12, taggers=2
+    max_tokens=TOKENS,
+    width=32,
+    layers=2,
+    heads=2,
+    joint=16,
+    readers=2,
+    facets=(3, 5),
+    tags=12,
+    taggers=2,
+    known_texts=3,
 )
 MANIFEST = manifest(inputs=export.input_specs(IMAGE, TEXT), image=IMAGE, text=TEXT)
 
@@ -42,6 +51,7 @@ def pair(
     model = CompactFusion(replace(CONFIG, facets=request.param), pretrained=False).eval()
     model.signal_weights.copy_(torch.rand(model.signal_weights.shape))
     model.signal_biases.copy_(torch.tensor([-2.0, -5.0]))
+    model.remember([(torch.randn(3, TOKENS, TEXT_STATES), torch.ones(3, TOKENS))])
     for tagger in model.each_tagger():
         tagger.tag_of[torch.arange(0, 30000, 50)] = torch.arange(600) % CONFIG.tags
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
@@ -75,6 +85,20 @@ def test_logit_is_what_weighing_makes_of_the_signals(pair: tuple[CompactFusion, 
         logits = model(pixels, ids, mask).numpy()
     assert np.ptp(logits) > 1e-3
     np.testing.assert_allclose(logits, weighing.combined(signals, weighing.weights_of(model)), rtol=1e-4, atol=1e-4)
+
+
+def test_novelty_is_how_far_the_nearest_known_text_is() -> None:
+    """What stands behind the mask is not read; no text is further than any that was weighed."""
+    states = torch.zeros(3, 2, TEXT_STATES)
+    states[0, 0, 0] = states[1, 0, 1] = states[2, 0, 2] = 2.0  # three texts that have nothing in common
+    states[1, 1, 0] = 2.0  # and a second word, as the first's
+    short, long = torch.tensor([[1, 0]] * 3), torch.tensor([[1, 1]] * 3)
+    model = CompactFusion(replace(CONFIG, known_texts=1), pretrained=False)
+    model.remember([(states[:1], short[:1])])
+    torch.testing.assert_close(model.novelty(states, short)[:, 0], torch.tensor([0.0, 1.0, 1.0]))
+    torch.testing.assert_close(model.novelty(states, long)[:, 0], torch.tensor([0.0, 1 - 0.5**0.5, 1.0]))
+    model.most_novel.fill_(0.4)
+    torch.testing.assert_close(model.novelty(states, short)[:, 0], torch.tensor([0.0, 0.4, 0.4]))
 
 
 def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engines.build.models.compact import Signals
 
 CONFIG = CompactConfig(
-    image_size=64, max_tokens=8, width=32, heads=2, joint=16, readers=1, taggers=1, tags=4, facets=(3,)
+    image_size=64, max_tokens=8, width=32, heads=2, joint=16, readers=1, taggers=1, tags=4, known_texts=2, facets=(3,)
 )
 
 
@@ -57,6 +57,7 @@ def model(seed: int) -> CompactFusion:
     made = CompactFusion(CONFIG, pretrained=False).eval()
     for tagger in made.each_tagger():
         tagger.tag_of[:4] = torch.arange(4)
+    made.remember([(torch.randn(2, 8, 384), torch.ones(2, 8))])
     return made
 
 
@@ -82,6 +83,8 @@ def test_unattended_has_the_encoders_signals_and_the_taggers_but_no_fusion() -> 
     encoder.taggers = fused.taggers
     torch.testing.assert_close(told.denial, signals(encoder).denial)
     assert not torch.equal(told.denial, plain.denial)
+    assert torch.equal(told.novelty, plain.novelty)
+    assert told.novelty.any()
     assert isinstance(found.taggers, nn.ModuleList)
 
 
@@ -138,7 +141,7 @@ def test_scoring_of_pairs_is_no_training(tmp_path: Path, monkeypatch: pytest.Mon
 
         return work
 
-    said = Evidence(*(np.zeros(shape) for shape in (4, (4, 0), 4, (4, 0))))
+    said = Evidence(*(np.zeros(shape) for shape in (4, (4, 0), 4, (4, 0), (4, 0))))
     run = Run(tmp_path, {}, now=lambda: now[0])
     bench: Any = SimpleNamespace(
         run=run,
@@ -155,7 +158,7 @@ def test_scoring_of_pairs_is_no_training(tmp_path: Path, monkeypatch: pytest.Mon
         quality_methods.weighing, "weights_of", takes(0, weighing.Weights(np.zeros((2, 2)), np.zeros(2)))
     )
     monkeypatch.setattr(quality_methods.weighing, "combined", takes(0, np.zeros(4)))
-    untagged = CompactFusion(replace(CONFIG, taggers=0, tags=0, facets=()), pretrained=False)
+    untagged = CompactFusion(replace(CONFIG, taggers=0, tags=0, known_texts=0, facets=()), pretrained=False)
     with run.stage(FUSION):
         now[0] += 10
         quality_methods._weighed(bench, FUSION, untagged)

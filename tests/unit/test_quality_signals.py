@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import quality_signals
 from quality_figures import FUSION, mean_quality
-from quality_novelty import distance, rare_tokens
 from quality_scores import ScoredPairs, Scores
 
-from engines.build.texts import Texts
 from tests import scored_pairs
 
 
@@ -23,19 +21,8 @@ def test_fit_ridge_finds_the_weights_that_made_the_labels() -> None:
     assert np.abs(quality_signals.fit_ridge(columns, label, np.ones(4000), 10.0)).max() < 0.1
 
 
-def test_novelty_of_a_text_is_of_tokens_and_neighbours_that_training_has() -> None:
-    """Of three tokens one is in few texts and one in none; the padding is none; one vector is known, one is not."""
-    ids = np.array([[1, 2, 0]] * 8 + [[1, 3, 0]] * 7, dtype=np.int32)
-    known = Texts(ids, (ids > 0).astype(np.int32))
-    asked = np.array([[1, 3, 9], [1, 2, 0]], dtype=np.int32)
-    own = Texts(asked, (asked > 0).astype(np.int32))
-    np.testing.assert_allclose(rare_tokens(known, own), [2 / 3, 0])
-    vectors = np.array([[2, 0], [0, 3]], dtype=np.float32)
-    np.testing.assert_allclose(distance(vectors[:1], vectors), [0, 1], atol=1e-6)
-
-
 def with_signals() -> Scores:
-    """Return pairs of which fusion is misled by new texts, and a second signal knows something else."""
+    """Return pairs of which fusion is misled by new texts, and similarity and novelty know something else."""
     parts = (scored_pairs.pairs(0, draws=2), scored_pairs.pairs(1))
     for number, part in enumerate(parts):
         new = np.random.default_rng(number).random(scored_pairs.PRODUCTS) < 0.1
@@ -45,8 +32,7 @@ def with_signals() -> Scores:
             {
                 f"{FUSION}: fusion": fusion,
                 f"{FUSION}: similarity": -scored_pairs.noisy(part, 0.5, 20 + number),
-                "text: rare tokens": new[part.text].astype(np.float64),
-                "text: distance": np.zeros(len(part.label)),
+                f"{FUSION}: novelty": new[part.text].astype(np.float32),
             }
         )
     return Scores(*parts)
@@ -57,11 +43,13 @@ def quality(part: ScoredPairs, score: np.ndarray) -> float:
     return mean_quality(part, score)
 
 
-def test_novelty_takes_new_texts_down_on_products_it_was_not_fitted_on() -> None:
-    """One text in ten is new and looks wrong whatever it is shown with: its rarity undoes that."""
+def test_ridge_hears_the_novelty_that_two_sums_are_not_told() -> None:
+    """One text in ten is new and looks wrong whatever it is shown with."""
     scores = with_signals()
-    shipped = quality(scores.test, scores.test.methods[FUSION])
-    assert quality(scores.test, quality_signals.with_novelty(scores)) > shipped + 0.05
+    names = [f"{FUSION}: {name}" for name in ("fusion", "similarity", "novelty")]
+    assert quality(scores.test, quality_signals.ridge(scores, names)) > 0.05 + quality(
+        scores.test, quality_signals.two_sums(scores, FUSION)
+    )
 
 
 def test_ridge_of_two_signals_finds_more_than_either() -> None:

@@ -66,9 +66,9 @@ def two_ways(products: int, seed: int) -> tuple[Evidence, evaluate.Pairs]:
     columns = generator.normal(size=(4, len(difference))).astype(np.float32)
     columns[0] += 4 * (difference == DETAIL)
     columns[1] += 4 * (difference == WHOLE)
-    denial = np.zeros((len(difference), 0), np.float32)
-    signals = Evidence(fusion=columns[0], surprise=columns[2:], similarity=-columns[1] / 10, denial=denial)
-    signals = signals._replace(surprise=np.ascontiguousarray(columns[2:].T))
+    nothing = np.zeros((len(difference), 0), np.float32)
+    surprise = np.ascontiguousarray(columns[2:].T)
+    signals = Evidence(columns[0], surprise, similarity=-columns[1] / 10, denial=nothing, novelty=nothing)
     product = np.tile(np.arange(products), 3)
     return signals, evaluate.Pairs(product, product, (difference != "match").astype(np.int64), difference)
 
@@ -132,6 +132,26 @@ def test_the_fewer_products_the_less_is_learned_from_each() -> None:
     scale = signals.columns().std(axis=0)
     away = [np.abs(weighing.fit(signals, drawn).weights[0, 0] * scale[0] - 1.3) for drawn in (few, pairs)]
     assert away[0] < 0.8 * away[1]
+
+
+def with_new_texts(products: int, seed: int) -> tuple[Evidence, evaluate.Pairs]:
+    """Return pairs of which one text in ten is new, and looks wrong with whatever picture."""
+    signals, pairs = two_ways(products, seed)
+    new = np.random.default_rng(seed).random(products) < 0.1
+    novelty = np.where(new, 0.3, 0.1).astype(np.float32)[pairs.product, None]
+    return signals._replace(fusion=signals.fusion + 20 * (novelty[:, 0] - 0.1), novelty=novelty), pairs
+
+
+def test_a_text_like_none_before_needs_more_to_be_called_wrong() -> None:
+    """Where new texts look wrong, their novelty weighs against it; where they do not, it weighs next to nothing."""
+    signals, pairs = with_new_texts(400, 1)
+    asked, others = with_new_texts(4000, 2)
+    found = weighing.fit(signals, pairs)
+    without = weighing.combined(asked, found._replace(weights=found.weights * [1, 1, 1, 1, 0]))
+    gained = weighing.mean_recall(weighing.combined(asked, found), others) - weighing.mean_recall(without, others)
+    assert gained > 0.1
+    harmless = weighing.fit(two_ways(400, 1)[0]._replace(novelty=signals.novelty), pairs)
+    assert harmless.weights[0, 4] < 0.1 * found.weights[0, 4]
 
 
 def test_a_signal_that_is_always_the_same_has_no_weight() -> None:

@@ -11,6 +11,9 @@ absurd swaps best; for each facet (color, product type, ...) the surprise of see
 text states another value; and how far the words that the picture should have deny those that it has
 (`engines.build.models.tagger`).
 
+A text like none that was trained on makes its own picture look wrong, too: its novelty, the distance to the nearest
+training text, speaks against a mismatch.
+
 A picture is wrong in a detail, or it is of something else altogether, and each way shows in other signals: the logit is
 the soft maximum of two weighted sums. Their weights are fitted on held-out pairs (`engines.build.weighing`), never
 trained, so that the fusion layers cannot lean on the other signals.
@@ -52,6 +55,9 @@ _CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_chann
 WAYS: Final = 2
 """In which a picture is wrong: in a detail, and altogether."""
 
+MOST_NOVEL: Final = 2.0
+"""As far as a cosine goes: until weights are fitted, novelty has no bound."""
+
 _SUMMARY: Final = 256
 _SUMMARY_TOKENS: Final = 2
 _MASKED: Final = -1e4  # added to what must not count: no weight, and still finite in 16 bits
@@ -82,19 +88,21 @@ class Looked(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What speaks for a mismatch (`fusion`, `surprise`, `denial`) and against it (`similarity`).
+    """What speaks for a mismatch (`fusion`, `surprise`, `denial`) and against it (`similarity`, `novelty`).
 
-    (B,), (B, F), (B,), (B, 2); a single reader says nothing of the denial, (B, 0).
+    (B,), (B, F), (B,), (B, 2), (B, 1); a single reader says nothing of denial and novelty, (B, 0).
     """
 
     fusion: Tensor
     surprise: Tensor
     similarity: Tensor
     denial: Tensor
+    novelty: Tensor
 
     def columns(self) -> Tensor:
         """Return all signals side by side, each the greater the less the pair matches: fusion first, (B, S)."""
-        return torch.cat([self.fusion[:, None], -self.similarity[:, None], self.surprise, self.denial], dim=1)
+        alone = self.fusion[:, None], -self.similarity[:, None]
+        return torch.cat([*alone, self.surprise, self.denial, -self.novelty], dim=1)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class CompactConfig:
     """Sizes of what is ours: 1.1 M parameters a reader, beside the backbones' 2.9 M and 22.6 M.
 
     `facets` says how many values each facet of the catalogue has (`engines.build.facets`), `tags` how many words the
-    taggers know (`engines.build.tagging`).
+    taggers know (`engines.build.tagging`), `known_texts` how many training texts novelty is told from.
     """
 
     image_size: int = 256
@@ -115,6 +123,7 @@ class CompactConfig:
     readers: int = 4
     taggers: int = 3
     tags: int = 0
+    known_texts: int = 0
     facets: tuple[int, ...] = ()
     attributes: AttributeSpec | None = None
 
@@ -128,6 +137,8 @@ class CompactFusion(nn.Module):
 
     signal_weights: Tensor
     signal_biases: Tensor
+    known_texts: Tensor
+    most_novel: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -141,9 +152,12 @@ class CompactFusion(nn.Module):
         count = config.taggers if config.tags else 0
         pooled = pooled_size(self.palette.size)
         self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
-        signals = 2 + len(config.facets) + (DENIALS if count else 0)
+        signals = 2 + len(config.facets) + (DENIALS if count else 0) + (1 if config.known_texts else 0)
         self.register_buffer("signal_weights", torch.eye(WAYS, signals))
         self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))  # fusion alone, until they are fitted
+        if config.known_texts:
+            self.register_buffer("known_texts", torch.zeros(config.known_texts, TEXT_STATES))
+            self.register_buffer("most_novel", torch.tensor(MOST_NOVEL))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -179,11 +193,21 @@ class CompactFusion(nn.Module):
         """Return what the readers say on average of pictures and of texts' states (B, T, 384), and the taggers."""
         each = [reader(sight, input_ids, states, mask, attributes) for reader in self.each_reader()]
         signals = Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
+        if self.config.known_texts:
+            signals = signals._replace(novelty=self.novelty(states, mask))
         if not len(self.taggers):
             return signals
         pooled = pool(sight)
         tags = torch.stack([tagger(pooled) for tagger in self.each_tagger()]).mean(dim=0)
         return signals._replace(denial=self.each_tagger()[0].denial(tags, input_ids, mask))
+
+    def novelty(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Return 1 - the cosine of texts to the nearest known one, (B, 1), and no more than held-out texts have shown.
+
+        What is further away than all of them, as another language is, was never weighed.
+        """
+        nearest = (text_vector(states, mask) @ self.known_texts.T).amax(dim=1, keepdim=True)
+        return torch.minimum(1 - nearest, self.most_novel)
 
     def standardise_by(self, sights: Iterable[Sight]) -> None:
         """Set the mean and deviation of all pooled features from those of a training set."""
@@ -192,6 +216,12 @@ class CompactFusion(nn.Module):
         for one in standardised:
             one.center.copy_(pooled.mean(dim=0))
             one.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
+
+    def remember(self, texts: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Know these texts, states (B, T, 384) and mask (B, T), of which there are as many as the config says."""
+        vectors = [text_vector(states, mask) for states, mask in texts]
+        if vectors:
+            self.known_texts.copy_(torch.cat(vectors))
 
 
 class Reader(nn.Module):
@@ -252,7 +282,8 @@ class Reader(nn.Module):
         text, known = self.read(states, mask, attributes)
         similarity = (self.image_embedding(looked) * self.text_embedding(text, known)).sum(dim=-1)
         fusion, surprise = self.compare(looked.tokens, text, known), self.surprise(looked, states, mask)
-        return Signals(fusion, surprise, similarity, states.new_zeros(states.shape[0], 0))
+        nothing = states.new_zeros(states.shape[0], 0)
+        return Signals(fusion, surprise, similarity, denial=nothing, novelty=nothing)
 
     def look(self, sight: Sight) -> Looked:
         """Return tokens of the cells and of the whole picture, and what the picture shows of each facet."""
@@ -320,6 +351,12 @@ def either(ways: Tensor) -> Tensor:
     """Return the soft maximum, log(e^a + e^b), of the two columns (B, 2); finite wherever they are."""
     greater: Tensor = torch.maximum(ways[:, 0], ways[:, 1])
     return greater + F.softplus(-(ways[:, 0] - ways[:, 1]).abs())
+
+
+def text_vector(states: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of texts' states (B, T, 384) as unit vectors (B, 384)."""
+    real = mask.to(states.dtype)[:, :, None]
+    return F.normalize((states * real).sum(dim=1) / real.sum(dim=1), dim=-1)
 
 
 def pool(sight: Sight) -> Tensor:
