@@ -73,7 +73,7 @@ Threads = Annotated[
     int,
     typer.Option(
         min=1,
-        help="CPU threads; so many of compact's readers are trained at a time, where there is no GPU.",
+        help="CPU threads; at most so many of compact's readers are trained at a time, where there is no GPU.",
     ),
 ]
 Attributes = Annotated[

@@ -27,7 +27,7 @@ from engines.build.retrain.decision import Decision, Manifests, Observed
 from engines.build.retrain.frozen import BENCHMARK, LABELS
 from engines.build.retrain.paired import Answers
 from engines.catalogs import judged
-from engines.errors import ParityExceeded, ReleaseNotRestorable
+from engines.errors import ParityExceeded, ReleaseNotRestorable, TrainingEnded
 from tests import retraining, tiny_release
 from tests.killed import Point
 
@@ -306,6 +306,21 @@ def test_challenger_that_learned_a_poisoned_slice_is_refused(world: World, tmp_p
     for test in decision.slices:
         lost[test.name] += test.lost  # recall, and false alarms: Youden's index
     assert lost[home] > lost["benchmark, category: Office"]
+
+
+@pytest.mark.slow
+def test_training_that_was_ended_decides_nothing(
+    world: World, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its labels are used up by a decision only: a process that the kernel killed says nothing of a challenger."""
+
+    def ended(*_: object, **__: object) -> Source:
+        raise TrainingEnded("SIGKILL killed it")
+
+    monkeypatch.setattr(tune_small, "tune", ended)
+    with Progress(disable=True) as progress, pytest.raises(TrainingEnded):
+        run.retrain(retraining.retraining(world, labels, tmp_path / "run"), progress)
+    assert not (tmp_path / "run" / run.DECISION_FILE).exists()
 
 
 @pytest.mark.slow

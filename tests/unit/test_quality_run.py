@@ -58,7 +58,7 @@ def test_run_counts_a_finished_stage_once(tmp_path: Path) -> None:
 
 
 def test_run_leaves_out_what_is_skipped(tmp_path: Path) -> None:
-    """A learning curve is no part of training."""
+    """What is measured between two stages is no part of either."""
     clock = Clock()
     run = Run(tmp_path, {"seed": 0}, clock)
     with run.stage("training"):
