@@ -101,7 +101,9 @@ def source_of_own(family: str, *, seed: int = 0) -> Source:
     made: nn.Module
     if family == compact.FAMILY:
         sizes = {"width": WIDTH, "heads": 2, "joint": 16, "readers": 1, "facets": (3, 2), "taggers": 1, "tags": 5}
-        made = compact.CompactFusion(compact.CompactConfig(image_size=64, max_tokens=TOKENS, **sizes), pretrained=False)
+        config = compact.CompactConfig(image_size=64, max_tokens=TOKENS, known_texts=4, **sizes)
+        made = compact.CompactFusion(config, pretrained=False)
+        made.remember([(torch.randn(4, TOKENS, compact.TEXT_STATES), torch.ones(4, TOKENS))])
         image = ImageSpec(height=64, width=64)
     else:
         config = small.SmallConfig(words.get_vocab_size(), SIZE, TOKENS, (4, 8, 8, 16), width=WIDTH, layers=2, heads=2)

@@ -11,6 +11,7 @@ import orjson
 import pytest
 import torch
 from rich.progress import Progress
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from engines import golden, releases
@@ -115,6 +116,10 @@ def test_adapt_publishes_a_release_that_runs_and_others_begin_with(
     assert len(list((tmp_path / "work").glob("checkpoint-*.pt"))) == 2  # one for each reader
     assert not [path for path in (tmp_path / "work").iterdir() if path.is_dir()], "features are kept"
     assert manifest.provenance["warm_start_sha256"] is None, "what ships is of other sizes"
+    trained = load_file(release / releases.WEIGHTS_FILE)
+    assert len(trained["known_texts"]) == manifest.provenance["products"]
+    torch.testing.assert_close(trained["known_texts"].norm(dim=1), torch.ones(manifest.provenance["products"]))
+    assert 0 < trained["most_novel"] < 1, "held-out texts are near to known ones"
 
     file = tmp_path / "begun.safetensors"
     asked = ["warm-start", str(release), str(tmp_path / "shop"), "--out", str(file)]
