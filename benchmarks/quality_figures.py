@@ -216,7 +216,7 @@ def _seconds(facts: dict[str, Any]) -> list[str]:
     listed = "; ".join(f"{name} {spent / 60:.1f}" for name, spent in seconds.items())
     lines = [
         f"Minutes, with {facts['threads']} CPU thread(s): {listed}. Features and {FUSION} together, which is what",
-        f"training an engine takes, and its learning curves: **{needed:.1f}** (to be at most {BUDGET_MINUTES} on two cores).",
+        f"training an engine takes, with its curves: **{needed:.1f}** (to be at most {BUDGET_MINUTES} on two cores).",
     ]
     if not facts["seconds_whole"]:
         lines.append("Some of the work is of an earlier run, whose time is not known: these are too few.")
