@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,7 +16,7 @@ from engines.build import evaluate, features, grades, room, sources, tagging, tr
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
-from engines.build.features import PART_FOLDERS, extract, extract_reworded, said, size_bytes
+from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes, text_vectors
 from engines.build.finetune import LOGGED, Step, chunks
 from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from engines.build.dataset import Catalog
     from engines.build.recipe import AdaptRecipe
     from engines.contract import AttributeColumns
-
-_KNOWN_TEXTS: Final = 8192  # at most, of 1.5 kB each in a release: texts of a larger catalogue are near to one of these
 
 
 @dataclass(frozen=True)
@@ -187,7 +185,8 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
-    config = _config(recipe, facets, columns, tags=len(tokens), known_texts=min(len(parts[0].products), _KNOWN_TEXTS))
+    known = min(len(parts[0].products), compact.MOST_KNOWN)
+    config = _config(recipe, facets, columns, tags=len(tokens), known_texts=known)
     start = None if recipe.from_scratch else _start(config, parts, progress)
     recipe = recipe if start is None else recipe.warm()
     model = fresh(config, recipe.seed, start)
@@ -244,9 +243,7 @@ def standardise(model: compact.CompactFusion, training: Part) -> None:
     """Tell an untrained model how large its inputs are, and which texts it is going to know."""
     pictures = training.catalog.first_picture[:-1]
     model.standardise_by(training.features.as_they_are(part) for part in chunks(pictures))
-    known = np.linspace(0, len(training.catalog.products) - 1, model.config.known_texts).astype(np.int64)
-    texts = (said(training.features, part) for part in chunks(known))
-    model.remember((text.states, text.mask) for text in texts)
+    model.remember(text_vectors(training.features))
     for reader in model.each_reader():
         if reader.resampler is not None and training.texts.attributes is not None:
             reader.resampler.standardise_by(torch.from_numpy(training.texts.attributes))

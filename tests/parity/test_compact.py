@@ -14,7 +14,7 @@ from engines.build import export, weighing
 from engines.build.assemble import Source
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import ImageBackbone, text_tokenizer
-from engines.build.models.compact import TEXT_STATES, CompactConfig, CompactFusion, Looked, Reader
+from engines.build.models.compact import TEXT_STATES, CompactConfig, CompactFusion, Looked, Reader, text_vector
 from engines.build.signals import Evidence
 from engines.contract import AttributeColumns, Batch, ImageSpec, TextSpec
 from engines.runtime.onnx import OnnxEngine
@@ -51,7 +51,7 @@ def pair(
     model = CompactFusion(replace(CONFIG, facets=request.param), pretrained=False).eval()
     model.signal_weights.copy_(torch.rand(model.signal_weights.shape))
     model.signal_biases.copy_(torch.tensor([-2.0, -5.0]))
-    model.remember([(torch.randn(3, TOKENS, TEXT_STATES), torch.ones(3, TOKENS))])
+    model.remember(torch.nn.functional.normalize(torch.randn(3, TEXT_STATES), dim=1))
     for tagger in model.each_tagger():
         tagger.tag_of[torch.arange(0, 30000, 50)] = torch.arange(600) % CONFIG.tags
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
@@ -94,7 +94,7 @@ def test_novelty_is_how_far_the_nearest_known_text_is() -> None:
     states[1, 1, 0] = 2.0  # and a second word, as the first's
     short, long = torch.tensor([[1, 0]] * 3), torch.tensor([[1, 1]] * 3)
     model = CompactFusion(replace(CONFIG, known_texts=1), pretrained=False)
-    model.remember([(states[:1], short[:1])])
+    model.remember(text_vector(states[:1], short[:1]))
     torch.testing.assert_close(model.novelty(states, short)[:, 0], torch.tensor([0.0, 1.0, 1.0]))
     torch.testing.assert_close(model.novelty(states, long)[:, 0], torch.tensor([0.0, 1 - 0.5**0.5, 1.0]))
     model.most_novel.fill_(0.4)

@@ -32,7 +32,9 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SIDE = 32
 IMAGE, TEXT = ImageSpec(height=SIDE, width=SIDE), TextSpec(max_tokens=8, fields=("title", "color"))
-CONFIG = CompactConfig(image_size=SIDE, max_tokens=8, width=32, heads=2, joint=16, dropout=0.0, readers=2, facets=(3,))
+CONFIG = CompactConfig(
+    image_size=SIDE, max_tokens=8, width=32, heads=2, joint=16, dropout=0.0, readers=2, known_texts=2, facets=(3,)
+)
 RECIPE = RetrainRecipe(seed=0, steps=6, replayed=4, confirmed=4, doubted=4)
 
 
@@ -88,8 +90,8 @@ def test_tuning_moves_what_compares_and_leaves_what_tells_facets(
         )
         if not torch.equal(value, other)
     }
-    assert {name.split(".")[0] for name in moved} == {"readers", "signal_biases"}
-    moved.remove("signal_biases")
+    assert {name.split(".")[0] for name in moved} == {"readers", "signal_biases", "known_texts"}
+    moved -= {"signal_biases", "known_texts"}
     assert not {name for name in moved if name.split(".")[2] in {"summary", "shown", "stated", "center", "deviation"}}
     assert {name.split(".")[1] for name in moved} == {"0", "1"}
     with pytest.raises(CutError):
@@ -98,6 +100,24 @@ def test_tuning_moves_what_compares_and_leaves_what_tells_facets(
     assert 1 not in seen, "the first reader is not trained again"
     for name, value in whole.model.state_dict().items():
         torch.testing.assert_close(again.model.state_dict()[name], value)
+
+
+def test_what_was_learned_from_is_no_longer_new(source: Source, learned: Taught, tmp_path: Path) -> None:
+    """Texts of what people have confirmed are known beside those of before, each once, and the sizes say so."""
+    tuned, _ = _tune(source, learned, tmp_path / "tuned")
+    model, before = tuned.model, source.model
+    assert isinstance(model, CompactFusion)
+    assert isinstance(before, CompactFusion)
+    known = model.known_texts
+    assert torch.equal(known[:2], before.known_texts)
+    assert 2 < len(known) <= 2 + len(learned.replayed.catalog.products) + len(learned.matches.catalog.products)
+    assert tuned.provenance["model"]["known_texts"] == len(known)
+    texts = tuned.encode(learned.matches.catalog)
+    ids, mask = torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)
+    with torch.no_grad():
+        states = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state
+        assert model.novelty(states, mask).max() < 1e-3
+        assert before.novelty(states, mask).min() > 0.1
 
 
 def test_weights_hold_what_was_trained_and_bring_it_back(source: Source, tmp_path: Path) -> None:

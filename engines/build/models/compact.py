@@ -28,7 +28,7 @@ encoder with cross-attention as image-text matcher); Lakshminarayanan et al. 201
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
@@ -54,6 +54,9 @@ _CELL: Final = 32  # pixels a side of one image token
 _CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_channels  # of a cell, beside its colors
 WAYS: Final = 2
 """In which a picture is wrong: in a detail, and altogether."""
+
+MOST_KNOWN: Final = 8192
+"""Texts, of 1.5 kB each in a release: those of a larger catalogue are near to one of these."""
 
 MOST_NOVEL: Final = 2.0
 """As far as a cosine goes: until weights are fitted, novelty has no bound."""
@@ -217,11 +220,11 @@ class CompactFusion(nn.Module):
             one.center.copy_(pooled.mean(dim=0))
             one.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
 
-    def remember(self, texts: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Know these texts, states (B, T, 384) and mask (B, T), of which there are as many as the config says."""
-        vectors = [text_vector(states, mask) for states, mask in texts]
-        if vectors:
-            self.known_texts.copy_(torch.cat(vectors))
+    def remember(self, vectors: Tensor) -> None:
+        """Know these texts, vectors (K, 384), in place of those before; of too many, `MOST_KNOWN` from end to end."""
+        rows = torch.linspace(0, len(vectors) - 1, min(len(vectors), MOST_KNOWN), dtype=torch.float64).long()
+        self.known_texts = vectors[rows]
+        self.config = replace(self.config, known_texts=len(rows))
 
 
 class Reader(nn.Module):

@@ -78,7 +78,9 @@ def retrain(  # noqa: PLR0917 - options, typer passes them by name
     reviewed_audit: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="The share of audit requests that people answer, taken at random.")
     ] = 1.0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads; at most so many readers are trained at a time, without a GPU.")] = 2,
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads; at most so many readers are trained at a time, without a GPU.")
+    ] = 2,
 ) -> None:
     """Go on from a release with confirmed labels, compare the two, and say whether the new one may take its place.
 

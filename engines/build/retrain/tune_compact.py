@@ -2,7 +2,7 @@
 
 What classifies facets, what that stands on, and the taggers stay as they are: the values that their numbers stand for
 are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly. Weights of
-the signals stay, too, and which of their sums is heard how much (`weighing.keep_balance`).
+the signals stay, too, and which of their sums is heard how much (`weighing.keep_balance`). The texts are no longer new.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import torch
 
 from engines.build import evaluate, tracking
-from engines.build.features import extract
+from engines.build.features import extract, text_vectors
 from engines.build.finetune import LOGGED, Doubted
 from engines.build.models.compact import CompactFusion, Reader
 from engines.build.parallel import SEED_STEP, Training, train_all
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from engines.build.retrain.taught import Taught
 
 _LEARNING_RATE: Final = 1e-4
+_NEW: Final = 1e-3  # 1 - cosine: less is the same text
 _TYPICAL: Final = 512  # products: their mean is known well enough
 
 
@@ -65,6 +67,7 @@ def tune(
     if len(taught.doubted.chance):
         seen = _extract(model, source, taught.doubted.catalog, work / "doubted", progress)
         doubted = Doubted(seen, taught.mismatch, taught.doubted.chance, recipe.doubted, recipe.doubted_weight)
+    _get_to_know(model, features)
     tuned = _recipe(source, len(catalog.products), recipe)
     before = _typical(model, catalog, features)
     labels = np.tile([size + 1 for size in model.config.facets], (len(catalog.products), 1))  # none stated
@@ -92,7 +95,16 @@ def tune(
     told = [tracking.by_epoch(bar, recipe.steps, LOGGED) for _ in trainings]
     train_all(trainings, lambda number, step, done: told[number](step, done))
     keep_balance(model, before, _typical(model, catalog, features))
-    return replace(source, model=model.eval())
+    return replace(source, model=model.eval(), provenance=source.provenance | {"model": model.config.as_dict()})
+
+
+def _get_to_know(model: CompactFusion, features: Features) -> None:
+    """Let the model know these texts, too: what its readers learn from is nothing new to them."""
+    if not model.config.known_texts:
+        return  # it is of a release that does not ask how new a text is
+    vectors = text_vectors(features)
+    new = 1 - (vectors @ model.known_texts.T).amax(dim=1) > _NEW
+    model.remember(torch.cat([model.known_texts, vectors[new]]))
 
 
 def _typical(model: CompactFusion, catalog: Catalog, features: Features) -> NDArray[np.floating]:
