@@ -74,7 +74,7 @@ def _model(family: str) -> tuple[Any, int, Any]:
     """Return a model in evaluation mode, the side of its pictures, and how they are fitted."""
     if family == "compact":
         config = CompactConfig(
-            max_tokens=TOKENS, facets=(46, 14, 5), tags=600, known_texts=5_000
+            max_tokens=TOKENS, facets=(46, 14, 5), tags=600, known_texts=4096
         )  # colors, kinds, genders, words, texts of a fashion catalogue
         return CompactFusion(config, pretrained=False).eval(), 256, "pad"
     pretrained = FAMILIES[family].pretrained

@@ -16,7 +16,7 @@ from engines.build import evaluate, features, grades, room, sources, tagging, tr
 from engines.build.assemble import HeldOut, Source, assemble, rehearse
 from engines.build.columns import find_columns
 from engines.build.facets import Facets
-from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes, text_vectors
+from engines.build.features import PART_FOLDERS, extract, extract_reworded, size_bytes
 from engines.build.finetune import LOGGED, Step, chunks
 from engines.build.gather import ListedParts, Parts, gather_split, list_parts, pictures_need, trained_pictures
 from engines.build.models import compact
@@ -243,7 +243,8 @@ def standardise(model: compact.CompactFusion, training: Part) -> None:
     """Tell an untrained model how large its inputs are, and which texts it is going to know."""
     pictures = training.catalog.first_picture[:-1]
     model.standardise_by(training.features.as_they_are(part) for part in chunks(pictures))
-    model.remember(text_vectors(training.features))
+    texts = training.features.texts
+    model.know(model.words_of(torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)))
     for reader in model.each_reader():
         if reader.resampler is not None and training.texts.attributes is not None:
             reader.resampler.standardise_by(torch.from_numpy(training.texts.attributes))

@@ -18,10 +18,9 @@ from torch import nn
 
 from engines.build import export, sources
 from engines.build.models.backbones import ImageBackbone
-from engines.build.models.compact import TEXT_STATES, CompactFusion, Sight, text_vector
+from engines.build.models.compact import TEXT_STATES, CompactFusion, Sight
 from engines.build.models.palette import Palette
 from engines.build.rewording import Reworder
-from engines.build.traits import chunks
 from engines.build.views import AS_IT_IS, view
 
 if TYPE_CHECKING:
@@ -129,12 +128,6 @@ def said(source: Features | Reworded, rows: NDArray[np.int64]) -> Said:
         torch.from_numpy(mask[:, :longest]),
         None if texts.attributes is None else torch.from_numpy(texts.attributes[rows]),
     )
-
-
-def text_vectors(features: Features) -> Tensor:
-    """Return each text as a unit vector, float32 (N, 384), as a model knows it."""
-    parts = [said(features, rows) for rows in chunks(len(features.states))]
-    return torch.cat([text_vector(part.states, part.mask) for part in parts])
 
 
 def extract_reworded(  # noqa: PLR0917 - as `extract`, and what is drawn

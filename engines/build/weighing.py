@@ -19,7 +19,6 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from engines import calibration
 from engines.build import evaluate
-from engines.build.models import compact
 from engines.build.models.compact import either
 from engines.build.recipe import PREVALENCE
 from engines.build.signals import all_signals
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from engines.build.models import compact
     from engines.build.signals import Evidence, Part
 
 DRAWS: Final = 3
@@ -43,7 +43,7 @@ _BIASES: Final = (-1.8, -5.0)
 _STRENGTH: Final = 0.15  # of the pull on weights, of so many products as one, at the usual prevalence
 _OF_BIASES: Final = 0.2  # of that: where pairs teach nothing of one way, it stays within reach
 _MOST: Final = (4.0, 40.0, 1.0, 0.4, 40.0)
-"""What fusion's logit, a cosine, a nat of surprise, one of denial, and a cosine weigh at most, if they hardly vary."""
+"""What fusion's logit, a cosine, a nat of surprise, one of denial, and novelty weigh at most, if they hardly vary."""
 
 _STEPS: Final = 300
 _LEARNING_RATE: Final = 0.05
@@ -72,10 +72,10 @@ def weigh(
     pairs = several(part, range(seed, seed + DRAWS))
     pairs = pairs if products is None else evaluate.of_products(pairs, products)
     if model.config.known_texts:
-        model.most_novel.fill_(compact.MOST_NOVEL)
+        model.novelty_range.copy_(torch.tensor([0.0, 1.0]))
     signals = all_signals(model.signals, part, pairs)
-    if model.config.known_texts:
-        model.most_novel.fill_(float(signals.novelty.max()))
+    if model.config.known_texts:  # beyond what held-out texts show, as in another language, it was never weighed
+        model.novelty_range.copy_(torch.tensor([signals.novelty.min(), signals.novelty.max()]))
     found = fit(signals, pairs, prevalence)
     model.signal_weights.copy_(torch.from_numpy(found.weights))
     model.signal_biases.copy_(torch.from_numpy(found.biases))

@@ -108,16 +108,41 @@ def test_what_was_learned_from_is_no_longer_new(source: Source, learned: Taught,
     model, before = tuned.model, source.model
     assert isinstance(model, CompactFusion)
     assert isinstance(before, CompactFusion)
-    known = model.known_texts
-    assert torch.equal(known[:2], before.known_texts)
-    assert 2 < len(known) <= 2 + len(learned.replayed.catalog.products) + len(learned.matches.catalog.products)
-    assert tuned.provenance["model"]["known_texts"] == len(known)
+    catalog = learned.replayed.catalog.joined(learned.matches.catalog)
+    learned_from = tuned.encode(catalog)
+    ids, mask = torch.from_numpy(learned_from.input_ids), torch.from_numpy(learned_from.attention_mask)
+    assert model.unknown_share(ids, mask).max() == 0
+    assert before.unknown_share(ids, mask).min() > 0
+    different = torch.unique(model.words_of(ids, mask), dim=0)
+    torch.testing.assert_close(model.known_texts, torch.cat([before.known_texts, different]))
+    assert tuned.provenance["model"]["known_texts"] == 2 + len(different)
+    again = copy.deepcopy(before)
+    tune_compact._get_to_know(again, tuned.encode(catalog.joined(catalog)))
+    assert torch.equal(again.known_texts, model.known_texts), "each once"
+
+
+def test_where_too_many_texts_are_known_those_of_before_make_room(
+    source: Source, learned: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a retraining learns from is known, whatever there was before."""
+    monkeypatch.setattr(tune_compact, "MOST_KNOWN", 8)
+    tuned, _ = _tune(source, learned, tmp_path / "tuned")
+    assert isinstance(tuned.model, CompactFusion)
     texts = tuned.encode(learned.matches.catalog)
     ids, mask = torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)
-    with torch.no_grad():
-        states = model.text_backbone(input_ids=ids, attention_mask=mask).last_hidden_state
-        assert model.novelty(states, mask).max() < 1e-3
-        assert before.novelty(states, mask).min() > 0.1
+    assert tuned.model.unknown_share(ids, mask).max() == 0
+    known = tuned.model.known_texts
+    assert (known < known.max()).any(dim=1).all(), "texts of before, here without words, have made room"
+
+
+def test_a_release_that_does_not_ask_how_new_a_text_is_goes_on_as_it_was(learned: Taught, tmp_path: Path) -> None:
+    """It is of a version before this signal."""
+    torch.manual_seed(0)
+    before = CompactFusion(replace(CONFIG, known_texts=0), pretrained=False).eval()
+    tuned, _ = _tune(Source("compact", before, text_tokenizer(), IMAGE, TEXT, {}), learned, tmp_path / "tuned")
+    assert isinstance(tuned.model, CompactFusion)
+    assert tuned.model.config.known_texts == 0
+    assert tuned.model.signal_weights.shape == before.signal_weights.shape
 
 
 def test_weights_hold_what_was_trained_and_bring_it_back(source: Source, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ absurd swaps best; for each facet (color, product type, ...) the surprise of see
 text states another value; and how far the words that the picture should have deny those that it has
 (`engines.build.models.tagger`).
 
-A text like none that was trained on makes its own picture look wrong, too: its novelty, the distance to the nearest
-training text, speaks against a mismatch.
+A text like none that was trained on makes its own picture look wrong, too: its novelty, the share of its words that no
+single training text has, speaks against a mismatch.
 
 A picture is wrong in a detail, or it is of something else altogether, and each way shows in other signals: the logit is
 the soft maximum of two weighted sums. Their weights are fitted on held-out pairs (`engines.build.weighing`), never
@@ -55,11 +55,8 @@ _CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_chann
 WAYS: Final = 2
 """In which a picture is wrong: in a detail, and altogether."""
 
-MOST_KNOWN: Final = 8192
-"""Texts, of 1.5 kB each in a release: those of a larger catalogue are near to one of these."""
-
-MOST_NOVEL: Final = 2.0
-"""As far as a cosine goes: until weights are fitted, novelty has no bound."""
+MOST_KNOWN: Final = 4096
+"""Texts that novelty is told from: those of a larger catalogue have nearly all of their words in one of these."""
 
 _SUMMARY: Final = 256
 _SUMMARY_TOKENS: Final = 2
@@ -141,7 +138,7 @@ class CompactFusion(nn.Module):
     signal_weights: Tensor
     signal_biases: Tensor
     known_texts: Tensor
-    most_novel: Tensor
+    novelty_range: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -151,7 +148,7 @@ class CompactFusion(nn.Module):
         self.text_backbone = text
         self.palette = Palette()
         self.readers = nn.ModuleList(Reader(config, self.palette.size) for _ in range(config.readers))
-        vocabulary = int(text.config.vocab_size)
+        self._vocabulary = vocabulary = int(text.config.vocab_size)
         count = config.taggers if config.tags else 0
         pooled = pooled_size(self.palette.size)
         self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
@@ -159,8 +156,9 @@ class CompactFusion(nn.Module):
         self.register_buffer("signal_weights", torch.eye(WAYS, signals))
         self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))  # fusion alone, until they are fitted
         if config.known_texts:
-            self.register_buffer("known_texts", torch.zeros(config.known_texts, TEXT_STATES))
-            self.register_buffer("most_novel", torch.tensor(MOST_NOVEL))
+            known = torch.full((config.known_texts, config.max_tokens), vocabulary + 1, dtype=torch.int32)
+            self.register_buffer("known_texts", known)
+            self.register_buffer("novelty_range", torch.tensor([0.0, 1.0]))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -197,20 +195,38 @@ class CompactFusion(nn.Module):
         each = [reader(sight, input_ids, states, mask, attributes) for reader in self.each_reader()]
         signals = Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
         if self.config.known_texts:
-            signals = signals._replace(novelty=self.novelty(states, mask))
+            least, most = self.novelty_range
+            novelty = self.unknown_share(input_ids, mask).clamp(least, most)
+            signals = signals._replace(novelty=novelty[:, None])
         if not len(self.taggers):
             return signals
         pooled = pool(sight)
         tags = torch.stack([tagger(pooled) for tagger in self.each_tagger()]).mean(dim=0)
         return signals._replace(denial=self.each_tagger()[0].denial(tags, input_ids, mask))
 
-    def novelty(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return 1 - the cosine of texts to the nearest known one, (B, 1), and no more than held-out texts have shown.
+    def unknown_share(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the share of each text's words, every one counted once, that no single known text has, (B,).
 
-        What is further away than all of them, as another language is, was never weighed.
+        Words that are left out of a known text leave it known: what names the contradicted one leaves out each in turn.
         """
-        nearest = (text_vector(states, mask) @ self.known_texts.T).amax(dim=1, keepdim=True)
-        return torch.minimum(1 - nearest, self.most_novel)
+        vocabulary = self._vocabulary
+        said = torch.where(mask.bool(), input_ids, vocabulary)
+        room = torch.zeros_like(mask[:, :1], dtype=torch.float32).expand(-1, vocabulary + 2)
+        stated = room.scatter(1, said.long(), 1.0)  # of the last two columns one is of padding, one is never stated
+        shared = stated.index_select(1, self.known_texts.flatten()).unflatten(1, self.known_texts.shape).sum(dim=2)
+        return 1 - shared.amax(dim=1) / stated[:, :vocabulary].sum(dim=1)
+
+    def words_of(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the words of texts (B, T) as `know` takes them, int32 (B, T): each once, then what no text states."""
+        nothing = self._vocabulary + 1
+        words = torch.where(mask.bool(), input_ids, nothing).sort(dim=1).values
+        repeated = F.pad(words[:, 1:] == words[:, :-1], (1, 0))
+        return words.masked_fill(repeated, nothing).int()
+
+    def know(self, words: Tensor) -> None:
+        """Know these texts, (K, T), in place of those before; of more than `MOST_KNOWN`, so many from end to end."""
+        self.known_texts = evenly(words, MOST_KNOWN)
+        self.config = replace(self.config, known_texts=len(self.known_texts))
 
     def standardise_by(self, sights: Iterable[Sight]) -> None:
         """Set the mean and deviation of all pooled features from those of a training set."""
@@ -219,12 +235,6 @@ class CompactFusion(nn.Module):
         for one in standardised:
             one.center.copy_(pooled.mean(dim=0))
             one.deviation.copy_(pooled.std(dim=0) + _SMALLEST_DEVIATION)
-
-    def remember(self, vectors: Tensor) -> None:
-        """Know these texts, vectors (K, 384), in place of those before; of too many, `MOST_KNOWN` from end to end."""
-        rows = torch.linspace(0, len(vectors) - 1, min(len(vectors), MOST_KNOWN), dtype=torch.float64).long()
-        self.known_texts = vectors[rows]
-        self.config = replace(self.config, known_texts=len(rows))
 
 
 class Reader(nn.Module):
@@ -356,10 +366,10 @@ def either(ways: Tensor) -> Tensor:
     return greater + F.softplus(-(ways[:, 0] - ways[:, 1]).abs())
 
 
-def text_vector(states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of texts' states (B, T, 384) as unit vectors (B, 384)."""
-    real = mask.to(states.dtype)[:, :, None]
-    return F.normalize((states * real).sum(dim=1) / real.sum(dim=1), dim=-1)
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return so many of the rows, from end to end; all, where there are no more."""
+    chosen = torch.linspace(0, len(rows) - 1, min(len(rows), most), dtype=torch.float64).long()
+    return rows[chosen]
 
 
 def pool(sight: Sight) -> Tensor:
