@@ -15,6 +15,7 @@ EngineError(code)
 ├ DiskTooSmall        what is about to be written has no room
 ├ LabelsInvalid       a folder of pinned labels cannot be read, or there is too little in it
 ├ ReleaseNotRestorable  a release cannot be made a model again that training goes on from
+├ TrainingEnded       a process that trained was killed, or failed in a way that nobody expected
 └ ParityExceeded      an exported model does not reproduce its source within tolerance
 
 `code` is a stable slug: the metric label, the dead letter's reason and the log field.

@@ -166,6 +166,7 @@ def audit_folder(
         TextRefused: an engine would read nothing of a product.
         ParityExceeded: an exported graph does not reproduce its model.
         InferenceFailed: an engine does not run.
+        TrainingEnded: a process that trained was ended.
     """
     listing = list_folder(path, progress)
     parted = _folds(listing.components, folds, recipe)

@@ -142,7 +142,7 @@ def train_all(trainings: Sequence[Training], on_step: OnStep, on_epoch: OnEpoch 
             training.run(partial(stepped, number), None if on_epoch is None else partial(on_epoch, number))
     if at_once > 1:
         apart = {number: trainings[number] for number in long}
-        _in_processes(apart, at_once, max(1, threads // at_once), stepped, on_epoch)
+        _in_processes(apart, at_once, threads // at_once, stepped, on_epoch)
 
 
 def _at_once(count: int, threads: int) -> int:
@@ -228,12 +228,13 @@ def _receive(connection: Connection, number: int, process: BaseProcess) -> _Told
         told: _Told = connection.recv()
     except (EOFError, OSError) as error:  # between two messages, within one
         process.join()
-        code = process.exitcode or 0
         why = "its error stands above"
-        if code < 0:
-            why = f"{signal.Signals(-code).name} killed it, most often for a lack of memory: `--threads 1` needs less"
+        if process.exitcode == -signal.SIGKILL:
+            why = "SIGKILL, most often for a lack of memory: `--threads 1` needs less"
+        elif (process.exitcode or 0) < 0:
+            why = f"signal {-cast('int', process.exitcode)}"
         raise TrainingEnded(
-            f"the process that trained reader {number} has ended: {why}; started again, the run goes on from the last "
+            f"the process that trained reader {number} has ended ({why}); started again, the run goes on from the last "
             "epoch"
         ) from error
     return told

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -136,6 +137,26 @@ def test_processes_train_readers_as_this_process_would(tmp_path: Path) -> None:
         assert all(torch.equal(value, there[name]) for name, value in run.reader.state_dict().items())
 
 
+def test_who_is_nearly_done_is_finished_here_while_others_have_processes(tmp_path: Path) -> None:
+    """No process is started for nothing, and what was done before is counted from the first step on."""
+    torch.set_num_threads(1)
+    train_all(trainings(tmp_path)[2:], lambda _number, _step, _done: None)
+    torch.set_num_threads(2)
+    taken: list[tuple[int, int]] = []
+    at_work: set[int] = set()
+
+    def on_step(number: int, _step: Step, done: int) -> None:
+        taken.append((number, done))
+        at_work.add(len(active_children()))
+
+    runs = trainings(tmp_path)
+    train_all(runs, on_step)
+    assert [done for _, done in taken] == list(range(13, 37))
+    assert {number for number, _ in taken} == {0, 1}
+    assert 2 in at_work
+    assert not any(run.reader.training for run in runs)
+
+
 def test_an_error_of_a_process_is_raised_here(tmp_path: Path) -> None:
     """It keeps its type, and nobody is left."""
     same = replace(catalog(), products=tuple(replace(one, identity=0) for one in catalog().products))
@@ -210,6 +231,19 @@ def test_one_after_the_other_learns_on_a_gpu(monkeypatch: pytest.MonkeyPatch, de
     here = SimpleNamespace(device=torch.device(device), num_processes=processes)
     monkeypatch.setattr(parallel, "Accelerator", lambda: here)
     assert parallel._at_once(4, 4) == 1
+
+
+def test_processes_are_told_their_threads_and_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is as before, or not there as before, also after an error."""
+    monkeypatch.delenv("ANY_THREADS", raising=False)
+    with suppress(OSError), parallel._environment("ANY_THREADS", "3"):
+        assert os.environ["ANY_THREADS"] == "3"
+        raise OSError
+    assert "ANY_THREADS" not in os.environ
+    monkeypatch.setenv("ANY_THREADS", "7")
+    with parallel._environment("ANY_THREADS", "3"):
+        assert os.environ["ANY_THREADS"] == "3"
+    assert os.environ["ANY_THREADS"] == "7"
 
 
 def test_what_nobody_expected_is_told_as_the_end_of_training(tmp_path: Path) -> None:

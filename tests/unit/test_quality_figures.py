@@ -30,7 +30,7 @@ def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
     """Ids, pairs, every method's scores and every signal."""
     scores = scored_pairs.scores()
-    scores.test.signals["text: rare tokens"] = np.arange(len(scores.test.label), dtype=np.float32)
+    scores.test.signals["compact: novelty"] = np.arange(len(scores.test.label), dtype=np.float32)
     quality_scores.save(scores, tmp_path)
     found = quality_scores.load(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == [quality_scores.SCORES_FILE]
@@ -40,7 +40,7 @@ def test_scores_come_back_as_they_were_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.ids[one.text], other.ids[other.text])
         np.testing.assert_array_equal(one.difference, other.difference)
         assert one.choosing.sum() == 3 * scored_pairs.PRODUCTS
-    np.testing.assert_array_equal(found.test.signals["text: rare tokens"], scores.test.signals["text: rare tokens"])
+    np.testing.assert_array_equal(found.test.signals["compact: novelty"], scores.test.signals["compact: novelty"])
 
 
 def test_gain_is_over_the_better_dual_encoder_of_each_statistic(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,29 @@ def test_a_text_like_none_before_needs_more_to_be_called_wrong() -> None:
     assert harmless.weights[0, 4] < 0.1 * found.weights[0, 4]
 
 
+def test_novelty_is_bounded_by_what_held_out_texts_showed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the model was weighed before; weights are fitted on unbounded figures."""
+    signals, pairs = with_new_texts(60, 1)
+    seen: list[list[float]] = []
+
+    def asked(*_: object) -> Evidence:
+        seen.append(model.novelty_range.tolist())
+        return Evidence(*(np.concatenate([one] * weighing.DRAWS) for one in signals))
+
+    monkeypatch.setattr(weighing, "all_signals", asked)
+    model: Any = SimpleNamespace(
+        config=SimpleNamespace(known_texts=9),
+        novelty_range=torch.tensor([0.2, 0.2]),
+        signals=None,
+        signal_weights=torch.zeros(2, 5),
+        signal_biases=torch.zeros(2),
+    )
+    part: Any = SimpleNamespace(pairs=lambda _seed: pairs)
+    weighing.weigh(model, part, seed=0)
+    assert seen == [[0.0, 1.0]]
+    torch.testing.assert_close(model.novelty_range, torch.tensor([0.1, 0.3]))
+
+
 def test_a_signal_that_is_always_the_same_has_no_weight() -> None:
     """No text here states this facet, others will: nobody knows what its surprise is worth."""
     signals, pairs = two_ways(400, 1)
