@@ -73,5 +73,5 @@ def test_quality_measures_every_method_on_every_grade(tmp_path: Path) -> None:
     lines = quality_signals.table(scores)
     assert [line.split(" |")[0] for line in lines if line.startswith("| ridge")] == [
         "| ridge",
-        "| ridge, with disagreement and novelty",
+        "| ridge, with disagreement",
     ]
