@@ -214,8 +214,9 @@ class CompactFusion(nn.Module):
         room = torch.zeros_like(mask[:, :1], dtype=torch.float32).expand(-1, vocabulary + 2)
         stated = room.scatter(1, said.long(), 1.0)  # of the last two columns one is of padding, one is never stated
         by_word = stated.t()  # a known word's row holds what all texts of the batch say of it: read as one
-        shared = by_word.index_select(0, self.known_texts.flatten()).unflatten(0, self.known_texts.shape).sum(dim=1)
-        return 1 - shared.amax(dim=0) / stated[:, :vocabulary].sum(dim=1)
+        shared = by_word.index_select(0, self.known_texts.flatten()).view(*self.known_texts.shape, -1).sum(dim=1)
+        share: Tensor = shared.amax(dim=0) / stated[:, :vocabulary].sum(dim=1)
+        return 1 - share
 
     def words_of(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Return the words of texts (B, T) as `know` takes them, int32 (B, T): each once, then what no text states."""
