@@ -201,7 +201,7 @@ class Unattended(CompactFusion):
 
     def __init__(self, encoder: CompactFusion, taggers: nn.ModuleList) -> None:
         super().__init__(encoder.config, pretrained=False)
-        self.readers, self.taggers, self.known_texts = encoder.readers, taggers, encoder.known_texts
+        self.readers, self.taggers, self.novelty = encoder.readers, taggers, encoder.novelty
         self.eval()
 
     def signals(

@@ -103,7 +103,8 @@ def source_of_own(family: str, *, seed: int = 0) -> Source:
         sizes = {"width": WIDTH, "heads": 2, "joint": 16, "readers": 1, "facets": (3, 2), "taggers": 1, "tags": 5}
         config = compact.CompactConfig(image_size=64, max_tokens=TOKENS, known_texts=4, **sizes)
         made = compact.CompactFusion(config, pretrained=False)
-        made.know(torch.arange(4 * TOKENS, dtype=torch.int32).view(4, TOKENS))
+        assert made.novelty is not None
+        made.novelty.know(torch.arange(4 * TOKENS).view(4, TOKENS), torch.ones(4, TOKENS))
         image = ImageSpec(height=64, width=64)
     else:
         config = small.SmallConfig(words.get_vocab_size(), SIZE, TOKENS, (4, 8, 8, 16), width=WIDTH, layers=2, heads=2)

@@ -22,6 +22,7 @@ from engines.build.gather import ListedParts, Parts, gather_split, list_parts, p
 from engines.build.models import compact
 from engines.build.models.attributes import attribute_spec
 from engines.build.models.backbones import text_tokenizer
+from engines.build.models.novelty import MOST_KNOWN
 from engines.build.models.palette import Palette
 from engines.build.parallel import SEED_STEP, OnEpoch, Training, train_all
 from engines.build.recipe import PREVALENCE
@@ -185,7 +186,7 @@ def prepare(parts: Parts, name: str, work: Path, recipe: AdaptRecipe, progress: 
     columns = find_columns([product.columns for product in parts[0].products]) if recipe.attributes else None
     facets = Facets.of(parts[0])
     tokens = frequent_tokens(encode(parts[0], Tokenizer(text_tokenizer(), text)))
-    known = min(len(parts[0].products), compact.MOST_KNOWN)
+    known = min(len(parts[0].products), MOST_KNOWN)
     config = _config(recipe, facets, columns, tags=len(tokens), known_texts=known)
     start = None if recipe.from_scratch else _start(config, parts, progress)
     recipe = recipe if start is None else recipe.warm()
@@ -244,7 +245,8 @@ def standardise(model: compact.CompactFusion, training: Part) -> None:
     pictures = training.catalog.first_picture[:-1]
     model.standardise_by(training.features.as_they_are(part) for part in chunks(pictures))
     texts = training.features.texts
-    model.know(model.words_of(torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)))
+    assert model.novelty is not None
+    model.novelty.know(torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask))
     for reader in model.each_reader():
         if reader.resampler is not None and training.texts.attributes is not None:
             reader.resampler.standardise_by(torch.from_numpy(training.texts.attributes))

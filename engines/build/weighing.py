@@ -71,11 +71,11 @@ def weigh(
     """
     pairs = several(part, range(seed, seed + DRAWS))
     pairs = pairs if products is None else evaluate.of_products(pairs, products)
-    if model.config.known_texts:
-        model.novelty_range.copy_(torch.tensor([0.0, 1.0]))
+    if model.novelty is not None:
+        model.novelty.bounds.copy_(torch.tensor([0.0, 1.0]))
     signals = all_signals(model.signals, part, pairs)
-    if model.config.known_texts:  # beyond what held-out texts show, as in another language, it was never weighed
-        model.novelty_range.copy_(torch.tensor([signals.novelty.min(), signals.novelty.max()]))
+    if model.novelty is not None:
+        model.novelty.bounds.copy_(torch.tensor([signals.novelty.min(), signals.novelty.max()]))
     found = fit(signals, pairs, prevalence)
     model.signal_weights.copy_(torch.from_numpy(found.weights))
     model.signal_biases.copy_(torch.from_numpy(found.biases))

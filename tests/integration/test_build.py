@@ -117,8 +117,8 @@ def test_adapt_publishes_a_release_that_runs_and_others_begin_with(
     assert not [path for path in (tmp_path / "work").iterdir() if path.is_dir()], "features are kept"
     assert manifest.provenance["warm_start_sha256"] is None, "what ships is of other sizes"
     trained = load_file(release / releases.WEIGHTS_FILE)
-    assert len(trained["known_texts"]) == manifest.provenance["products"]
-    least, most = trained["novelty_range"]
+    assert len(trained["novelty.known"]) == manifest.provenance["products"]
+    least, most = trained["novelty.bounds"]
     assert 0 <= least < most < 1, "held-out texts have words in common with known ones"
 
     file = tmp_path / "begun.safetensors"

@@ -52,7 +52,8 @@ def pair(
     model.signal_weights.copy_(torch.rand(model.signal_weights.shape))
     model.signal_biases.copy_(torch.tensor([-2.0, -5.0]))
     known = random_batch(3)  # those that are asked about later, and others of which they have no word
-    model.know(model.words_of(torch.from_numpy(known.input_ids), torch.from_numpy(known.attention_mask)))
+    assert model.novelty is not None
+    model.novelty.know(torch.from_numpy(known.input_ids), torch.from_numpy(known.attention_mask))
     for tagger in model.each_tagger():
         tagger.tag_of[torch.arange(0, 30000, 50)] = torch.arange(600) % CONFIG.tags
     path: Path = tmp_path_factory.mktemp("export") / "model.onnx"
@@ -97,44 +98,13 @@ def test_onnx_equals_torch_where_texts_are_known(pair: tuple[CompactFusion, Onnx
     ids = batch.input_ids.copy()
     ids[1, 0] = 99
     changed = msgspec.structs.replace(batch, input_ids=ids, attention_mask=mask)
+    assert model.novelty is not None
     with torch.no_grad():
-        novelty = model.unknown_share(torch.from_numpy(ids), torch.from_numpy(mask))
+        novelty = model.novelty.share(torch.from_numpy(ids), torch.from_numpy(mask))
         expected = model(torch.from_numpy(batch.pixel_values), torch.from_numpy(ids), torch.from_numpy(mask))
     assert novelty[1] > 0
     assert novelty[2] == 0
     np.testing.assert_allclose(engine.infer(changed), expected.numpy(), atol=1e-4)
-
-
-def test_unknown_words_are_those_that_no_single_known_text_has() -> None:
-    """Each counts once, what stands behind the mask is not read, and words may be left out of what is known."""
-    model = CompactFusion(replace(CONFIG, max_tokens=4), pretrained=False)
-    ids = torch.tensor([[5, 6, 7, 6], [5, 8, 9, 0]], dtype=torch.int32)
-    model.know(model.words_of(ids, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], dtype=torch.int32)))
-    assert model.config.known_texts == 2
-    for text, mask, expected in (
-        ([5, 6, 7, 6], [1, 1, 1, 1], 0),
-        ([5, 6, 7, 3], [1, 0, 1, 0], 0),  # the first, with one word left out
-        ([0, 0, 0, 0], [1, 0, 0, 0], 1),  # what pads known texts is no word of theirs
-        ([7, 8, 9, 0], [1, 1, 1, 0], 1 / 3),  # all words are known, of two texts
-        ([3, 3, 3, 5], [1, 1, 1, 1], 1 / 2),
-    ):
-        asked = torch.tensor([text], dtype=torch.int32), torch.tensor([mask], dtype=torch.int32)
-        torch.testing.assert_close(model.unknown_share(*asked), torch.tensor([float(expected)]), msg=str(text))
-
-
-def test_novelty_stays_within_what_was_weighed() -> None:
-    """A text of another language is no newer than the newest held-out one, and one that was trained on no older."""
-    torch.manual_seed(0)
-    model = CompactFusion(replace(CONFIG, readers=1, taggers=1), pretrained=False).eval()
-    batch = random_batch(2)
-    ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-    model.know(model.words_of(ids[:1], mask[:1]))
-    model.novelty_range.copy_(torch.tensor([0.1, 0.4]))
-    with torch.no_grad():
-        sight = model.see(torch.from_numpy(batch.pixel_values))
-        signals = model.signals(sight, ids, torch.randn(2, TOKENS, 384), mask, None)
-    torch.testing.assert_close(signals.novelty, torch.tensor([[0.1], [0.4]]))
-    torch.testing.assert_close(signals.columns()[:, -1], torch.tensor([-0.1, -0.4]))
 
 
 def test_batched_equals_single(pair: tuple[CompactFusion, OnnxEngine]) -> None:

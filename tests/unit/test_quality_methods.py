@@ -57,7 +57,8 @@ def model(seed: int) -> CompactFusion:
     made = CompactFusion(CONFIG, pretrained=False).eval()
     for tagger in made.each_tagger():
         tagger.tag_of[:4] = torch.arange(4)
-    made.know(torch.tensor([[0, 1], [1, 2]], dtype=torch.int32))
+    assert made.novelty is not None
+    made.novelty.know(torch.tensor([[0, 1], [1, 2]]), torch.ones(2, 2))
     return made
 
 

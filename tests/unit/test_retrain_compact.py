@@ -90,8 +90,8 @@ def test_tuning_moves_what_compares_and_leaves_what_tells_facets(
         )
         if not torch.equal(value, other)
     }
-    assert {name.split(".")[0] for name in moved} == {"readers", "signal_biases", "known_texts"}
-    moved -= {"signal_biases", "known_texts"}
+    assert {name.split(".")[0] for name in moved} == {"readers", "signal_biases", "novelty"}
+    moved -= {"signal_biases", "novelty.known"}
     assert not {name for name in moved if name.split(".")[2] in {"summary", "shown", "stated", "center", "deviation"}}
     assert {name.split(".")[1] for name in moved} == {"0", "1"}
     with pytest.raises(CutError):
@@ -108,31 +108,15 @@ def test_what_was_learned_from_is_no_longer_new(source: Source, learned: Taught,
     model, before = tuned.model, source.model
     assert isinstance(model, CompactFusion)
     assert isinstance(before, CompactFusion)
-    catalog = learned.replayed.catalog.joined(learned.matches.catalog)
-    learned_from = tuned.encode(catalog)
+    learned_from = tuned.encode(learned.replayed.catalog.joined(learned.matches.catalog))
     ids, mask = torch.from_numpy(learned_from.input_ids), torch.from_numpy(learned_from.attention_mask)
-    assert model.unknown_share(ids, mask).max() == 0
-    assert before.unknown_share(ids, mask).min() > 0
-    different = torch.unique(model.words_of(ids, mask), dim=0)
-    torch.testing.assert_close(model.known_texts, torch.cat([before.known_texts, different]))
+    assert before.novelty is not None
+    assert model.novelty is not None
+    assert model.novelty.share(ids, mask).max() == 0
+    assert before.novelty.share(ids, mask).min() > 0
+    different = torch.unique(model.novelty.words_of(ids, mask), dim=0)
+    assert torch.equal(model.novelty.known, torch.cat([before.novelty.known, different]))
     assert tuned.provenance["model"]["known_texts"] == 2 + len(different)
-    again = copy.deepcopy(before)
-    tune_compact._get_to_know(again, tuned.encode(catalog.joined(catalog)))
-    assert torch.equal(again.known_texts, model.known_texts), "each once"
-
-
-def test_where_too_many_texts_are_known_those_of_before_make_room(
-    source: Source, learned: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a retraining learns from is known, whatever there was before."""
-    monkeypatch.setattr(tune_compact, "MOST_KNOWN", 8)
-    tuned, _ = _tune(source, learned, tmp_path / "tuned")
-    assert isinstance(tuned.model, CompactFusion)
-    texts = tuned.encode(learned.matches.catalog)
-    ids, mask = torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)
-    assert tuned.model.unknown_share(ids, mask).max() == 0
-    known = tuned.model.known_texts
-    assert (known < known.max()).any(dim=1).all(), "texts of before, here without words, have made room"
 
 
 def test_a_release_that_does_not_ask_how_new_a_text_is_goes_on_as_it_was(learned: Taught, tmp_path: Path) -> None:

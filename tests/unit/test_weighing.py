@@ -160,13 +160,12 @@ def test_novelty_is_bounded_by_what_held_out_texts_showed(monkeypatch: pytest.Mo
     seen: list[list[float]] = []
 
     def asked(*_: object) -> Evidence:
-        seen.append(model.novelty_range.tolist())
+        seen.append(model.novelty.bounds.tolist())
         return Evidence(*(np.concatenate([one] * weighing.DRAWS) for one in signals))
 
     monkeypatch.setattr(weighing, "all_signals", asked)
     model: Any = SimpleNamespace(
-        config=SimpleNamespace(known_texts=9),
-        novelty_range=torch.tensor([0.2, 0.2]),
+        novelty=SimpleNamespace(bounds=torch.tensor([0.2, 0.2])),
         signals=None,
         signal_weights=torch.zeros(2, 5),
         signal_biases=torch.zeros(2),
@@ -174,7 +173,7 @@ def test_novelty_is_bounded_by_what_held_out_texts_showed(monkeypatch: pytest.Mo
     part: Any = SimpleNamespace(pairs=lambda _seed: pairs)
     weighing.weigh(model, part, seed=0)
     assert seen == [[0.0, 1.0]]
-    torch.testing.assert_close(model.novelty_range, torch.tensor([0.1, 0.3]))
+    torch.testing.assert_close(model.novelty.bounds, torch.tensor([0.1, 0.3]))
 
 
 def test_a_signal_that_is_always_the_same_has_no_weight() -> None:

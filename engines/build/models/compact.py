@@ -28,7 +28,7 @@ encoder with cross-attention as image-text matcher); Lakshminarayanan et al. 201
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import torch
@@ -39,6 +39,7 @@ from engines.build.models.attributes import AttributeSpec, Resampler
 from engines.build.models.backbones import ImageBackbone, text_backbone
 from engines.build.models.dropout import Dropout
 from engines.build.models.fusion_layer import FusionLayer
+from engines.build.models.novelty import Novelty
 from engines.build.models.palette import Palette
 from engines.build.models.tagger import DENIALS, Tagger
 
@@ -54,9 +55,6 @@ _CELL: Final = 32  # pixels a side of one image token
 _CHANNELS: Final = ImageBackbone.final_channels + 4 * ImageBackbone.middle_channels  # of a cell, beside its colors
 WAYS: Final = 2
 """In which a picture is wrong: in a detail, and altogether."""
-
-MOST_KNOWN: Final = 4096
-"""Texts that novelty is told from: those of a larger catalogue have nearly all of their words in one of these."""
 
 _SUMMARY: Final = 256
 _SUMMARY_TOKENS: Final = 2
@@ -137,8 +135,6 @@ class CompactFusion(nn.Module):
 
     signal_weights: Tensor
     signal_biases: Tensor
-    known_texts: Tensor
-    novelty_range: Tensor
 
     def __init__(self, config: CompactConfig, *, pretrained: bool = True) -> None:
         super().__init__()
@@ -148,17 +144,15 @@ class CompactFusion(nn.Module):
         self.text_backbone = text
         self.palette = Palette()
         self.readers = nn.ModuleList(Reader(config, self.palette.size) for _ in range(config.readers))
-        self._vocabulary = vocabulary = int(text.config.vocab_size)
+        vocabulary = int(text.config.vocab_size)
         count = config.taggers if config.tags else 0
         pooled = pooled_size(self.palette.size)
         self.taggers = nn.ModuleList(Tagger(pooled, config.tags, vocabulary) for _ in range(count))
-        signals = 2 + len(config.facets) + (DENIALS if count else 0) + (1 if config.known_texts else 0)
+        known = config.known_texts
+        self.novelty = Novelty(known, config.max_tokens, vocabulary) if known else None
+        signals = 2 + len(config.facets) + (DENIALS if count else 0) + (1 if known else 0)
         self.register_buffer("signal_weights", torch.eye(WAYS, signals))
         self.register_buffer("signal_biases", torch.tensor([0.0, _MASKED]))  # fusion alone, until they are fitted
-        if config.known_texts:
-            known = torch.full((config.known_texts, config.max_tokens), vocabulary + 1, dtype=torch.int32)
-            self.register_buffer("known_texts", known)
-            self.register_buffer("novelty_range", torch.tensor([0.0, 1.0]))
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, attributes: Tensor | None = None
@@ -194,41 +188,13 @@ class CompactFusion(nn.Module):
         """Return what the readers say on average of pictures and of texts' states (B, T, 384), and the taggers."""
         each = [reader(sight, input_ids, states, mask, attributes) for reader in self.each_reader()]
         signals = Signals(*(torch.stack(one).mean(dim=0) for one in zip(*each, strict=True)))
-        if self.config.known_texts:
-            least, most = self.novelty_range
-            novelty = self.unknown_share(input_ids, mask).clamp(least, most)
-            signals = signals._replace(novelty=novelty[:, None])
+        if self.novelty is not None:
+            signals = signals._replace(novelty=self.novelty(input_ids, mask))
         if not len(self.taggers):
             return signals
         pooled = pool(sight)
         tags = torch.stack([tagger(pooled) for tagger in self.each_tagger()]).mean(dim=0)
         return signals._replace(denial=self.each_tagger()[0].denial(tags, input_ids, mask))
-
-    def unknown_share(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the share of each text's words, every one counted once, that no single known text has, (B,).
-
-        Words that are left out of a known text leave it known: what names the contradicted one leaves out each in turn.
-        """
-        vocabulary = self._vocabulary
-        said = torch.where(mask.bool(), input_ids, vocabulary)
-        room = torch.zeros_like(mask[:, :1], dtype=torch.float32).expand(-1, vocabulary + 2)
-        stated = room.scatter(1, said.long(), 1.0)  # of the last two columns one is of padding, one is never stated
-        by_word = stated.t()  # a known word's row holds what all texts of the batch say of it: read as one
-        shared = by_word.index_select(0, self.known_texts.flatten()).view(*self.known_texts.shape, -1).sum(dim=1)
-        share: Tensor = shared.amax(dim=0) / stated[:, :vocabulary].sum(dim=1)
-        return 1 - share
-
-    def words_of(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the words of texts (B, T) as `know` takes them, int32 (B, T): each once, then what no text states."""
-        nothing = self._vocabulary + 1
-        words = torch.where(mask.bool(), input_ids, nothing).sort(dim=1).values
-        repeated = F.pad(words[:, 1:] == words[:, :-1], (1, 0))
-        return words.masked_fill(repeated, nothing).int()
-
-    def know(self, words: Tensor) -> None:
-        """Know these texts, (K, T), in place of those before; of more than `MOST_KNOWN`, so many from end to end."""
-        self.known_texts = evenly(words, MOST_KNOWN)
-        self.config = replace(self.config, known_texts=len(self.known_texts))
 
     def standardise_by(self, sights: Iterable[Sight]) -> None:
         """Set the mean and deviation of all pooled features from those of a training set."""
@@ -366,12 +332,6 @@ def either(ways: Tensor) -> Tensor:
     """Return the soft maximum, log(e^a + e^b), of the two columns (B, 2); finite wherever they are."""
     greater: Tensor = torch.maximum(ways[:, 0], ways[:, 1])
     return greater + F.softplus(-(ways[:, 0] - ways[:, 1]).abs())
-
-
-def evenly(rows: Tensor, most: int) -> Tensor:
-    """Return so many of the rows, from end to end; all, where there are no more."""
-    chosen = torch.linspace(0, len(rows) - 1, min(len(rows), most), dtype=torch.float64).long()
-    return rows[chosen]
 
 
 def pool(sight: Sight) -> Tensor:

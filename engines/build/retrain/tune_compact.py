@@ -3,7 +3,7 @@
 What classifies facets, what that stands on, and the taggers stay as they are: the values that their numbers stand for
 are not known here. The readers are trained as they were at first (`engines.build.finetune`), more slowly. Weights of
 the signals stay, too, and which of their sums is heard how much (`weighing.keep_balance`). Texts that readers now learn
-from are no longer new to the model (`CompactFusion.know`).
+from are no longer new to the model (`Novelty.learn`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from engines.build import evaluate, tracking
 from engines.build.features import extract
-from engines.build.finetune import LOGGED, Doubted, chunks
-from engines.build.models.compact import MOST_KNOWN, CompactFusion, Reader, evenly
+from engines.build.finetune import LOGGED, Doubted
+from engines.build.models.compact import CompactFusion, Reader
 from engines.build.parallel import SEED_STEP, Training, train_all
 from engines.build.recipe import AdaptRecipe
 from engines.build.schedule import steps_per_epoch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from engines.build.finetune import Step
     from engines.build.recipe import RetrainRecipe
     from engines.build.retrain.taught import Taught
-    from engines.build.texts import Texts
 
 _LEARNING_RATE: Final = 1e-4
 _TYPICAL: Final = 512  # products: their mean is known well enough
@@ -68,8 +67,10 @@ def tune(
     if len(taught.doubted.chance):
         seen = _extract(model, source, taught.doubted.catalog, work / "doubted", progress)
         doubted = Doubted(seen, taught.mismatch, taught.doubted.chance, recipe.doubted, recipe.doubted_weight)
-    if model.config.known_texts:  # a release from before there was novelty has none
-        _get_to_know(model, features.texts)
+    if model.novelty is not None:  # a release from before that signal has none
+        texts = features.texts
+        model.novelty.learn(torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask))
+        model.config = replace(model.config, known_texts=len(model.novelty.known))
     tuned = _recipe(source, len(catalog.products), recipe)
     before = _typical(model, catalog, features)
     labels = np.tile([size + 1 for size in model.config.facets], (len(catalog.products), 1))  # none stated
@@ -98,15 +99,6 @@ def tune(
     train_all(trainings, lambda number, step, done: told[number](step, done))
     keep_balance(model, before, _typical(model, catalog, features))
     return replace(source, model=model.eval(), provenance=source.provenance | {"model": model.config.as_dict()})
-
-
-def _get_to_know(model: CompactFusion, texts: Texts) -> None:
-    """Let the model know these texts, too: what its readers learn from is nothing new to them."""
-    ids, mask = torch.from_numpy(texts.input_ids), torch.from_numpy(texts.attention_mask)
-    with torch.no_grad():
-        unknown = torch.cat([model.unknown_share(ids[rows], mask[rows]) for rows in chunks(np.arange(len(ids)))]) > 0
-    new = torch.unique(model.words_of(ids[unknown], mask[unknown]), dim=0)
-    model.know(torch.cat([evenly(model.known_texts, max(0, MOST_KNOWN - len(new))), new]))
 
 
 def _typical(model: CompactFusion, catalog: Catalog, features: Features) -> NDArray[np.floating]:
