@@ -66,8 +66,8 @@ class Novelty(nn.Module):
     @torch.no_grad()
     def learn(self, input_ids: Tensor, mask: Tensor) -> None:
         """Know these texts (N, T) beside those before, which make room where there are too many."""
-        parts = zip(input_ids.split(_AT_ONCE), mask.split(_AT_ONCE), strict=True)
-        new = torch.cat([self.share(*part) for part in parts]) > 0
+        parts = [slice(start, start + _AT_ONCE) for start in range(0, len(input_ids), _AT_ONCE)]
+        new = torch.cat([self.share(input_ids[part], mask[part]) for part in parts]) > 0
         words = _evenly(torch.unique(self.words_of(input_ids[new], mask[new]), dim=0), MOST_KNOWN)
         self.known = torch.cat([_evenly(self.known, MOST_KNOWN - len(words)), words])
 
