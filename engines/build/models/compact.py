@@ -12,7 +12,7 @@ text states another value; and how far the words that the picture should have de
 (`engines.build.models.tagger`).
 
 A text like none that was trained on makes its own picture look wrong, too: its novelty, the share of its words that no
-single training text has, speaks against a mismatch.
+single training text has, speaks against a mismatch (`engines.build.models.novelty`).
 
 A picture is wrong in a detail, or it is of something else altogether, and each way shows in other signals: the logit is
 the soft maximum of two weighted sums. Their weights are fitted on held-out pairs (`engines.build.weighing`), never
