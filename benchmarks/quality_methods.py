@@ -48,9 +48,7 @@ if TYPE_CHECKING:
 POOLED: Final = "pooled vectors + MLP"
 LEMON: Final = "LEMoN"
 _LEMON_WEIGHTS: Final = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
-_CURVE: Final = (
-    1000  # validation pairs, or some more, behind each point of a learning curve: more cost minutes of a run
-)
+_CURVE: Final = 1000  # validation pairs, or some more, behind each point of a learning curve: all cost minutes
 _FEW: Final = 500  # training pictures that are decoded again at another family's size, since the split decodes some
 
 

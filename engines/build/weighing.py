@@ -36,9 +36,11 @@ DRAWS: Final = 3
 """Of validation pairs, so that no weight hangs on what one draw happened to show."""
 
 _DRAWN_TO: Final = (1.3, 0.0), (0.0, 1.2), (0.1, 0.0), (0.0, 0.1), (0.0, 0.0)
-"""Fusion, similarity, each surprise, each denial, novelty, in both ways, where every signal has mean 0, deviation 1."""
-
 _BIASES: Final = (-1.8, -5.0)
+"""What weights of fusion, similarity, surprises, denials and novelty are drawn to, in both ways, and biases.
+
+Where every signal has mean 0 and deviation 1.
+"""
 
 _STRENGTH: Final = 0.15  # of the pull on weights, of so many products as one, at the usual prevalence
 _OF_BIASES: Final = 0.2  # of that: where pairs teach nothing of one way, it stays within reach

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_KNOWN: Final = 4096
-"""Texts: those of a larger catalogue have nearly all of their words in one of these."""
+"""Texts. Of a larger catalogue as many are known; what that costs it was not measured."""
 
 _AT_ONCE: Final = 64  # texts that are compared with all known ones
 
